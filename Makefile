@@ -1,0 +1,56 @@
+# Everything lives in .venv. `make setup` builds it; the other targets see to it that it is there.
+# On another Python: make setup PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+# Runs a command so that uv finds packages where pip does on this machine.
+INDEXED := $(BIN)/python scripts/with_pip_index.py
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-engines check format bench lock clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Put everything needed into .venv
+
+$(STAMP): pyproject.toml constraints.txt scripts/install.py scripts/with_pip_index.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flashq needs Python 3.11 or later; this is " + sys.version)'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python scripts/install.py
+	@touch $@
+
+demo: $(STAMP) ## "Ask your Python": a real model on workers that start and stop (ARGS=… are passed on)
+	$(INDEXED) $(BIN)/python examples/ask_your_python/demo.py $(ARGS)
+
+test: $(STAMP) ## The tests (ARGS=… are passed on)
+	$(INDEXED) $(BIN)/python -m pytest -m "not engines and not chaos" $(ARGS)
+
+test-engines: $(STAMP) ## The tests that need container engines and other heavy services
+	$(INDEXED) $(BIN)/python -m pytest -m engines $(ARGS)
+
+check: $(STAMP) ## What CI checks beside the tests: style, types, layering
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Let ruff repair style and layout
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(STAMP) ## The benchmarks, beside the floor (ARGS=… are passed on)
+	$(INDEXED) $(BIN)/python -m benchmarks $(ARGS)
+
+# Asks the public index, so that the hashes of every platform's files are there.
+lock: $(STAMP) ## Renew constraints.txt from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --group dev --all-extras --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-annotate --upgrade --quiet \
+		--custom-compile-command "make lock" --output-file constraints.txt
+
+clean: ## Remove .venv, caches and what was built
+	rm -rf $(VENV) build dist .coverage htmlcov .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
