@@ -1,0 +1,126 @@
+"""A blocking connection to the broker for processes that make few calls: command line, host agent, autoscaler.
+
+Thread-safe; reconnects, loads the function library where it is missing, and sends again what had no answer
+(every command is idempotent under resend).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import hiredis
+import redis
+
+from flashq.errors import BrokerUnreachable
+from flashq.store.command import Command, Value
+from flashq.store.keys import Keys
+from flashq.store.line import Line, LibraryMissing, masked, pack, pack_all, pack_script, refusal
+from flashq.store.scripts import Library, library
+from flashq.store.transitions import Transitions
+
+T = TypeVar("T")
+
+
+class Broker:
+    """The broker at `url`. `patience_s`: for how long a call keeps trying before BrokerUnreachable is raised."""
+
+    def __init__(
+        self, url: str, *, prefix: str = "rq", patience_s: float = 5.0, scripts: Library | None = None
+    ) -> None:
+        self.url = url
+        self.keys = Keys(prefix)
+        self.transitions = Transitions(self.keys)
+        self.library = scripts or library()
+        self.patience_s = patience_s
+        self._line: Line | None = None
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"Broker({masked(self.url)})"
+
+    def close(self) -> None:
+        with self._lock:
+            if self._line is not None:
+                self._line.close()
+                self._line = None
+
+    def connect(self) -> Line:
+        """A new connection of its own for the caller, the library loaded; for loops that wait on a socket."""
+        line = Line(self.url)
+        ensure_library(line, self.library)
+        return line
+
+    def run(self, command: Command[T]) -> T:
+        """Carry out one command.
+
+        Raises: BrokerUnreachable, BrokerRefused.
+        """
+        return command.parse(self._exchange(pack_script(command, self.library)))
+
+    def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
+        """Carry out several commands in one round trip; the answers in the same order."""
+        if not commands:
+            return []
+        replies = self._exchange_all(pack_all(commands, self.library), len(commands))
+        return [c.parse(r) for c, r in zip(commands, replies, strict=True)]
+
+    def execute(self, *parts: Value) -> Any:
+        """One plain command of the server; for reads."""
+        return self._exchange(pack(*parts))
+
+    def execute_all(self, requests: Sequence[Sequence[Value]]) -> list[Any]:
+        """Several plain commands in one round trip; for reads."""
+        if not requests:
+            return []
+        return self._exchange_all(b"".join(pack(*r) for r in requests), len(requests))
+
+    def redis(self) -> redis.Redis:
+        """A redis-py client, for RQ's own API and for blocking reads."""
+        return redis.Redis.from_url(self.url, protocol=2)
+
+    def _exchange(self, packed: bytes) -> Any:
+        return self._exchange_all(packed, 1)[0]
+
+    def _exchange_all(self, packed: bytes, count: int) -> list[Any]:
+        deadline = time.monotonic() + self.patience_s
+        pause = 0.02
+        while True:
+            try:
+                with self._lock:
+                    if self._line is None:
+                        self._line = Line(self.url)
+                    return _round_trip(self._line, packed, count)
+            except LibraryMissing:
+                with self._lock:
+                    if self._line is not None:
+                        load(self._line, self.library)
+            except BrokerUnreachable:
+                with self._lock:
+                    self._line = None
+                if time.monotonic() + pause > deadline:
+                    raise
+                time.sleep(pause)
+                pause = min(pause * 2, 0.5)
+
+
+def _round_trip(line: Line, packed: bytes, count: int) -> list[Any]:
+    line.send(packed)
+    replies = [line.read() for _ in range(count)]
+    for reply in replies:
+        if isinstance(reply, hiredis.ReplyError):
+            raise refusal(reply)
+    return replies
+
+
+def load(line: Line, scripts: Library) -> None:
+    """Load the function library; harmless where it is loaded already."""
+    line.call(pack("FUNCTION", "LOAD", "REPLACE", scripts.source))
+
+
+def ensure_library(line: Line, scripts: Library) -> None:
+    """Load the function library unless the broker holds it."""
+    if not line.call(pack("FUNCTION", "LIST", "LIBRARYNAME", scripts.name)):
+        load(line, scripts)

@@ -1,0 +1,41 @@
+"""A call of one script, as a value: what is sent, and how its answer reads.
+
+Building and parsing are pure; `Broker` (blocking) and `Multiplexer` (the client's I/O thread) carry it out.
+Every command is idempotent under resend, so whoever carries it out may send it again after a lost reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+Value = str | bytes | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[T]):
+    """`script` names a file in lua/; `key` is the one key that says where in a cluster it runs."""
+
+    script: str
+    key: str
+    args: tuple[Value, ...]
+    parse: Callable[[Any], T]
+
+
+def text(value: bytes | str | int | None) -> str:
+    """A reply's field as text; invalid UTF-8 shows as replacement characters, never as an error."""
+    if value is None:
+        return ""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def number(value: bytes | str | int | None) -> int:
+    """A reply's field as an integer; empty is 0."""
+    return int(float(value)) if value else 0
+
+
+def mapping(flat: list[bytes]) -> dict[str, str]:
+    """A flat HGETALL reply as a dict of text."""
+    return {text(flat[i]): text(flat[i + 1]) for i in range(0, len(flat), 2)}

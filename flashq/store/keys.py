@@ -1,0 +1,84 @@
+"""Every key name in the broker, made here and nowhere else.
+
+RQ's own keys (`<prefix>:job:…`, queues, registries, workers) carry what people look at and manage; ours are
+`<prefix>:fq:…`. The Lua scripts take their names from the same table (`NAMES`, put
+before them by scripts.py), so that a name is spelt once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+#: Every kind of key: its name after the prefix; those ending in a colon go on with a job id, a queue's name,
+#: an endpoint's, a worker's, a host's or a client's.
+NAMES = {
+    # RQ's
+    "job": "job:",
+    "results": "results:",
+    "queues": "queues",
+    "queue": "queue:",
+    "wip": "wip:",
+    "finished": "finished:",
+    "failed": "failed:",
+    "scheduled": "scheduled:",
+    "canceled": "canceled:",
+    "rq_workers": "workers",
+    "queue_workers": "workers:",
+    "worker": "worker:",
+    # ours
+    "epoch": "fq:epoch",  # string: names this broker's data set; gone or different means data was lost
+    "endpoints": "fq:endpoints",  # set of endpoint names
+    "endpoint": "fq:endpoint:",  # hash: the endpoint's record
+    "revision": "fq:revision:",  # string (endpoint:digest): the signed revision record, stored once
+    "endpoint_queues": "fq:queues:",  # zset: names of the endpoint's queues by rank; the plain one at 0
+    "leases": "fq:leases:",  # zset: claimed jobs by the time their lease ends (ms)
+    "ttls": "fq:ttls:",  # zset: jobs with a ttl by the time they must have begun (ms)
+    "idle": "fq:idle:",  # zset: workers with room for a job by when they became so (ms)
+    "endpoint_workers": "fq:workers:",  # zset: workers by the time their silence means they are lost (ms)
+    "stats": "fq:stats:",  # hash: counters and estimates of an endpoint
+    "clock": "fq:clock:",  # hash: when the endpoint was last reaped, until when leases are spared (ms)
+    "parked": "fq:parked:",  # list: ids found on an endpoint's queues that are no jobs of ours
+    "bell": "fq:bell:",  # list: what wakes a worker (job, cancel:<id>, drain)
+    "logs": "fq:logs:",  # stream: output of one job, capped
+    "idempotency": "fq:idem:",  # string (endpoint:digest): which job an idempotency key stands for
+    "wake": "fq:wake",  # list: at most one token, which wakes the autoscaler
+    "events": "fq:events",  # stream: what happened, for people, capped
+    "hosts": "fq:hosts",  # zset: hosts by the time their silence means they are gone (ms)
+    "host": "fq:host:",  # hash: a host's record
+    "commands": "fq:commands:",  # list: signed commands for a host
+    "push": "fq:push:",  # pub/sub channel: a client's outcomes
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Key names under one prefix (RQ's `RQ_KEY_PREFIX`, "rq" unless set)."""
+
+    prefix: str = "rq"
+
+    @property
+    def root(self) -> str:
+        """The prefix with its colon, as scripts take it."""
+        return f"{self.prefix}:"
+
+    def of(self, kind: str, *subject: str) -> str:
+        """The key of this kind (a name in `NAMES`) for a subject: `of("job", job_id)`."""
+        return f"{self.prefix}:{NAMES[kind]}{':'.join(subject)}"
+
+    def idempotency(self, endpoint: str, key: str) -> str:
+        """Where an idempotency key is kept; the key itself never shows."""
+        return self.of("idempotency", endpoint, hashlib.sha256(key.encode()).hexdigest()[:32])
+
+
+def queue_name(endpoint: str, *, priority: int = 0, revision: str = "") -> str:
+    """The queue for jobs of this kind: the endpoint's own, or a sibling (`--` is reserved in names).
+
+    `revision` only where it is not the current one.
+    """
+    parts = []
+    if priority:
+        parts.append(f"p{priority}" if priority > 0 else f"m{-priority}")
+    if revision:
+        parts.append(f"r{revision[:12]}")
+    return f"{endpoint}--{'-'.join(parts)}" if parts else endpoint

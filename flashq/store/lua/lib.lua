@@ -1,0 +1,368 @@
+-- Shared by every script: time, reading a job, and the moves that several transitions are made of.
+-- P is the key prefix with its colon ("rq:"); N, put before this file by scripts.py, holds the names of keys.py.
+-- Times are milliseconds of the server's clock.
+
+local function now()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local function int(n) return string.format('%.0f', n) end
+
+-- RQ's timestamp format, from milliseconds (days → civil date after Howard Hinnant's chrono paper).
+local function iso(ms)
+  local s = math.floor(ms / 1000)
+  local z = math.floor(s / 86400) + 719468
+  local era = math.floor(z / 146097)
+  local doe = z - era * 146097
+  local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+  local mp = math.floor((5 * doy + 2) / 153)
+  local d = doy - math.floor((153 * mp + 2) / 5) + 1
+  local m = mp < 10 and mp + 3 or mp - 9
+  local y = yoe + era * 400 + (m <= 2 and 1 or 0)
+  local r = s % 86400
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03d000Z', y, m, d,
+    math.floor(r / 3600), math.floor(r % 3600 / 60), r % 60, ms % 1000)
+end
+
+local TERMINAL = {finished = true, failed = true, cancelled = true, timed_out = true}
+local REGISTRY = {finished = N.finished, failed = N.failed, cancelled = N.canceled, timed_out = N.failed}
+local RQ_STATUS = {finished = 'finished', failed = 'failed', cancelled = 'canceled', timed_out = 'failed'}
+
+local function job_key(P, id) return P .. N.job .. id end
+
+local function note(P, ep, kind, subject, text)
+  redis.call('XADD', P .. N.events, 'MAXLEN', '~', 5000, '*',
+    'endpoint', ep, 'kind', kind, 'subject', subject, 'text', text)
+end
+
+local function wake(P)
+  if redis.call('LLEN', P .. N.wake) == 0 then redis.call('LPUSH', P .. N.wake, '1') end
+end
+
+local function ring(P, worker, token)
+  local bell = P .. N.bell .. worker
+  redis.call('RPUSH', bell, token)
+  redis.call('PEXPIRE', bell, 60000)
+end
+
+-- A job was added: wake the worker most recently idle, or else the autoscaler. Returns 1 where none was idle.
+local function ring_idle(P, ep)
+  local popped = redis.call('ZPOPMAX', P .. N.idle .. ep)
+  if popped[1] then
+    ring(P, popped[1], 'job')
+    return 0
+  end
+  wake(P)
+  return 1
+end
+
+-- Tell everybody who waits for a job how it ended. Small outcomes travel with the news.
+local function publish(P, id, watch, state, fence, reason, outcome)
+  if not watch or watch == '' then return end
+  local inline = '0'
+  if #outcome <= 32768 then inline = '1' else outcome = '' end
+  local message = table.concat({id, state, fence, reason, inline, outcome}, '\n')
+  for channel in string.gmatch(watch, '[^,]+') do redis.call('PUBLISH', channel, message) end
+end
+
+-- Put a waiting job on its queue (front: it was there before).
+local function enqueue(P, id, ep, origin, front)
+  if origin ~= ep then
+    redis.call('ZADD', P .. N.endpoint_queues .. ep, redis.call('HGET', job_key(P, id), 'fq_prio') or 0, origin)
+    redis.call('SADD', P .. N.queues, P .. N.queue .. origin)
+  end
+  redis.call(front and 'LPUSH' or 'RPUSH', P .. N.queue .. origin, id)
+end
+
+-- End a job for good. f holds the fields the caller has read (ep, origin, fence, watch, worker).
+-- state: a terminal one; reason: a word for machines; text: for people ('' where there is nothing to say).
+local function conclude(P, id, f, state, reason, text, outcome, ttl_s, at)
+  local key = job_key(P, id)
+  redis.call('HSET', key, 'fq_state', state, 'status', RQ_STATUS[state], 'ended_at', iso(at), 'fq_ended', at,
+    'fq_reason', reason, 'fq_outcome', outcome, 'fq_done', f.fence)
+  if text ~= '' then redis.call('HSET', key, 'fq_error', text) end
+  redis.call('ZREM', P .. N.leases .. f.ep, id)
+  redis.call('ZREM', P .. N.wip .. f.origin, id .. ':' .. f.fence)
+  if f.ttl then redis.call('ZREM', P .. N.ttls .. f.ep, id) end
+  if state == 'finished' then redis.call('HDEL', key, 'fq_call') end
+  redis.call('ZADD', P .. REGISTRY[state] .. f.origin, math.floor(at / 1000) + ttl_s, id)
+  if state == 'finished' or state == 'failed' or state == 'timed_out' then
+    local results = P .. N.results .. id
+    if state == 'finished' then
+      redis.call('XADD', results, 'MAXLEN', 10, '*', 'type', 1, 'worker_name', f.worker or '')
+    else
+      redis.call('XADD', results, 'MAXLEN', 10, '*', 'type', 2, 'worker_name', f.worker or '')
+    end
+    redis.call('EXPIRE', results, ttl_s)
+  end
+  redis.call('EXPIRE', key, ttl_s)
+  redis.call('HINCRBY', P .. N.stats .. f.ep, state, 1)
+  publish(P, id, f.watch, state, f.fence, reason, outcome)
+end
+
+-- Put a leased job back on its queue, under no lease.
+local function put_back(P, id, f, front)
+  redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'worker_name', '', 'started_at', '')
+  redis.call('ZREM', P .. N.leases .. f.ep, id)
+  redis.call('ZREM', P .. N.wip .. f.origin, id .. ':' .. f.fence)
+  enqueue(P, id, f.ep, f.origin, front)
+  ring_idle(P, f.ep)
+end
+
+local FIELDS = {'fq_state', 'fq_fence', 'fq_ep', 'origin', 'fq_watch', 'worker_name', 'fq_cancel', 'fq_done',
+  'fq_losses', 'fq_max_losses', 'fq_mode', 'fq_ttl_at', 'fq_failure_ttl', 'fq_attempts', 'status', 'fq_gen'}
+
+-- What transitions need to know of a job, or nil where there is none of ours.
+local function read(P, id)
+  local v = redis.pcall('HMGET', job_key(P, id), unpack(FIELDS))
+  if v.err or not v[1] or not v[3] or not v[4] then return nil end
+  return {state = v[1], fence = v[2] or '0', ep = v[3], origin = v[4], watch = v[5], worker = v[6],
+    cancel = v[7] == '1', done = v[8], losses = tonumber(v[9] or 0), max_losses = tonumber(v[10] or 3),
+    mode = v[11], ttl = v[12], failure_ttl = tonumber(v[13] or 604800), attempts = tonumber(v[14] or 0),
+    status = v[15], gen = v[16] or '0'}
+end
+
+local function live(P, id, f, fence)
+  return f and (f.state == 'claimed' or f.state == 'running') and f.fence == fence
+    and redis.call('ZSCORE', P .. N.leases .. f.ep, id)
+end
+
+-- A lease ended without word from its worker: cancelled, dead, or back on the queue. Returns what became of it.
+local function lose(P, id, f, why, at)
+  if f.cancel or f.status == 'canceled' then
+    conclude(P, id, f, 'cancelled', 'cancelled', 'cancelled; its worker was lost (' .. why .. ')', '', f.failure_ttl, at)
+    return 'cancelled'
+  end
+  if f.state == 'running' then
+    local losses = redis.call('HINCRBY', job_key(P, id), 'fq_losses', 1)
+    if f.mode == 'at_most_once' or losses >= f.max_losses then
+      local text = why .. '; run ' .. int(f.attempts) .. ' time(s), none of which ended'
+      conclude(P, id, f, 'failed', 'lost', text, '', f.failure_ttl, at)
+      note(P, f.ep, 'job-lost', id, text)
+      return 'failed'
+    end
+  end
+  put_back(P, id, f, true)
+  note(P, f.ep, 'job-requeued', id, why)
+  return 'queued'
+end
+
+-- Begin a claimed job: its attempt counts from here.
+local function begin(P, id, fence, at)
+  local f = read(P, id)
+  if not live(P, id, f, fence) then return 'stale' end
+  if f.state == 'claimed' then
+    redis.call('HSET', job_key(P, id), 'fq_state', 'running', 'fq_began', at, 'fq_attempts', f.attempts + 1)
+    if f.ttl then redis.call('ZREM', P .. N.ttls .. f.ep, id) end
+  end
+  return f.cancel and 'cancel' or 'ok'
+end
+
+-- Store one outcome. o: state ('finished', 'failed', 'cancelled', 'timed_out' or 'retry'), reason, text,
+-- outcome (signed bytes), ttl_s, delay_ms (retry), timing (JSON).
+local function settle(P, id, fence, o, at)
+  local f = read(P, id)
+  if not f then return 'gone' end
+  if f.done == fence and f.fence == fence then return 'ok' end
+  if not live(P, id, f, fence) then
+    note(P, f.ep, 'stale-outcome', id, 'refused: fence ' .. fence .. ', now ' .. f.fence .. ' and ' .. f.state)
+    return 'stale'
+  end
+  local key = job_key(P, id)
+  if o.timing ~= '' then redis.call('HSET', key, 'fq_timing', o.timing) end
+  if o.state == 'retry' then
+    if f.cancel then
+      conclude(P, id, f, 'cancelled', 'cancelled', '', '', f.failure_ttl, at)
+      return 'ok'
+    end
+    redis.call('HINCRBY', key, 'fq_retries', 1)
+    redis.call('HSET', key, 'fq_done', fence, 'fq_error', o.text)
+    redis.call('HINCRBY', P .. N.stats .. f.ep, 'retried', 1)
+    if o.delay_ms <= 0 then
+      put_back(P, id, f, false)
+    else
+      redis.call('HSET', key, 'fq_state', 'scheduled', 'status', 'scheduled', 'worker_name', '', 'started_at', '')
+      redis.call('ZREM', P .. N.leases .. f.ep, id)
+      redis.call('ZREM', P .. N.wip .. f.origin, id .. ':' .. fence)
+      redis.call('ZADD', P .. N.scheduled .. f.origin, (at + o.delay_ms) / 1000, id)
+    end
+    return 'ok'
+  end
+  conclude(P, id, f, o.state, o.reason, o.text, o.outcome, o.ttl_s, at)
+  return 'ok'
+end
+
+-- A failed, cancelled or timed-out job begins anew: the next generation, its budgets full again.
+local function reopen(P, id, f, at)
+  redis.call('PERSIST', job_key(P, id))
+  redis.call('HDEL', job_key(P, id), 'fq_cancel', 'fq_outcome', 'fq_reason', 'fq_error', 'fq_done', 'fq_losses',
+    'fq_retries', 'fq_timing', 'fq_began', 'fq_ended', 'fq_ttl_at', 'ended_at', 'started_at')
+  redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'fq_attempts', 0,
+    'fq_enqueued', at, 'enqueued_at', iso(at), 'worker_name', '')
+  redis.call('HINCRBY', job_key(P, id), 'fq_gen', 1)
+  redis.call('ZREM', P .. REGISTRY[f.state] .. f.origin, id)
+end
+
+-- Take up to `count` jobs off the endpoint's queues for a worker. Returns the rows CLAIM answers with.
+local CALL = {'fq_call', 'fq_rev', 'fq_gen', 'fq_attempts', 'fq_losses', 'fq_enqueued', 'fq_cold', 'fq_retries'}
+local function take(P, ep, worker, count, lease_ms, start, at)
+  local rows, popped = {}, 0
+  local queues = redis.call('ZREVRANGE', P .. N.endpoint_queues .. ep, 0, -1)
+  for _, queue in ipairs(queues) do
+    while #rows < count and popped < 1000 do  -- ids of deleted jobs are skipped, within bounds
+      popped = popped + 1
+      local id = redis.call('LPOP', P .. N.queue .. queue)
+      if not id then
+        if queue ~= ep then redis.call('ZREM', P .. N.endpoint_queues .. ep, queue) end
+        break
+      end
+      local f = read(P, id)
+      if not f then
+        if redis.call('EXISTS', job_key(P, id)) == 1 then
+          redis.call('RPUSH', P .. N.parked .. ep, id)
+          note(P, ep, 'parked', id, 'not a flashq job; it stays in the broker and will not run')
+        end
+      elseif f.ep ~= ep then
+        redis.call('RPUSH', P .. N.parked .. ep, id)
+        note(P, ep, 'parked', id, 'belongs to endpoint ' .. f.ep)
+      else
+        if TERMINAL[f.state] and f.state ~= 'finished' and f.status == 'queued' then
+          reopen(P, id, f, at)
+          note(P, ep, 'job-reopened', id, 'requeued with a tool of RQ')
+          f = read(P, id)
+        end
+        if f.state == 'queued' and f.status == 'canceled' then
+          conclude(P, id, f, 'cancelled', 'cancelled', 'cancelled with a tool of RQ', '', f.failure_ttl, at)
+        elseif f.state == 'queued' and f.ttl and tonumber(f.ttl) <= at then
+          conclude(P, id, f, 'timed_out', 'expired', 'waited past its ttl', '', f.failure_ttl, at)
+        elseif f.state == 'queued' then
+          local fence = int(tonumber(f.fence) + 1)
+          local began = start and #rows == 0
+          local key = job_key(P, id)
+          redis.call('HSET', key, 'fq_state', began and 'running' or 'claimed', 'status', 'started', 'fq_fence', fence,
+            'worker_name', worker, 'started_at', iso(at), 'fq_claimed', at)
+          if began then
+            redis.call('HSET', key, 'fq_attempts', f.attempts + 1, 'fq_began', at)
+            if f.ttl then redis.call('ZREM', P .. N.ttls .. ep, id) end
+          end
+          redis.call('ZADD', P .. N.leases .. ep, at + lease_ms, id)
+          redis.call('ZADD', P .. N.wip .. f.origin, '+inf', id .. ':' .. fence)
+          local c = redis.call('HMGET', key, unpack(CALL))
+          rows[#rows + 1] = {id, fence, c[1] or '', c[2] or '', c[3] or '0', c[4] or '0', c[5] or '0', c[6] or '0',
+            c[7] or '0', c[8] or '0'}
+        elseif TERMINAL[f.state] then
+          redis.call('HSET', job_key(P, id), 'status', RQ_STATUS[f.state])
+        end
+      end
+    end
+    if #rows >= count then break end
+  end
+  return rows
+end
+
+-- Claim for a worker, remembering the answer under a nonce, so that a resent claim gets the same one.
+-- Returns {verdict, rows}: 'ok', 'drain' (take nothing more), 'gone' (this worker was declared lost).
+local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, at)
+  local key = P .. N.worker .. worker
+  local w = redis.call('HMGET', key, 'fq_nonce', 'fq_last', 'fq_drain', 'fq_ep', 'fq_state', 'death')
+  if w[4] ~= ep or w[6] then return {'gone', {}} end
+  if w[1] == nonce then
+    local rows = {}
+    for id, fence in string.gmatch(w[2] or '', '([^ ]+):(%d+)') do
+      local f = read(P, id)
+      if live(P, id, f, fence) then
+        local c = redis.call('HMGET', job_key(P, id), unpack(CALL))
+        rows[#rows + 1] = {id, fence, c[1] or '', c[2] or '', c[3] or '0', c[4] or '0', c[5] or '0', c[6] or '0',
+          c[7] or '0', c[8] or '0'}
+      end
+    end
+    return {'ok', rows}
+  end
+  local draining = w[3] == '1'
+  local rows = {}
+  if count > 0 and not draining and redis.call('HGET', P .. N.endpoint .. ep, 'paused') ~= '1' then
+    rows = take(P, ep, worker, count, lease_ms, start, at)
+  end
+  local last = {}
+  for i, row in ipairs(rows) do last[i] = row[1] .. ':' .. row[2] end
+  local state = (holding + #rows > 0) and 'running' or 'idle'
+  redis.call('HSET', key, 'fq_nonce', nonce, 'fq_last', table.concat(last, ' '), 'fq_jobs', holding + #rows)
+  if state ~= w[5] then
+    redis.call('HSET', key, 'fq_state', state, 'fq_since', at, 'state', state == 'idle' and 'idle' or 'busy')
+  end
+  if #rows < count and not draining then
+    redis.call('ZADD', P .. N.idle .. ep, at, worker)
+  else
+    redis.call('ZREM', P .. N.idle .. ep, worker)
+  end
+  return {draining and 'drain' or 'ok', rows}
+end
+
+-- A worker is no more: what it held is recovered, its record closed, its place free.
+local function lose_worker(P, ep, worker, why, at)
+  for _, id in ipairs(redis.call('ZRANGE', P .. N.leases .. ep, 0, -1)) do
+    local f = read(P, id)
+    if f and f.worker == worker and live(P, id, f, f.fence) then
+      lose(P, id, f, 'its worker ' .. worker .. ' was lost: ' .. why, at)
+    end
+  end
+  local key = P .. N.worker .. worker
+  redis.call('ZREM', P .. N.endpoint_workers .. ep, worker)
+  redis.call('ZREM', P .. N.idle .. ep, worker)
+  redis.call('SREM', P .. N.rq_workers, key)
+  redis.call('SREM', P .. N.queue_workers .. ep, key)
+  redis.call('DEL', P .. N.bell .. worker)
+  if redis.call('EXISTS', key) == 1 then
+    redis.call('HSET', key, 'death', iso(at), 'fq_end', why)
+    redis.call('EXPIRE', key, 60)
+  end
+  note(P, ep, 'worker-lost', worker, why)
+  wake(P)
+end
+
+-- Take back what stock RQ did to jobs of ours on one queue: a stray `rq worker` fails them, a tool cancels them.
+local function adopt(P, ep, queue, at)
+  local count = 0
+  local function back(id, f, why)
+    redis.call('ZREM', P .. N.failed .. queue, id)
+    redis.call('PERSIST', job_key(P, id))
+    redis.call('DEL', P .. N.results .. id)
+    redis.call('HSET', job_key(P, id), 'status', 'queued', 'worker_name', '', 'started_at', '', 'ended_at', '')
+    enqueue(P, id, ep, queue, true)
+    ring_idle(P, ep)
+    note(P, ep, 'job-adopted', id, why)
+    count = count + 1
+  end
+  for _, id in ipairs(redis.call('ZREVRANGE', P .. N.failed .. queue, 0, 99)) do
+    local f = read(P, id)
+    if f and f.ep == ep and f.state == 'queued' and f.status == 'failed' then
+      back(id, f, 'failed by a stray rq worker ' .. (f.worker or ''))
+    end
+  end
+  for _, id in ipairs(redis.call('ZREVRANGE', P .. N.canceled .. queue, 0, 99)) do
+    local f = read(P, id)
+    if f and f.ep == ep and f.status == 'canceled' and (f.state == 'queued' or f.state == 'scheduled') then
+      conclude(P, id, f, 'cancelled', 'cancelled', 'cancelled with a tool of RQ', '', f.failure_ttl, at)
+      count = count + 1
+    end
+  end
+  -- Popped by a stock worker that then died: in its intermediate list, or begun under an RQ execution that ended.
+  for _, id in ipairs(redis.call('LRANGE', P .. N.queue .. queue .. ':intermediate', 0, 99)) do
+    local f = read(P, id)
+    if f and f.ep == ep and f.state == 'queued' and f.status == 'queued' then
+      redis.call('LREM', P .. N.queue .. queue .. ':intermediate', 0, id)
+      back(id, f, 'popped by a stray rq worker')
+    end
+  end
+  for _, entry in ipairs(redis.call('ZRANGEBYSCORE', P .. N.wip .. queue, 0, at / 1000, 'LIMIT', 0, 100)) do
+    local id = string.match(entry, '^([^:]+)')
+    local f = id and read(P, id)
+    redis.call('ZREM', P .. N.wip .. queue, entry)
+    if f and f.ep == ep and f.state == 'queued' and f.status == 'started' then
+      back(id, f, 'begun by a stray rq worker that died')
+    end
+  end
+  return count
+end

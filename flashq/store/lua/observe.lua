@@ -1,0 +1,26 @@
+-- OBSERVE: everything the autoscaler wants to know of one endpoint, at one instant. Writes nothing.
+-- KEYS  1 the endpoint's record
+-- ARGV  1 prefix  2 endpoint  3 how many of the oldest waiting jobs to date
+-- Returns {now, record (flat), stats (flat), queued, {enqueued (ms) of the oldest}, scheduled, {began (ms) of those running},
+--   {{worker, heartbeat ends (ms), record (flat)}…}}
+local P, ep, most, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), now()
+local waits, began, workers, queued, scheduled = {}, {}, {}, 0, 0
+for _, queue in ipairs(redis.call('ZREVRANGE', P .. N.endpoint_queues .. ep, 0, -1)) do
+  queued = queued + redis.call('LLEN', P .. N.queue .. queue)
+  scheduled = scheduled + redis.call('ZCARD', P .. N.scheduled .. queue)
+  if #waits < most then
+    for _, id in ipairs(redis.call('LRANGE', P .. N.queue .. queue, 0, most - #waits - 1)) do
+      local v = redis.pcall('HGET', job_key(P, id), 'fq_enqueued')
+      if type(v) == 'string' then waits[#waits + 1] = v end
+    end
+  end
+end
+for _, id in ipairs(redis.call('ZRANGE', P .. N.leases .. ep, 0, 999)) do
+  began[#began + 1] = redis.call('HGET', job_key(P, id), 'fq_began') or redis.call('HGET', job_key(P, id), 'fq_claimed') or '0'
+end
+local members = redis.call('ZRANGE', P .. N.endpoint_workers .. ep, 0, -1, 'WITHSCORES')
+for i = 1, #members, 2 do
+  workers[#workers + 1] = {members[i], members[i + 1], redis.call('HGETALL', P .. N.worker .. members[i])}
+end
+return {at, redis.call('HGETALL', P .. N.endpoint .. ep), redis.call('HGETALL', P .. N.stats .. ep), queued, waits,
+  scheduled, began, workers}

@@ -1,0 +1,24 @@
+-- PURGE: cancel what waits on an endpoint's queues (not what runs), a bounded number at a time.
+-- KEYS  1 the endpoint's record
+-- ARGV  1 prefix  2 endpoint  3 at most so many
+-- Returns how many were cancelled; fewer than asked means none are left.
+local P, ep, limit, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), now()
+local count = 0
+for _, queue in ipairs(redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)) do
+  while count < limit do
+    local id = redis.call('LPOP', P .. N.queue .. queue)
+    if not id then
+      local due = redis.call('ZPOPMIN', P .. N.scheduled .. queue)
+      id = due[1]
+    end
+    if not id then break end
+    local f = read(P, id)
+    if f and f.ep == ep and (f.state == 'queued' or f.state == 'scheduled') then
+      conclude(P, id, f, 'cancelled', 'purged', 'purged from the queue', '', f.failure_ttl, at)
+      count = count + 1
+    elseif not f and redis.call('EXISTS', job_key(P, id)) == 1 then
+      redis.call('RPUSH', P .. N.parked .. ep, id)
+    end
+  end
+end
+return count

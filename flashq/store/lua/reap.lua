@@ -1,0 +1,68 @@
+-- REAP: recover one endpoint's jobs and workers from whatever stopped talking. No lock, bounded, idempotent; every
+-- worker of the endpoint and the autoscaler run it about once a second.
+-- KEYS  1 the endpoint's record
+-- ARGV  1 prefix  2 endpoint  3 at most so many jobs  4 lease (ms)
+-- Returns {jobs recovered, workers lost, jobs expired, jobs promoted, jobs ended by a tool of RQ and taken back}.
+--
+-- After a silence of everybody (the broker was down, or its clock jumped) leases are spared for one lease's time,
+-- so that workers who live can renew them: a grace, not a mass reaping.
+local P, ep, limit, lease, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), now()
+local clock = P .. N.clock .. ep
+local c = redis.call('HMGET', clock, 'seen', 'spared', 'deep')
+local seen, spared = tonumber(c[1] or at), tonumber(c[2] or 0)
+if at < seen - 1000 or at > seen + 5000 then
+  spared = at + lease
+  redis.call('HSET', clock, 'spared', spared)
+  for _, kind in ipairs({N.leases, N.endpoint_workers}) do  -- a clock set back: nothing may live for hours
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. kind .. ep, at + 2 * lease, '+inf', 'LIMIT', 0, 1000)) do
+      redis.call('ZADD', P .. kind .. ep, at + lease, member)
+    end
+  end
+end
+if at ~= seen then redis.call('HSET', clock, 'seen', at) end
+
+local recovered, lost, expired, promoted, adopted = 0, 0, 0, 0, 0
+if at >= spared or spared > at + 2 * lease then
+  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. N.endpoint_workers .. ep, 0, at, 'LIMIT', 0, 100)) do
+    lose_worker(P, ep, worker, 'silent for a lease', at)
+    lost = lost + 1
+  end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. N.leases .. ep, 0, at, 'LIMIT', 0, limit)) do
+    local f = read(P, id)
+    if not f or not live(P, id, f, f.fence) then
+      redis.call('ZREM', P .. N.leases .. ep, id)
+    else
+      lose(P, id, f, 'its worker ' .. (f.worker or '?') .. ' was silent for a lease', at)
+    end
+    recovered = recovered + 1
+  end
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. N.ttls .. ep, 0, at, 'LIMIT', 0, limit)) do
+  local f = read(P, id)
+  if f and (f.state == 'queued' or f.state == 'scheduled') then
+    redis.call('LREM', P .. N.queue .. f.origin, 1, id)
+    redis.call('ZREM', P .. N.scheduled .. f.origin, id)
+    conclude(P, id, f, 'timed_out', 'expired', 'waited past its ttl', '', f.failure_ttl, at)
+    expired = expired + 1
+  end
+  redis.call('ZREM', P .. N.ttls .. ep, id)
+end
+local queues = redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)
+for _, queue in ipairs(queues) do
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. N.scheduled .. queue, 0, at / 1000, 'LIMIT', 0, limit)) do
+    redis.call('ZREM', P .. N.scheduled .. queue, id)
+    local f = read(P, id)
+    if f and f.ep == ep and f.state == 'scheduled' then
+      redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'enqueued_at', iso(at))
+      enqueue(P, id, ep, f.origin, false)
+      ring_idle(P, ep)
+      promoted = promoted + 1
+    end
+  end
+end
+-- What stray stock workers and tools of RQ left: every five seconds, the newest entries of each registry.
+if at >= tonumber(c[3] or 0) then
+  redis.call('HSET', clock, 'deep', at + 5000)
+  for _, queue in ipairs(queues) do adopted = adopted + adopt(P, ep, queue, at) end
+end
+return {recovered, lost, expired, promoted, adopted}

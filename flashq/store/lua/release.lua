@@ -1,0 +1,15 @@
+-- RELEASE: give a claimed or running job back uncounted (drain, or innocent bystander of a killed executor).
+-- KEYS  1 the job's hash
+-- ARGV  1 prefix  2 job id  3 fence
+-- Returns 'ok', 'cancelled' (its caller wanted it stopped: it ended) or 'stale'.
+local P, id, at = ARGV[1], ARGV[2], now()
+local f = read(P, id)
+if f and f.state == 'queued' and f.fence == ARGV[3] then return 'ok' end
+if not live(P, id, f, ARGV[3]) then return 'stale' end
+if f.cancel then
+  conclude(P, id, f, 'cancelled', 'cancelled', '', '', f.failure_ttl, at)
+  return 'cancelled'
+end
+if f.state == 'running' then redis.call('HINCRBY', job_key(P, id), 'fq_attempts', -1) end
+put_back(P, id, f, true)
+return 'ok'

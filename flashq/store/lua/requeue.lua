@@ -1,0 +1,12 @@
+-- REQUEUE: a job that failed, timed out or was cancelled begins anew, in the next generation.
+-- KEYS  1 the job's hash
+-- ARGV  1 prefix  2 job id
+-- Returns 'ok', 'unknown', or the state it is in (which cannot be requeued).
+local P, id, at = ARGV[1], ARGV[2], now()
+local f = read(P, id)
+if not f then return 'unknown' end
+if not TERMINAL[f.state] or f.state == 'finished' then return f.state end
+reopen(P, id, f, at)
+enqueue(P, id, f.ep, f.origin, false)
+redis.call('HSET', job_key(P, id), 'fq_cold', ring_idle(P, f.ep))
+return 'ok'

@@ -1,0 +1,142 @@
+"""What transitions answer with, as typed rows. Times are milliseconds of the broker's clock, 0 = not yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flashq.model.lifecycle import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """`verdict`: created, reused, scaled, code, replaced, moved (see register.lua)."""
+
+    verdict: str
+    version: int
+    epoch: str
+    previous_program: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """`verdict`: ok, dup, hit, conflict, full, unregistered (see submit.lua)."""
+
+    verdict: str
+    detail: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """One claimed job: the right to run it, under `fence`, and the signed call."""
+
+    job: str
+    fence: int
+    call: bytes
+    revision: str
+    generation: int
+    attempts: int  # before this one
+    losses: int
+    enqueued_ms: int
+    cold: bool
+    retries_used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`verdict`: ok, drain, gone."""
+
+    now_ms: int
+    verdict: str
+    jobs: tuple[Claimed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What FINISH stores for one job. `state`: finished, failed, cancelled, timed_out or retry."""
+
+    job: str
+    fence: int
+    state: str
+    reason: str = ""
+    text: str = ""
+    outcome: bytes = b""
+    keep_s: int = 3600
+    delay_ms: int = 0  # before a retry; a settlement with one travels alone (FINISH), not in ADVANCE
+    timing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """ADVANCE's answer: the claim, and a verdict for each job finished and each begun."""
+
+    claim: Claim
+    finished: tuple[str, ...]
+    started: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """`verdict`: ok, drain, gone; `jobs`: ok, cancel, lost, in the order asked."""
+
+    now_ms: int
+    verdict: str
+    jobs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """How a job stands. `state` is None where there is no such job."""
+
+    state: JobState | None
+    fence: int
+    reason: str
+    text: str
+    outcome: bytes
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """`verdict`: ok, gone, unknown; `ordered_ms`: when it was booked (0: started by hand)."""
+
+    now_ms: int
+    verdict: str
+    ordered_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """How many of each REAP dealt with."""
+
+    recovered: int
+    lost_workers: int
+    expired: int
+    promoted: int
+    adopted: int
+
+    def __bool__(self) -> bool:
+        return any((self.recovered, self.lost_workers, self.expired, self.promoted, self.adopted))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker as the broker knows it; `fields` is its hash."""
+
+    id: str
+    expires_ms: int
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One endpoint at one instant. `record` and `stats` are its hashes; empty record: no such endpoint."""
+
+    now_ms: int
+    record: dict[str, str]
+    stats: dict[str, str]
+    queued: int
+    enqueued_ms: tuple[int, ...]
+    scheduled: int
+    began_ms: tuple[int, ...]
+    workers: tuple[WorkerRow, ...]

@@ -1,0 +1,74 @@
+"""Loads the Lua scripts: as one function library on a server, or as single scripts where functions are missing.
+
+A library's name carries the digest of its text, so that programs of different versions share a broker, each
+with its own scripts. It is kept by the server (append-only file and replicas included) and needs no `eval`
+right to be called. In-memory fakes for tests take the same scripts through EVAL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from flashq.store.keys import NAMES
+
+#: Scripts that must go on under memory pressure: they end jobs, keep leases or free memory.
+ALLOW_OOM = frozenset(
+    "advance cancel claim delete fail_waiting finish host_beat host_leave purge reap release renew start undeploy"
+    " watch worker_drain worker_join worker_leave worker_ready".split()
+)
+NO_WRITES = frozenset({"observe"})
+_CLOCK = "redis.call('TIME')"
+
+
+@cache
+def _sources() -> dict[str, str]:
+    folder = files("flashq.store") / "lua"
+    found = {f.name.removesuffix(".lua"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".lua")}
+    return dict(sorted(found.items()))
+
+
+def script_names() -> list[str]:
+    """Every script, by name."""
+    return [name for name in _sources() if name != "lib"]
+
+
+def _shared(clock: str) -> str:
+    names = ", ".join(f"{name} = '{key}'" for name, key in NAMES.items())
+    return f"local N = {{{names}}}\n" + _sources()["lib"].replace(_CLOCK, clock)
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """The scripts as one server-side library: `name`, its source, and the function that stands for each script."""
+
+    name: str
+    source: str
+
+    def function(self, script: str) -> str:
+        return f"{self.name}_{script}"
+
+
+@cache
+def library(clock: str = _CLOCK) -> Library:
+    """The function library. `clock` is a Lua expression giving {seconds, microseconds}; only tests replace it."""
+    shared = _shared(clock)
+    bodies = [(name, _sources()[name]) for name in script_names()]
+    digest = hashlib.sha256(repr([shared, bodies]).encode()).hexdigest()[:12]
+    name = f"flashq_{digest}"
+    parts = [f"#!lua name={name}", shared]
+    for script, body in bodies:
+        flags = [f"'{flag}'" for flag, holders in (("allow-oom", ALLOW_OOM), ("no-writes", NO_WRITES)) if script in holders]
+        parts.append(
+            f"redis.register_function{{function_name = '{name}_{script}', flags = {{{', '.join(flags)}}},\n"
+            f"callback = function(KEYS, ARGV)\n{body}end}}"
+        )
+    return Library(name, "\n".join(parts))
+
+
+@cache
+def plain(script: str, clock: str = _CLOCK) -> str:
+    """One script for EVAL."""
+    return _shared(clock) + _sources()[script]

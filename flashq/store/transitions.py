@@ -1,0 +1,312 @@
+"""One typed function per script: what goes in, what comes out. No I/O here (see `command`)."""
+
+from __future__ import annotations
+
+import pickle
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from flashq.model.lifecycle import JobState
+from flashq.store.command import Command, Value, mapping, number, text
+from flashq.store.keys import Keys, queue_name
+from flashq.store.records import (
+    Advanced,
+    Claim,
+    Claimed,
+    Joined,
+    Observed,
+    Reaped,
+    Registered,
+    Renewed,
+    Settlement,
+    Submitted,
+    Watched,
+    WorkerRow,
+)
+
+#: RQ's `data` field of every job: a call of a function whose name is the message a stock worker prints.
+RQ_DATA = pickle.dumps(
+    ("this is a flashq job; start `flashq host` to run it, not `rq worker`", None, (), {}), protocol=2
+)
+IDEMPOTENCY_MS = 24 * 3600 * 1000
+
+
+def _flat(fields: Mapping[str, Value]) -> list[Value]:
+    return [part for pair in fields.items() for part in pair]
+
+
+class Transitions:
+    """Builds commands under one key prefix."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self._root = keys.root
+
+    # -- endpoints -----------------------------------------------------------------------------------
+    def register(
+        self,
+        endpoint: str,
+        *,
+        revision: str,
+        environment: str,
+        resources: str,
+        spec: str,
+        scaling: str,
+        program: str,
+        record: bytes,
+        expected_version: int | None = None,
+    ) -> Command[Registered]:
+        """Make an endpoint known or bring it up to date; `record` is the signed revision."""
+        version = "" if expected_version is None else expected_version
+        args = (self._root, endpoint, version, revision, environment, resources, spec, scaling, program, record)
+        return Command("register", self.keys.of("endpoint", endpoint), (*args, secrets.token_hex(8)), _registered)
+
+    def undeploy(self, endpoint: str) -> Command[str]:
+        """'ok', 'unknown' or 'busy'."""
+        return Command("undeploy", self.keys.of("endpoint", endpoint), (self._root, endpoint), text)
+
+    def observe(self, endpoint: str, oldest: int = 32) -> Command[Observed]:
+        """Everything the autoscaler wants to know of an endpoint, dating the `oldest` waiting jobs."""
+        return Command("observe", self.keys.of("endpoint", endpoint), (self._root, endpoint, oldest), _observed)
+
+    # -- jobs, as their callers see them -------------------------------------------------------------
+    def submit(
+        self,
+        endpoint: str,
+        job: str,
+        *,
+        revision: str,
+        call: bytes,
+        channel: str = "",
+        description: str = "",
+        priority: int = 0,
+        delay_ms: int = 0,
+        ttl_ms: int = 0,
+        most_waiting: int = 0,
+        idempotency_key: str = "",
+        stands_for: str = "",
+        fields: Mapping[str, Value] | None = None,
+    ) -> Command[Submitted]:
+        """`fields` are further `fq_*` fields of the job's hash (only those that differ from their default)."""
+        args = (
+            self._root,
+            endpoint,
+            job,
+            revision,
+            queue_name(endpoint, priority=priority),
+            queue_name(endpoint, priority=priority, revision=revision),
+            priority,
+            delay_ms,
+            ttl_ms,
+            most_waiting,
+            self.keys.idempotency(endpoint, idempotency_key) if idempotency_key else "",
+            stands_for,
+            IDEMPOTENCY_MS,
+            channel,
+            description,
+            RQ_DATA,
+            call,
+            *(_flat(fields) if fields else ()),
+        )
+        return Command("submit", self.keys.of("job", job), args, _submitted)
+
+    def watch(self, jobs: Sequence[str], channel: str = "") -> Command[list[Watched]]:
+        """How these jobs (at least one) stand; with a channel, be told there when each ends."""
+        return Command("watch", self.keys.of("job", jobs[0]), (self._root, channel, *jobs), _watched)
+
+    def cancel(self, job: str) -> Command[str]:
+        """'cancelled', 'requested', 'unknown', or the terminal state it has."""
+        return Command("cancel", self.keys.of("job", job), (self._root, job), text)
+
+    def requeue(self, job: str) -> Command[str]:
+        """'ok', 'unknown', or the state that cannot be requeued."""
+        return Command("requeue", self.keys.of("job", job), (self._root, job), text)
+
+    def delete(self, job: str) -> Command[str]:
+        """'ok', 'unknown', or the state of a job that has not ended."""
+        return Command("delete", self.keys.of("job", job), (self._root, job), text)
+
+    def purge(self, endpoint: str, limit: int = 500) -> Command[int]:
+        """Cancel at most `limit` waiting jobs; fewer than that means none are left."""
+        return Command("purge", self.keys.of("endpoint", endpoint), (self._root, endpoint, limit), number)
+
+    def fail_waiting(self, endpoint: str, revision: str, why: str, limit: int = 500) -> Command[int]:
+        """Fail waiting jobs of a revision that cannot start."""
+        args = (self._root, endpoint, revision, why, limit)
+        return Command("fail_waiting", self.keys.of("endpoint", endpoint), args, number)
+
+    # -- jobs, as workers move them ------------------------------------------------------------------
+    def claim(
+        self, endpoint: str, worker: str, nonce: str, *, count: int, lease_ms: int, start: bool, holding: int
+    ) -> Command[Claim]:
+        """Take up to `count` jobs; with `start` the first begins at once. `holding`: how many it has already."""
+        args = (self._root, endpoint, worker, nonce, count, lease_ms, int(start), holding)
+        return Command("claim", self.keys.of("worker", worker), args, _claim)
+
+    def start(self, job: str, fence: int) -> Command[str]:
+        """'ok', 'cancel' or 'stale'."""
+        return Command("start", self.keys.of("job", job), (self._root, job, fence), text)
+
+    def finish(self, done: Settlement) -> Command[str]:
+        """'ok', 'stale' or 'gone'."""
+        args = (self._root, done.job, done.fence, done.state, done.reason, done.text, done.outcome, done.keep_s)
+        return Command("finish", self.keys.of("job", done.job), (*args, done.delay_ms, done.timing), text)
+
+    def advance(
+        self,
+        endpoint: str,
+        worker: str,
+        nonce: str,
+        *,
+        done: Iterable[Settlement],
+        begin: Iterable[tuple[str, int]],
+        count: int,
+        lease_ms: int,
+        start: bool,
+        holding: int,
+    ) -> Command[Advanced]:
+        """Finish, start and claim in one round trip."""
+        args: list[Value] = [self._root, endpoint, worker, nonce, count, lease_ms, int(start), holding]
+        settlements, begins = tuple(done), tuple(begin)
+        args.append(len(settlements))
+        for d in settlements:
+            args += (d.job, d.fence, d.state, d.reason, d.text, d.outcome, d.keep_s, d.timing)
+        args.append(len(begins))
+        for job, fence in begins:
+            args += (job, fence)
+        return Command("advance", self.keys.of("worker", worker), tuple(args), _advanced)
+
+    def release(self, job: str, fence: int) -> Command[str]:
+        """'ok', 'cancelled' or 'stale'."""
+        return Command("release", self.keys.of("job", job), (self._root, job, fence), text)
+
+    def reap(self, endpoint: str, *, lease_ms: int, limit: int = 200) -> Command[Reaped]:
+        """Recover what stopped talking, expire, promote, take back."""
+        args = (self._root, endpoint, limit, lease_ms)
+        return Command("reap", self.keys.of("endpoint", endpoint), args, lambda r: Reaped(*(int(n) for n in r)))
+
+    # -- workers -------------------------------------------------------------------------------------
+    def order(
+        self,
+        endpoint: str,
+        worker: str,
+        *,
+        host: str,
+        revision: str,
+        environment: str,
+        most: int,
+        patience_ms: int,
+        command: bytes,
+        fields: Mapping[str, Value],
+    ) -> Command[str]:
+        """'ok', 'full' or 'unknown'. `command` is the signed word to the host."""
+        args = (self._root, endpoint, worker, host, revision, environment, most, patience_ms, command, *_flat(fields))
+        return Command("worker_order", self.keys.of("worker", worker), args, text)
+
+    def join(
+        self, endpoint: str, worker: str, *, lease_ms: int, booked: bool, fields: Mapping[str, Value]
+    ) -> Command[Joined]:
+        """A worker reports in."""
+        args = (self._root, endpoint, worker, lease_ms, int(booked), *_flat(fields))
+        return Command("worker_join", self.keys.of("worker", worker), args, _joined)
+
+    def ready(self, endpoint: str, worker: str, fields: Mapping[str, Value]) -> Command[str]:
+        """'ok' or 'gone'."""
+        args = (self._root, endpoint, worker, *_flat(fields))
+        return Command("worker_ready", self.keys.of("worker", worker), args, lambda r: text(r[1]))
+
+    def renew(
+        self,
+        endpoint: str,
+        worker: str,
+        *,
+        lease_ms: int,
+        jobs: Sequence[tuple[str, int]],
+        fields: Mapping[str, Value] | None = None,
+    ) -> Command[Renewed]:
+        """Heartbeat and leases in one."""
+        held = [part for job in jobs for part in job]
+        args = (self._root, endpoint, worker, lease_ms, len(jobs), *held, *(_flat(fields) if fields else ()))
+        return Command("renew", self.keys.of("worker", worker), args, _renewed)
+
+    def leave(
+        self, endpoint: str, worker: str, why: str, *, before_ready: bool = False, deterministic: bool = False
+    ) -> Command[str]:
+        """'ok' or 'unknown' (it had left). What it held is recovered."""
+        args = (self._root, endpoint, worker, why, int(before_ready), int(deterministic))
+        return Command("worker_leave", self.keys.of("worker", worker), args, text)
+
+    def drain(self, endpoint: str, worker: str, why: str, *, force: bool = False) -> Command[str]:
+        """'ok', 'busy' or 'unknown'."""
+        args = (self._root, endpoint, worker, int(force), why)
+        return Command("worker_drain", self.keys.of("worker", worker), args, text)
+
+    # -- hosts ---------------------------------------------------------------------------------------
+    def host_beat(self, host: str, *, lease_ms: int, fields: Mapping[str, Value]) -> Command[int]:
+        """The broker's time (ms)."""
+        args = (self._root, host, lease_ms, *_flat(fields))
+        return Command("host_beat", self.keys.of("host", host), args, lambda r: int(r[0]))
+
+    def host_leave(self, host: str, *, only_overdue: bool = False) -> Command[int]:
+        """1 where the host was removed."""
+        args = (self._root, host, int(only_overdue))
+        return Command("host_leave", self.keys.of("host", host), args, number)
+
+
+def _registered(r: Any) -> Registered:
+    return Registered(text(r[0]), int(r[1]), text(r[2]), text(r[3]))
+
+
+def _submitted(r: Any) -> Submitted:
+    return Submitted(text(r[0]), text(r[1]), int(r[2]))
+
+
+def _job(row: list[bytes]) -> Claimed:
+    return Claimed(
+        job=row[0].decode(),
+        fence=int(row[1]),
+        call=row[2],
+        revision=row[3].decode(),
+        generation=int(row[4]),
+        attempts=int(row[5]),
+        losses=int(row[6]),
+        enqueued_ms=int(float(row[7])),
+        cold=row[8] == b"1",
+        retries_used=int(row[9]),
+    )
+
+
+def _claim(r: Any) -> Claim:
+    return Claim(int(r[0]), r[1].decode(), tuple([_job(row) for row in r[2]]))
+
+
+def _advanced(r: Any) -> Advanced:
+    return Advanced(_claim(r), tuple([text(v) for v in r[3]]), tuple([text(v) for v in r[4]]))
+
+
+def _renewed(r: Any) -> Renewed:
+    return Renewed(int(r[0]), text(r[1]), tuple(text(v) for v in r[2]))
+
+
+def _joined(r: Any) -> Joined:
+    return Joined(int(r[0]), text(r[1]), int(r[2]))
+
+
+def _watched(rows: Any) -> list[Watched]:
+    return [
+        Watched(JobState(text(r[0])) if r[0] else None, int(r[1]), text(r[2]), text(r[3]), r[4], int(r[5])) for r in rows
+    ]
+
+
+def _observed(r: Any) -> Observed:
+    return Observed(
+        now_ms=int(r[0]),
+        record=mapping(r[1]),
+        stats=mapping(r[2]),
+        queued=int(r[3]),
+        enqueued_ms=tuple(number(v) for v in r[4]),
+        scheduled=int(r[5]),
+        began_ms=tuple(number(v) for v in r[6]),
+        workers=tuple(WorkerRow(text(w[0]), number(w[1]), mapping(w[2])) for w in r[7]),
+    )
