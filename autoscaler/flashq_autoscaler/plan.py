@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from flashq_autoscaler.views import Condition, Unknown, Withheld
+if TYPE_CHECKING:
+    from flashq_autoscaler.views import Condition, Unknown, Withheld
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Give up on a worker that has been silent for its lease: its job is requeued, its process is ended if found."""
+    """Give up on a worker silent for its lease: its jobs are requeued, its process is ended if found."""
 
     worker: str
     endpoint: str
@@ -63,6 +65,8 @@ class Plan:
     states: tuple[EndpointCondition, ...] = ()
     withheld: tuple[Withheld, ...] = ()
     wake_at: float | None = None
-    """The earliest moment at which time alone changes the decision; always later than the snapshot's `now`."""
+    """The earliest moment at which time alone changes the decision; later than the snapshot's `now`."""
     unknown: tuple[Unknown, ...] = ()
     """What could not be found out; nothing was decided from it."""
+    undecided: frozenset[str] = frozenset()
+    """The endpoints whose queue is unknown: what is recorded of them stays."""

@@ -1,8 +1,8 @@
 """What the autoscaler sees: one immutable snapshot of endpoints, workers and hosts.
 
-Every time is in seconds of the broker's clock, every duration in seconds, every size in bytes. Whatever could not be
-found out is `Unknown(reason)`, never 0 and never an empty tuple: nothing is started or stopped because of it.
-This module knows neither how a snapshot is read nor what is decided from it.
+Every time is in seconds of the broker's clock, every duration in seconds, every size in bytes. Whatever could
+not be found out is `Unknown(reason)`, never 0 and never an empty tuple: nothing is started or stopped because
+of it. This module knows neither how a snapshot is read nor what is decided from it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from typing import Literal
 
 WorkerState = Literal["initializing", "idle", "running", "throttled", "outdated", "unhealthy"]
 ScalerType = Literal["QUEUE_DELAY", "REQUEST_COUNT"]
-ThrottleCode = Literal[
-    "NO_HOST", "LABELS", "QUOTA", "NO_CPU", "HOST_MEMORY", "NO_GPU", "FOREIGN_MEMORY", "ENV_BUILDING"
-]
+ThrottleCode = Literal["NO_HOST", "LABELS", "QUOTA", "NO_CPU", "HOST_MEMORY", "FOREIGN_MEMORY", "NO_GPU"]
 UnhealthyCode = Literal["BACKOFF", "GIVEN_UP"]
-WithheldCode = Literal["QUEUE_SOON_EMPTY", "QUEUE_DELAY", "REQUEST_COUNT", "PAUSED", "AT_MAX"]
+WithheldCode = Literal["QUEUE_SOON_EMPTY", "QUEUE_DELAY"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class Needs:
     gpu_memory_bytes: int = 0
     """The least memory each GPU must have in all."""
     labels: tuple[str, ...] = ()
-    """Every one of these must be among the host's labels (`zone=eu`, `fast-disk`)."""
+    """All of these must be among the host's labels (`zone=eu`, `fast-disk`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ class Condition:
     workers: int
     """How many workers are wanted and not started for this reason."""
     retry_at: float | None = None
-    """Unhealthy only: when the next start is tried; None when flashq has given up."""
+    """Unhealthy only: when the next start may be tried; None when flashq has given up."""
 
     def same_as(self, other: Condition | None) -> bool:
         """Whether `other` says the same to a person; the numbers in `detail` may have moved on."""
@@ -69,8 +67,8 @@ class Withheld:
     endpoint: str
     code: WithheldCode
     detail: str
-    due_at: float | None
-    """When the oldest waiting job gets a worker whatever the estimates; None where no timer ends it."""
+    due_at: float
+    """When the oldest of those jobs gets a worker whatever the estimates say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +88,12 @@ class EndpointView:
     name: str
     revision: str
     environment: str
-    """Digest of environment and resources: a worker with another one is outdated; a code-only change keeps it."""
+    """Digest of environment and resources: a worker with another one is outdated; new code keeps it."""
     minimum: int
     maximum: int
     idle_timeout_s: float
     queued: int | Unknown
-    """Jobs of the current environment that wait, of every priority; Unknown: nothing is decided for this endpoint."""
+    """Jobs of the current environment that wait, of every priority. Unknown: nothing is decided for it."""
     waits_s: tuple[float, ...] = ()
     """How long they have waited, oldest first; at least the oldest `maximum * concurrency` of them."""
     low_priority_queued: int = 0
@@ -125,7 +123,7 @@ class EndpointView:
     condition: Condition | None = None
     """The condition the broker has on record."""
     withheld: Withheld | None = None
-    """The withheld start the broker has on record."""
+    """The last withheld start the broker has on record; spent once `due_at` has passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +201,11 @@ class Params:
     """The operator's knobs; the defaults are those of the documentation."""
 
     alpha: float = 1.0
-    """A start is worth it when the earliest free slot is later than `alpha` cold starts: 1 cheap, 0 a worker a job."""
+    """A start pays when the earliest slot is later than `alpha` cold starts: 1 is cheap, 0 a worker a job."""
     cold_default_s: float = 1.0
     """The cold start assumed until one was measured."""
     claim_grace_s: float = 6.0
-    """A worker idle this long beside a job waiting this long is not counted on (idle workers re-check every 5 s)."""
+    """A worker idle this long beside a job waiting this long is not counted on: it should have taken it."""
     orphan_grace_s: float = 5.0
     """How long a worker of an endpoint that is not in the snapshot may stay idle."""
     rollout_fraction: float = 0.1

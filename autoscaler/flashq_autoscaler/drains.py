@@ -1,0 +1,150 @@
+"""Which idle workers go (R5, R6, R10). Pure; a worker that holds a job is never among them.
+
+Three reasons to go: it is above `maximum`, it has been idle for `idle_timeout`, or it is outdated and its
+turn has come. Idleness never takes the ready workers below `minimum`; a rollout in place may, by one batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flashq_autoscaler.plan import Drain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flashq_autoscaler.fleet import Fleet
+    from flashq_autoscaler.views import EndpointView, Params, WorkerView
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an endpoint's wishes for workers in this decision."""
+
+    started: int = 0
+    unplaced: int = 0
+    """Wanted, with room below `maximum`, but no host had a place."""
+    older_short: bool = False
+    """A job of an older environment wants a worker and only an idle one's end can make room."""
+
+
+def batch_of(endpoint: EndpointView, params: Params) -> int:
+    """How many outdated workers may be in replacement at once: a tenth of `maximum`, and at least one."""
+    return max(1, int(params.rollout_fraction * endpoint.maximum))
+
+
+def replacing(fleet: Fleet) -> int:
+    """How many replacements are under way: outdated workers ending, new ones not ready yet."""
+    return fleet.draining_outdated + len(fleet.current.initializing)
+
+
+def outdated_workers(endpoint: EndpointView, fleet: Fleet) -> list[WorkerView]:
+    """The workers of other environments that no queued job needs and that hold none, longest idle first."""
+    needed = {backlog.environment for backlog in endpoint.older if backlog.queued > 0}
+    groups = [group for environment, group in fleet.others.items() if environment not in needed]
+    jobless = [w for group in groups for w in (*group.idle, *group.initializing) if not w.jobs]
+    return sorted(jobless, key=_turn)
+
+
+def idle_drains(endpoint: EndpointView, fleet: Fleet, outcome: Outcome, now: float) -> list[Drain]:
+    """Idle workers above `maximum`, one in the way of an older environment's job, those idle too long."""
+    idle = sorted(fleet.current.idle, key=_turn)
+    maximum = endpoint.maximum + endpoint.waiting_parents
+    over = fleet.serving - maximum
+    if over > 0:
+        reason = f"{fleet.serving} workers, at most {maximum} wanted"
+        surplus = (*_outdated_idle(endpoint, fleet), *idle)[:over]
+        return [_drain(worker, endpoint, reason) for worker in surplus]
+    spare = idle[: max(0, len(idle) - _reserved(endpoint))]
+    if outcome.older_short and not fleet.draining:
+        return [_drain(w, endpoint, "a job of an older environment waits for its place") for w in spare[:1]]
+    expired = _expired(spare, endpoint, now)[: max(0, fleet.current.ready - endpoint.minimum)]
+    left = max(0, fleet.ready - len(expired) - endpoint.minimum)
+    expired += _expired(_outdated_idle(endpoint, fleet), endpoint, now)[:left]
+    limit = f"idle_timeout {endpoint.idle_timeout_s:g} s"
+    return [_drain(w, endpoint, f"idle for {now - w.since:.2f} s, {limit}") for w in expired]
+
+
+def idle_expiry(endpoint: EndpointView, fleet: Fleet, drained: int, now: float) -> float | None:
+    """When the next idle worker will have been idle too long, if any could go then."""
+    if fleet.ready - drained <= endpoint.minimum:
+        return None
+    idle = (*fleet.current.idle, *_outdated_idle(endpoint, fleet)) if fleet.others else fleet.current.idle
+    later = [worker.since + endpoint.idle_timeout_s for worker in idle]
+    return min((at for at in later if at > now), default=None)
+
+
+def _expired(workers: Iterable[WorkerView], endpoint: EndpointView, now: float) -> list[WorkerView]:
+    return [worker for worker in workers if now >= worker.since + endpoint.idle_timeout_s]
+
+
+def _outdated_idle(endpoint: EndpointView, fleet: Fleet) -> list[WorkerView]:
+    return [worker for worker in outdated_workers(endpoint, fleet) if worker.state != "initializing"]
+
+
+def rollout_drains(
+    endpoint: EndpointView, fleet: Fleet, outcome: Outcome, drained: Iterable[Drain], params: Params
+) -> list[Drain]:
+    """The outdated workers whose turn it is.
+
+    One batch is in replacement at a time. While there is room and a place for new workers, these come first
+    and ready workers stay at `minimum`; without, an old one makes way. After `rollout_failures` failed starts
+    of the new revision none goes: the old one keeps serving.
+    """
+    if not fleet.others or endpoint.failures >= params.rollout_failures:
+        return []
+    gone = {drain.worker for drain in drained}
+    candidates = [worker for worker in outdated_workers(endpoint, fleet) if worker.id not in gone]
+    batch = batch_of(endpoint, params)
+    free = endpoint.maximum + endpoint.waiting_parents - fleet.live - outcome.started
+    in_place = free <= 0 or outcome.unplaced > 0
+    ready = fleet.ready - len(gone)
+    spare = ready - (endpoint.minimum - batch if in_place else endpoint.minimum)
+    allowed = batch - replacing(fleet) - outcome.started
+    drains: list[Drain] = []
+    for worker in candidates[: max(0, allowed)]:
+        if worker.state != "initializing":
+            if spare <= 0:
+                break
+            spare -= 1
+        how = "in place" if in_place else "after its replacement"
+        reason = f"outdated: revision {worker.revision} → {endpoint.revision}, {how}, {batch} at a time"
+        drains.append(_drain(worker, endpoint, reason, outdated=True))
+    return drains
+
+
+def orphan_drains(
+    staff: dict[str, list[WorkerView]], known: set[str], now: float, params: Params
+) -> tuple[list[Drain], float | None]:
+    """Idle workers of endpoints that are gone, after a grace; and when the next one's grace ends."""
+    drains: list[Drain] = []
+    wake_at: float | None = None
+    for endpoint, workers in staff.items():
+        if endpoint in known:
+            continue
+        for worker in workers:
+            if worker.draining or worker.jobs or worker.state == "running":
+                continue
+            due_at = worker.since + params.orphan_grace_s
+            if now >= due_at:
+                drains.append(Drain(worker.id, endpoint, f"endpoint {endpoint} is gone"))
+            elif wake_at is None or due_at < wake_at:
+                wake_at = due_at
+    return drains, wake_at
+
+
+def _reserved(endpoint: EndpointView) -> int:
+    """Idle workers that queued jobs are about to take."""
+    if endpoint.paused or not isinstance(endpoint.queued, int):
+        return 0
+    return -(-endpoint.queued // endpoint.concurrency)
+
+
+def _drain(worker: WorkerView, endpoint: EndpointView, reason: str, *, outdated: bool = False) -> Drain:
+    return Drain(worker.id, endpoint.name, reason, outdated)
+
+
+def _turn(worker: WorkerView) -> tuple[float, str]:
+    """The longest idle first: jobs go to the most recently idle (R12)."""
+    return worker.since, worker.id
