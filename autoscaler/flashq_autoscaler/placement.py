@@ -99,7 +99,7 @@ class Ledger:
         """Take what one worker needs from the host that suits it best, or say why there is none.
 
         Preferred, in this order: a GPU to the CPU fallback; the model named first; a host where the
-        environment is in use; the fewest GPUs left (for a CPU worker: the fewest at all); the most cores left.
+        environment is in use; the fewest GPUs left (for a CPU worker: the fewest at all); the most cores.
         """
         if needs in self._refused:
             return self._refused[needs]
