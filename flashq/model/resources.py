@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from flashq.model.checks import kind, nearest
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -191,7 +193,7 @@ def _products_of(item: object) -> tuple[str, ...]:
     if isinstance(item, GpuType):
         return () if item is GpuType.ANY else (item.value,)
     if not isinstance(item, str):
-        raise ValueError(f"must be a GpuGroup, a GpuType, a string or a list of these, not {_kind(item)}")
+        raise ValueError(f"must be a GpuGroup, a GpuType, a string or a list of these, not {kind(item)}")
     name = item.strip()
     folded = name.casefold()
     if folded == "any":
@@ -205,7 +207,7 @@ def _products_of(item: object) -> tuple[str, ...]:
         return exact or similar
     if folded.startswith(_VENDORS) and any(letter.isdigit() for letter in name):
         return (name,)
-    raise ValueError(_unknown(name, "GPU", [group.value for group in GpuGroup.all()], ["any", *_KNOWN]))
+    raise ValueError(_unknown(name, "GPU", [group.value for group in GpuGroup], _KNOWN))
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -242,7 +244,7 @@ def parse_cpu(value: object) -> CpuRequest:
 def _cpu(item: object) -> CpuRequest:
     if not isinstance(item, str):
         raise ValueError(
-            f"must be a CpuInstanceType, its name, 'any' or a list of names, not {_kind(item)};"
+            f"must be a CpuInstanceType, its name, 'any' or a list of names, not {kind(item)};"
             f" allowed: any, {_listed(CpuInstanceType)}"
         )
     name = (item.value if isinstance(item, CpuInstanceType) else item).strip().casefold().replace("_", "-")
@@ -250,25 +252,16 @@ def _cpu(item: object) -> CpuRequest:
         return CpuRequest()
     allowed = ["any", *(member.value for member in CpuInstanceType)]
     if name not in allowed:
-        raise ValueError(_unknown(item, "CPU instance type", allowed, []))
+        raise ValueError(_unknown(item, "CPU instance type", allowed))
     _, cores, memory_gib = name.split("-")
     return CpuRequest(name, int(cores), int(memory_gib))
-
-
-def _kind(value: object) -> str:
-    return f"{value!r} ({type(value).__name__})"
 
 
 def _listed(members: Iterable[Enum]) -> str:
     return ", ".join(str(member.value) for member in members)
 
 
-def _unknown(name: str, what: str, listed: list[str], others: list[str]) -> str:
+def _unknown(name: str, what: str, listed: list[str], others: tuple[str, ...] = ()) -> str:
     """The message for a name that is not known: the nearest ones, and all that are allowed."""
-    import difflib  # only on this path: it takes as long to import as all the rest
-
-    by_fold = {candidate.casefold(): candidate for candidate in [*listed, *others]}
-    near = [by_fold[match] for match in difflib.get_close_matches(name.casefold(), by_fold, n=2, cutoff=0.6)]
-    hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
     also = ", or a model such as 'NVIDIA H200', 'RTX 4090' or GpuType.NVIDIA_L4" if others else ""
-    return f"no such {what}{hint}; allowed: {', '.join(listed)}{also}"
+    return f"no such {what}{nearest(name, [*listed, *others])}; allowed: {', '.join(listed)}{also}"

@@ -1,0 +1,276 @@
+"""What an endpoint is, as its decorator says it; and what one call may say for itself (`with_options`).
+
+Each field's rule (parameters.py) turns what a user wrote into its one canonical form, or says what is
+allowed. All that is wrong is raised as one `SpecError`. A parameter that this version cannot honour is
+refused by name with the reason; its default is always taken.
+
+A spec falls into groups by what a change of it costs:
+
+- `environment` (packages, Python) and `resources` (GPU or cores, jobs at once): a new worker;
+- `scaling`: nothing is replaced;
+- `call_defaults`: the next call.
+
+`env` is in no digest and nowhere shown: the digest of a short secret can be guessed back. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+
+from flashq.errors import NotSupportedError, SpecError
+from flashq.model import parameters as rules
+from flashq.model.checks import nearest
+from flashq.model.resources import CpuRequest, GpuGroup, GpuRequest
+from flashq.model.retry import Retries, parse_retries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MASK = "***"
+"""Stands for every value of `env` in what people and the broker see."""
+
+
+def _by(rule: Callable[[Any], Any]) -> PlainValidator:
+    return PlainValidator(rule)
+
+
+def _not_yet(reason: str, *unset: object) -> PlainValidator:
+    return _by(rules.unsupported(reason, unset=(None, *unset)))
+
+
+class _Parameters(BaseModel):
+    """Named, frozen parameters. What is wrong with them becomes one `SpecError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    where: ClassVar[str]
+
+    def __init__(self, **given: Any) -> None:
+        problems: list[SpecError] = []
+        try:
+            super().__init__(**self._completed(given))
+        except ValidationError as error:
+            problems = [self._problem(item["loc"][0], item) for item in error.errors(include_url=False)]
+        problems += [SpecError(name, message, where=self.where) for name, message in self._conflicts(given)]
+        if problems:
+            raise _as_one(problems, self.where)
+
+    @classmethod
+    def _completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The parameters with defaults that depend on others."""
+        return given
+
+    @classmethod
+    def _conflicts(cls, given: dict[str, Any]) -> list[tuple[str, str]]:
+        """Parameters that may each be right and are wrong together, with why."""
+        raise NotImplementedError
+
+    @classmethod
+    def _problem(cls, name: int | str, item: Any) -> SpecError:
+        parameter = str(name)
+        if item["type"] == "extra_forbidden":
+            if parameter in rules.DECLINED:
+                return NotSupportedError(parameter, rules.DECLINED[parameter], where=cls.where)
+            known = ", ".join(cls.model_fields)
+            hint = nearest(parameter, cls.model_fields)
+            return SpecError(parameter, f"no such parameter{hint}; there are {known}", where=cls.where)
+        cause = item["ctx"]["error"]
+        kind = NotSupportedError if isinstance(cause, rules.Unsupported) else SpecError
+        if parameter in rules.SECRET or len(repr(item["input"])) > 200:
+            return kind(parameter, str(cause), where=cls.where)
+        return kind(parameter, str(cause), value=item["input"], where=cls.where)
+
+
+def _as_one(problems: list[SpecError], where: str) -> SpecError:
+    """One error for all problems, a line each; about the first, and `NotSupportedError` only if all are."""
+    if len(problems) == 1:
+        return problems[0]
+    kind = NotSupportedError if all(isinstance(p, NotSupportedError) for p in problems) else SpecError
+    error = kind(problems[0].parameter, "", where=where)
+    error.args = ("\n".join(str(problem) for problem in problems),)
+    return error
+
+
+class EndpointSpec(_Parameters):
+    """Every parameter of `Endpoint(...)` by its name, with its default, in canonical form."""
+
+    where: ClassVar[str] = "Endpoint"
+
+    name: Annotated[str | None, _by(rules.name)] = None
+    id: Annotated[None, _not_yet("calling an endpoint that something else deployed is not possible yet")] = (
+        None
+    )
+    gpu: Annotated[GpuRequest | None, _by(rules.gpu)] = None
+    """None exactly when `cpu` is set."""
+    cpu: Annotated[CpuRequest | None, _by(rules.cpu)] = None
+    workers: Annotated[tuple[int, int], _by(rules.workers)] = (0, 1)
+    idle_timeout: Annotated[float, _by(rules.idle_timeout)] = 60
+    dependencies: Annotated[tuple[str, ...], _by(rules.dependencies)] = ()
+    system_dependencies: Annotated[
+        None, _not_yet("system packages are not installed for you yet; install them on the hosts", [], ())
+    ] = None
+    accelerate_downloads: Annotated[bool, _by(rules.accelerate_downloads)] = True
+    volume: Annotated[
+        None, _not_yet("volumes are not mounted yet; use a path that exists on every host", [])
+    ] = None
+    datacenter: Annotated[None, _not_yet("hosts are not chosen by label yet", [])] = None
+    env: Annotated[dict[str, str], _by(rules.env)] = Field(default_factory=dict, repr=False)
+    gpu_count: Annotated[int, _by(rules.gpu_count)] = 1
+    execution_timeout_ms: Annotated[int, _by(rules.execution_timeout_ms)] = 0
+    flashboot: Annotated[bool, _by(rules.flashboot)] = True
+    image: Annotated[
+        None, _not_yet("workers do not run in containers yet; list packages in dependencies")
+    ] = None
+    scaler_type: Annotated[str | None, _by(rules.scaler_type)] = None
+    scaler_value: Annotated[float, _by(rules.scaler_value)] = 4
+    template: Annotated[None, _not_yet("workers do not run in pods, so there is nothing for a template")] = (
+        None
+    )
+    min_cuda_version: Annotated[
+        None, _not_yet("hosts are not chosen by CUDA version yet; name the GPUs with gpu")
+    ] = None
+    python_version: Annotated[str, _by(rules.python_version)] = Field(default_factory=rules.caller_python)
+    max_concurrency: Annotated[int, _by(rules.max_concurrency)] = 1
+    retries: Annotated[Retries, _by(parse_retries)] = Retries()
+    priority: Annotated[int, _by(rules.priority)] = 0
+    result_ttl: Annotated[int, _by(rules.result_ttl)] = 1800
+    ttl: Annotated[float, _by(rules.ttl)] = 86_400
+    batch: Annotated[None, _not_yet("calls are not gathered into batches yet; pass lists with map")] = None
+    hosts: Annotated[None, _not_yet("hosts are not chosen by label yet", {}, [], "")] = None
+
+    @classmethod
+    def _completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if given.get("gpu") is None and given.get("cpu") is None:
+            return {**given, "gpu": GpuGroup.ANY}
+        return given
+
+    @classmethod
+    def _conflicts(cls, given: dict[str, Any]) -> list[tuple[str, str]]:
+        found = []
+        if given.get("cpu") is not None:
+            if given.get("gpu") is not None:
+                found.append(("gpu", "gpu and cpu exclude each other; give one of them"))
+            if given.get("gpu_count", 1) != 1:
+                found.append(("gpu_count", "a cpu endpoint has no GPUs to count"))
+        if given.get("scaler_type") is None and given.get("scaler_value", 4) != 4:
+            found.append(
+                ("scaler_value", "means nothing without scaler_type='QUEUE_DELAY' or 'REQUEST_COUNT'")
+            )
+        return found
+
+    def named(self, function: str) -> Self:
+        """This spec with a name: its own, else the decorated function's, under the same rule."""
+        if self.name is not None:
+            return self
+        try:
+            return self.model_copy(update={"name": rules.name(function)})
+        except ValueError as error:
+            message = f"{error}; it was taken from the function, so give the endpoint a name of its own"
+            raise SpecError("name", message, value=function, where=self.where) from None
+
+
+class CallOptions(_Parameters):
+    """What one call says for itself; None is "as the endpoint says". Times are seconds."""
+
+    where: ClassVar[str] = "with_options"
+
+    key: Annotated[str | None, _by(rules.optional(rules.key))] = None
+    priority: Annotated[int | None, _by(rules.optional(rules.priority))] = None
+    delay_s: Annotated[float | None, _by(rules.optional(rules.delay_s))] = None
+    ttl_s: Annotated[float | None, _by(rules.optional(rules.ttl))] = None
+    timeout_s: Annotated[float | None, _by(rules.optional(rules.timeout_s))] = None
+
+    @classmethod
+    def _conflicts(cls, given: dict[str, Any]) -> list[tuple[str, str]]:
+        delay_s, ttl_s = given.get("delay_s"), given.get("ttl_s")
+        if isinstance(delay_s, int | float) and isinstance(ttl_s, int | float) and 0 < ttl_s <= delay_s:
+            return [
+                (
+                    "delay_s",
+                    f"the job would expire (ttl_s={ttl_s:g}) before it may begin (delay_s={delay_s:g})",
+                )
+            ]
+        return []
+
+    def merged(self, **changes: Any) -> CallOptions:
+        """These options with some of them changed, checked together."""
+        return CallOptions(**{**self.model_dump(exclude_none=True), **changes})
+
+
+# -- groups, digests, the record ---------------------------------------------------------------------
+
+
+def environment(spec: EndpointSpec) -> dict[str, Any]:
+    """What is installed: `python` (minor version), `requirements` (sorted; none: the host's packages)."""
+    return {"python": spec.python_version, "requirements": list(spec.dependencies)}
+
+
+def resources(spec: EndpointSpec) -> dict[str, Any]:
+    """What one worker takes of a host, and how many jobs it runs at once.
+
+    Either `gpu` (`products`: NVML product names, empty for any; `count`) or `cpu` (`instance`; `cores` and
+    `memory_gib`, None where not counted), and `concurrency`.
+    """
+    needs: dict[str, Any] = {"concurrency": spec.max_concurrency}
+    if spec.gpu is not None:
+        needs["gpu"] = {"products": list(spec.gpu.products), "count": spec.gpu_count}
+    if spec.cpu is not None:
+        cpu = spec.cpu
+        needs["cpu"] = {"instance": cpu.instance, "cores": cpu.cores, "memory_gib": cpu.memory_gib}
+    return needs
+
+
+def scaling(spec: EndpointSpec) -> dict[str, Any]:
+    """What can change without replacing a worker. `idle_timeout` in seconds."""
+    return {
+        "workers_min": spec.workers[0],
+        "workers_max": spec.workers[1],
+        "idle_timeout": spec.idle_timeout,
+        "scaler_type": spec.scaler_type,
+        "scaler_value": spec.scaler_value,
+    }
+
+
+def call_defaults(spec: EndpointSpec) -> dict[str, Any]:
+    """What holds for calls that say nothing else: seconds, but `execution_timeout_ms`."""
+    return {
+        "execution_timeout_ms": spec.execution_timeout_ms,
+        "retries": spec.retries.as_dict(),
+        "priority": spec.priority,
+        "result_ttl": spec.result_ttl,
+        "ttl": spec.ttl,
+    }
+
+
+def public(spec: EndpointSpec) -> dict[str, Any]:
+    """The spec for the endpoint's record: JSON-safe, with the values of `env` masked."""
+    return {
+        "name": spec.name,
+        "environment": environment(spec),
+        "resources": resources(spec),
+        "scaling": scaling(spec),
+        "call_defaults": call_defaults(spec),
+        "env": dict.fromkeys(sorted(spec.env), MASK),
+    }
+
+
+def environment_digest(spec: EndpointSpec) -> str:
+    """SHA-256 (hex) of `environment`: workers of one digest can share an installation."""
+    return _digest("environment", environment(spec))
+
+
+def resource_digest(spec: EndpointSpec) -> str:
+    """SHA-256 (hex) of `environment` and `resources`: a worker with another one is outdated."""
+    return _digest("resources", {"environment": environment(spec), "resources": resources(spec)})
+
+
+def canonical_json(value: Any) -> str:
+    """JSON text that is the same for equal values: sorted keys, no blanks, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _digest(what: str, value: Any) -> str:
+    return hashlib.sha256(f"flashq/{what}/1\0{canonical_json(value)}".encode()).hexdigest()
