@@ -65,6 +65,8 @@ class Header:
     created_ms: int = _wire("iat", 0)
     expires_ms: int = _wire("exp", 0)
     parent: str = _wire("par", "")
+    retry: str = _wire("rty", "")  # JSON of the retry policy for user exceptions; empty: none
+    keep_s: int = _wire("keep", 0)  # how long the outcome is kept
     blob: str = _wire("blob", "")  # where the payload lies, when it is not inline
     # outcomes and chunks
     call_digest: str = _wire("call", "")  # SHA-256 of the call's signature

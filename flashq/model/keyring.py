@@ -28,6 +28,7 @@ class Direction(StrEnum):
     CHUNK = "chunk"
     REVISION = "revision"
     HOST_COMMAND = "host"
+    ENVIRONMENT = "environment"  # seals the values of `env=`
 
 
 def hkdf_sha256(secret: bytes, info: bytes, length: int = 32) -> bytes:
@@ -132,5 +133,5 @@ class Keyring:
 
     def for_endpoint(self, endpoint: str) -> EndpointKeys:
         """What a supervisor of `endpoint` is given: it verifies calls and revisions and signs outcomes."""
-        wanted = (Direction.CALL, Direction.OUTCOME, Direction.CHUNK, Direction.REVISION)
+        wanted = (Direction.CALL, Direction.OUTCOME, Direction.CHUNK, Direction.REVISION, Direction.ENVIRONMENT)
         return EndpointKeys(self.namespace, endpoint, {d: self.verifying(d, endpoint) for d in wanted})

@@ -55,12 +55,16 @@ class Transitions:
         scaling: str,
         program: str,
         record: bytes,
+        env_tag: str = "",
+        env: bytes = b"",
         expected_version: int | None = None,
     ) -> Command[Registered]:
-        """Make an endpoint known or bring it up to date; `record` is the signed revision."""
+        """Make an endpoint known or bring it up to date; `record` is the signed revision, `env` sealed."""
         version = "" if expected_version is None else expected_version
+        args: tuple[Value, ...]
         args = (self._root, endpoint, version, revision, environment, resources, spec, scaling, program, record)
-        return Command("register", self.keys.of("endpoint", endpoint), (*args, secrets.token_hex(8)), _registered)
+        args = (*args, secrets.token_hex(8), env_tag, env)
+        return Command("register", self.keys.of("endpoint", endpoint), args, _registered)
 
     def undeploy(self, endpoint: str) -> Command[str]:
         """'ok', 'unknown' or 'busy'."""

@@ -3,15 +3,16 @@
 -- ARGV  1 prefix  2 endpoint  3 expected version ('' = whatever it is)  4 revision digest
 --       5 environment digest  6 resource digest  7 record (JSON: the public spec)  8 scaling (JSON)  9 program id
 --       10 the signed revision record  11 a fresh epoch, used only where there is none
+--       12 a tag of the values of env= (they are sealed differently each time)  13 the sealed values ('' none)
 -- Returns {verdict, version, epoch, previous program}; verdict:
 --   'created'  it was not there            'reused'   nothing differed
---   'scaled'   only scaling differed       'code'     another revision, same environment and resources
+--   'scaled'   only scaling or env differed     'code'     another revision, same environment and resources
 --   'replaced' environment or resources differed      'moved'  the version is not the expected one: read again
 local P, ep, at = ARGV[1], ARGV[2], now()
 redis.call('SETNX', P .. N.epoch, ARGV[11])
 local epoch = redis.call('GET', P .. N.epoch)
 local key = P .. N.endpoint .. ep
-local r = redis.call('HMGET', key, 'version', 'revision', 'environment', 'resources', 'spec', 'scaling', 'program')
+local r = redis.call('HMGET', key, 'version', 'revision', 'environment', 'resources', 'spec', 'scaling', 'program', 'env_tag')
 local version = tonumber(r[1] or 0)
 if ARGV[3] ~= '' and tonumber(ARGV[3]) ~= version then return {'moved', version, epoch, r[7] or ''} end
 local revision = P .. N.revision .. ep .. ':' .. ARGV[4]
@@ -23,7 +24,7 @@ elseif r[3] ~= ARGV[5] or r[4] ~= ARGV[6] then
   verdict = 'replaced'
 elseif r[2] ~= ARGV[4] then
   verdict = 'code'
-elseif r[6] ~= ARGV[8] or r[5] ~= ARGV[7] then
+elseif r[6] ~= ARGV[8] or r[5] ~= ARGV[7] or (r[8] or '') ~= ARGV[12] then
   verdict = 'scaled'
 else
   return {'reused', version, epoch, r[7] or ''}
@@ -31,7 +32,7 @@ end
 -- The revision that is no longer current stays a week, so that its waiting jobs can be run.
 if r[2] and r[2] ~= ARGV[4] then redis.call('PEXPIRE', P .. N.revision .. ep .. ':' .. r[2], 604800000) end
 redis.call('HSET', key, 'version', version + 1, 'revision', ARGV[4], 'environment', ARGV[5], 'resources', ARGV[6],
-  'spec', ARGV[7], 'scaling', ARGV[8], 'program', ARGV[9], 'registered_at', at)
+  'spec', ARGV[7], 'scaling', ARGV[8], 'program', ARGV[9], 'registered_at', at, 'env_tag', ARGV[12], 'env', ARGV[13])
 if verdict ~= 'scaled' then
   redis.call('HDEL', key, 'failures', 'failure', 'failed_at', 'first_failed_at')
 end

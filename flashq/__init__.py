@@ -1,0 +1,58 @@
+"""flashq: run Python functions on GPU machines you own. Put `@Endpoint` on a function and call it.
+
+Names are loaded when first used, so that importing flashq costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from flashq._version import __version__
+
+if TYPE_CHECKING:
+    from flashq.endpoint import Endpoint, EndpointFunction
+    from flashq.errors import FlashqError
+    from flashq.job import EndpointJob, Timing
+    from flashq.model.lifecycle import Status
+    from flashq.model.resources import CpuInstanceType, GpuGroup, GpuType
+    from flashq.model.retry import Retries
+
+_WHERE = {
+    "CpuInstanceType": "flashq.model.resources",
+    "Endpoint": "flashq.endpoint",
+    "EndpointFunction": "flashq.endpoint",
+    "EndpointJob": "flashq.job",
+    "FlashqError": "flashq.errors",
+    "GpuGroup": "flashq.model.resources",
+    "GpuType": "flashq.model.resources",
+    "Retries": "flashq.model.retry",
+    "Status": "flashq.model.lifecycle",
+    "Timing": "flashq.job",
+}
+
+__all__ = [
+    "CpuInstanceType",
+    "Endpoint",
+    "EndpointFunction",
+    "EndpointJob",
+    "FlashqError",
+    "GpuGroup",
+    "GpuType",
+    "Retries",
+    "Status",
+    "Timing",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(importlib.import_module(_WHERE[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'flashq' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,244 @@
+"""Between Python objects and signed bytes: the only module that pickles, and unpickles only what it verified.
+
+Arguments and functions are pickled with cloudpickle; the function of an endpoint always travels by value,
+with whatever its own module defines, so that a worker needs none of the caller's files. Values of `env=` are
+sealed (encrypted and authenticated), since unlike everything else they must not be read in the broker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import msgpack
+
+from flashq import errors
+from flashq.model import envelope
+from flashq.model.envelope import Envelope, Header, Keys
+from flashq.model.keyring import Direction
+from flashq.model.outcome import FAILURE_ENCODING, Failure, FailureKind
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+_SEAL_NONCE_BYTES = 12
+
+
+# -- what a caller sends -----------------------------------------------------------------------------
+
+
+def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> bytes:
+    """Pickle a call's arguments.
+
+    Raises: SerializationError naming the argument, PayloadTooLarge.
+    """
+    import cloudpickle
+
+    try:
+        payload = bytes(cloudpickle.dumps((args, dict(kwargs)), protocol=5))
+    except Exception as error:  # pickling runs user code: anything may come out of it
+        raise _blame(args, kwargs, error) from error
+    check_size(len(payload), limit, "the arguments")
+    return payload
+
+
+def check_size(size: int, limit: int, what: str) -> None:
+    """Raises PayloadTooLarge where `size` bytes are over the limit."""
+    if size > limit:
+        raise errors.PayloadTooLarge(
+            f"{what} take {size:,} bytes pickled; the limit is {limit:,} (FLASHQ_PAYLOAD_LIMIT). "
+            "Pass a path or an address of large data instead."
+        )
+
+
+def _blame(args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> errors.SerializationError:
+    import cloudpickle
+
+    named = [(f"argument {i + 1}", value) for i, value in enumerate(args)]
+    named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+    for name, value in named:
+        try:
+            cloudpickle.dumps(value, protocol=5)
+        except Exception as cause:  # noqa: BLE001 — see dump_arguments
+            kind = type(value).__qualname__
+            return errors.SerializationError(f"{name} ({kind}) cannot be pickled: {type(cause).__name__}: {cause}")
+    return errors.SerializationError(f"the arguments cannot be pickled: {type(error).__name__}: {error}")
+
+
+def dump_function(function: Callable[..., Any]) -> bytes:
+    """Pickle a function by value, with what its own module defines and it uses.
+
+    Raises: SerializationError naming the function.
+    """
+    import cloudpickle
+
+    module = sys.modules.get(function.__module__)
+    by_value = isinstance(module, ModuleType) and module.__name__ != "__main__"
+    registered = by_value and module.__name__ in cloudpickle.list_registry_pickle_by_value()  # type: ignore[union-attr]
+    try:
+        if by_value and not registered:
+            cloudpickle.register_pickle_by_value(module)
+        return bytes(cloudpickle.dumps(function, protocol=5))
+    except Exception as error:
+        raise errors.SerializationError(
+            f"the function {function.__qualname__} cannot be pickled: {type(error).__name__}: {error}. It travels by "
+            "value with the globals it uses; create such objects inside the function."
+        ) from error
+    finally:
+        if by_value and not registered:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """What a worker needs to run an endpoint: the payload of a signed revision record."""
+
+    function: bytes
+    qualname: str
+    mode: str  # "sync" | "async"
+    python: str
+    dependencies: tuple[str, ...]
+    concurrency: int
+    environment: str  # digest
+    spec: str  # the public spec, JSON, for people
+
+    def pack(self) -> bytes:
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return bytes(msgpack.packb({**fields, "dependencies": list(self.dependencies)}))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Revision:
+        """Raises MalformedEnvelope."""
+        try:
+            fields = msgpack.unpackb(raw, raw=False)
+            fields = {name: fields[name] for name in cls.__slots__}
+            return cls(**{**fields, "dependencies": tuple(fields["dependencies"])})
+        except Exception as error:
+            raise errors.MalformedEnvelope(f"not a revision record: {type(error).__name__}") from None
+
+
+# -- what comes back ---------------------------------------------------------------------------------
+
+
+def open_outcome(raw: bytes, keys: Keys, *, endpoint: str, job: str, call_digest: str) -> Envelope:
+    """Verify an outcome: of this job, and answering this very call.
+
+    Raises: EnvelopeError.
+    """
+    opened = envelope.open_sealed(raw, keys, direction=Direction.OUTCOME, endpoint=endpoint, job=job)
+    if call_digest and opened.header.call_digest != call_digest:
+        raise errors.WrongBinding(f"the outcome of job {job} answers another call than the one sent")
+    return opened
+
+
+def load_value(opened: Envelope) -> Any:
+    """The value of a verified, successful outcome. What unpickling it raises is raised as RemoteError."""
+    if opened.header.encoding == "json":
+        return json.loads(opened.payload)
+    import cloudpickle
+
+    try:
+        return cloudpickle.loads(opened.payload)
+    except Exception as error:
+        raise errors.RemoteError(
+            f"the result cannot be unpickled here: {type(error).__name__}: {error}", job_id=opened.header.job
+        ) from error
+
+
+def failure_of(opened: Envelope) -> Failure:
+    """The failure in a verified outcome.
+
+    Raises: MalformedEnvelope where it is none.
+    """
+    if opened.header.encoding != FAILURE_ENCODING:
+        raise errors.MalformedEnvelope("a failure outcome expected")
+    return Failure.unpack(opened.payload)
+
+
+def exception_for(failure: Failure, job: str) -> BaseException:
+    """What the caller gets raised for a failure: the user's own exception, or the flashq error that says it."""
+    if failure.kind is FailureKind.EXCEPTION:
+        return _user_exception(failure, job)
+    message = failure.message
+    if failure.kind is FailureKind.UNSERIALIZABLE:
+        return errors.ResultNotSerializable(
+            message, type_name=failure.type, traceback=failure.traceback, job_id=job, log=failure.log
+        )
+    kinds: dict[FailureKind, type[errors.JobError]] = {
+        FailureKind.CRASH: errors.WorkerCrashed,
+        FailureKind.LOST: errors.WorkerCrashed,
+        FailureKind.TIMEOUT: errors.JobTimedOut,
+        FailureKind.EXPIRED: errors.JobExpired,
+        FailureKind.CANCELLED: errors.JobCancelled,
+        FailureKind.REFUSED: errors.JobRefused,
+        FailureKind.START: errors.EndpointFailed,
+    }
+    return kinds[failure.kind](message, job_id=job, log=failure.log)
+
+
+def _user_exception(failure: Failure, job: str) -> BaseException:
+    note = f"\nIn job {job}, on the worker:\n{failure.traceback.rstrip()}" if failure.traceback else f"\nIn job {job}"
+    if failure.exception:
+        import cloudpickle
+
+        try:
+            rebuilt = cloudpickle.loads(failure.exception)
+        except Exception:  # noqa: BLE001 — a class that is not here, or whose own code fails: the text remains
+            rebuilt = None
+        if isinstance(rebuilt, BaseException):
+            rebuilt.add_note(note)
+            return rebuilt
+    remote = errors.RemoteError(
+        f"{failure.type}: {failure.message}", type_name=failure.type, traceback=failure.traceback, job_id=job
+    )
+    remote.add_note(note)
+    return remote
+
+
+# -- env= --------------------------------------------------------------------------------------------
+
+
+def seal_environment(values: Mapping[str, str], keys: Keys, endpoint: str) -> bytes:
+    """Encrypt the values of `env=` (ChaCha20-Poly1305 under a derived key, bound to the endpoint)."""
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    key = keys.signing(Direction.ENVIRONMENT, endpoint)
+    nonce = os.urandom(_SEAL_NONCE_BYTES)
+    plain = json.dumps(dict(values), sort_keys=True).encode()
+    sealed = ChaCha20Poly1305(key.secret).encrypt(nonce, plain, endpoint.encode())
+    return bytes(msgpack.packb([key.id, nonce, sealed]))
+
+
+def open_environment(raw: bytes, keys: Keys, endpoint: str) -> dict[str, str]:
+    """The values of `env=`.
+
+    Raises: MalformedEnvelope, UnknownKey, BadSignature.
+    """
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    try:
+        key_id, nonce, sealed = msgpack.unpackb(raw, raw=False)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise errors.MalformedEnvelope(f"not a sealed environment: {type(error).__name__}") from None
+    key = next((k for k in keys.verifying(Direction.ENVIRONMENT, endpoint) if k.id == key_id), None)
+    if key is None:
+        raise errors.UnknownKey(f"env of endpoint {endpoint} is sealed with key {key_id!r}, not accepted here")
+    try:
+        plain = ChaCha20Poly1305(key.secret).decrypt(nonce, sealed, endpoint.encode())
+    except (InvalidTag, ValueError):
+        raise errors.BadSignature(f"env of endpoint {endpoint} was altered") from None
+    values: dict[str, str] = json.loads(plain)
+    return values
+
+
+# -- sealing a call ----------------------------------------------------------------------------------
+
+
+def seal_call(header: Header, payload: bytes, keys: Keys) -> tuple[bytes, str]:
+    """The signed call, and the digest its outcome will quote."""
+    raw, signature = envelope.seal_with_signature(header, payload, keys)
+    return raw, envelope.signature_digest(signature)

@@ -1,0 +1,203 @@
+"""The decorator: `@Endpoint(...)` turns a function into one whose calls run on workers.
+
+Decorating checks the parameters and changes nothing else; the broker is first looked for when a call is made.
+Inside a job the same names are there, but only `local` works (see `EndpointFunction`).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from flashq.errors import EndpointExists, NotSupportedError, SpecError, UnsupportedCall
+
+if TYPE_CHECKING:
+    from flashq.job import EndpointJob
+    from flashq.mapping import Map
+    from flashq.model.spec import CallOptions, EndpointSpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_endpoints: dict[str, tuple[str, str]] = {}
+_endpoints_lock = threading.Lock()
+
+
+class Endpoint:
+    """Marks a function for execution on workers: ``@Endpoint(name="embed", gpu=..., workers=(0, 3))``.
+
+    Parameters are those of the reference page; a wrong one raises SpecError (NotSupportedError where this
+    version cannot honour it) naming it, and all wrong ones are named at once.
+    """
+
+    def __init__(self, **parameters: Any) -> None:
+        from flashq.model.spec import EndpointSpec
+
+        self._spec = EndpointSpec(**parameters)
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> EndpointFunction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> EndpointFunction[P, R]: ...
+    def __call__(self, function: Callable[P, Any]) -> EndpointFunction[P, Any]:
+        spec = self._spec.named(_named_function(function).__name__)
+        _check_kind(function, spec)
+        assert spec.name is not None
+        _claim_name(spec.name, function)
+        return EndpointFunction(spec.name, function, spec)
+
+
+def _named_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.isclass(function):
+        raise NotSupportedError("class", "class endpoints do not exist yet; decorate a function")
+    if isinstance(function, EndpointFunction):
+        raise SpecError("function", f"{function.name!r} is an endpoint already")
+    if not inspect.isfunction(function):
+        raise SpecError("function", "decorate a plain function or a coroutine function", value=function)
+    return function
+
+
+def _check_kind(function: Callable[..., Any], spec: EndpointSpec) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise NotSupportedError("function", "generator endpoints do not exist yet; return a list")
+    if spec.max_concurrency > 1 and not inspect.iscoroutinefunction(function):
+        raise SpecError(
+            "max_concurrency", "more than one job at once needs an `async def` function", value=spec.max_concurrency
+        )
+
+
+def _claim_name(name: str, function: Callable[..., Any]) -> None:
+    """Redefining a function (a notebook cell run again) is an update; another function of that name is a mistake."""
+    identity = (function.__module__, function.__qualname__)
+    with _endpoints_lock:
+        known = _endpoints.setdefault(name, identity)
+    if known != identity:
+        raise EndpointExists(
+            f"endpoint {name!r} is {known[1]} (in {known[0]}) already; give {identity[1]} another name"
+        )
+
+
+class EndpointFunction(Generic[P, R]):
+    """A function whose calls run on workers. Its signature, name and docstring are the function's own."""
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[P, Any],
+        spec: EndpointSpec | None,
+        options: CallOptions | None = None,
+    ) -> None:
+        self.name = name
+        self.__flashq_endpoint__ = name
+        self._function = function
+        self._spec = spec
+        self._options = options
+        functools.update_wrapper(self, function)
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.name!r}: {self.__wrapped__.__qualname__}>"
+
+    if TYPE_CHECKING:
+        __wrapped__: Callable[..., Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Inside a job an endpoint is its function: parameters and options stay with the caller.
+        return EndpointFunction, (self.name, self._function, None)
+
+    @property
+    def spec(self) -> EndpointSpec:
+        """The validated parameters."""
+        if self._spec is None:
+            raise UnsupportedCall(
+                f"endpoint {self.name!r} was called from inside a job, which is not possible yet; "
+                f"{self.__wrapped__.__qualname__}.local(...) runs it right there"
+            )
+        return self._spec
+
+    @property
+    def options(self) -> CallOptions | None:
+        """What `with_options` set for the calls made through this object."""
+        return self._options
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> EndpointJob[R]:
+        """Submit a call: `await f(x)` gives its value. It is sent at once and runs even if not awaited."""
+        from flashq.client import current_client
+
+        return current_client().submit(self, args, kwargs)
+
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call and block for the value. Interrupted (Ctrl-C), it cancels the job."""
+        job: EndpointJob[R] = self.spawn(*args, **kwargs)
+        try:
+            return job.result()
+        except KeyboardInterrupt:
+            job.cancel()
+            raise
+
+    def spawn(self, *args: P.args, **kwargs: P.kwargs) -> EndpointJob[R]:
+        """Submit a call and return once the broker has acknowledged it.
+
+        Raises: SubmitError, BrokerError.
+        """
+        from flashq.client import current_client
+
+        client = current_client()
+        job: EndpointJob[R] = client.submit(self, args, kwargs)
+        client.acknowledged(job)
+        return job
+
+    def map(
+        self,
+        *inputs: Iterable[Any],
+        kwargs: dict[str, Any] | None = None,
+        order: bool = True,
+        return_exceptions: bool = False,
+        window: int | None = None,
+        progress: bool | None = None,
+    ) -> Map[R]:
+        """Call for each item (or, of several iterables, for each tuple of items); iterate for the values.
+
+        Works in `for` and in `async for`. At most `window` calls are under way or waiting to be taken, so an
+        endless input needs bounded memory. `order=False` yields values as they come. With `return_exceptions`
+        errors are yielded in place of values; else the first one is raised and what is under way is cancelled.
+        `progress` shows a bar on stderr; by default where that is a terminal.
+        """
+        from flashq.mapping import Map
+
+        return Map(
+            self,
+            inputs,
+            kwargs or {},
+            order=order,
+            return_exceptions=return_exceptions,
+            window=window,
+            progress=progress,
+        )
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run the function here, as if undecorated (a coroutine function gives a coroutine)."""
+        return self._function(*args, **kwargs)
+
+    def with_options(
+        self,
+        *,
+        key: str | None = None,
+        priority: int | None = None,
+        delay_s: float | None = None,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> EndpointFunction[P, R]:
+        """The same endpoint, its calls made with these options; those not given stay as they are.
+
+        `key`: idempotency key: within a day, a second call with it is the first job. `priority`: higher goes
+        first. `delay_s`: not before. `ttl_s`: expires unless begun by then. `timeout_s`: stopped after so long.
+        """
+        from flashq.model.spec import CallOptions
+
+        given = {"key": key, "priority": priority, "delay_s": delay_s, "ttl_s": ttl_s, "timeout_s": timeout_s}
+        changes = {name: value for name, value in given.items() if value is not None}
+        options = (self._options or CallOptions()).merged(**changes)
+        return EndpointFunction(self.name, self._function, self.spec, options)

@@ -1,0 +1,262 @@
+"""`EndpointJob`, what a caller holds of a call: awaitable, waitable, and honest about where its time went.
+
+A job is completed from the client's I/O thread; whoever waits (threads, tasks of any event loop) is woken. The
+value is unpickled in the waiter's thread, once, and only after its signature was verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from flashq.errors import WaitTimeout
+from flashq.model.lifecycle import STATUS, JobState, Status
+
+if TYPE_CHECKING:
+    from flashq.client import Client
+
+R = TypeVar("R")
+_NOTHING: Any = object()
+
+
+class Reply(Generic[R]):
+    """Something on its way: `await` it, or take it with `result(timeout)` from blocking code."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._value: Any = _NOTHING
+        self._error: BaseException | None = None
+        self._event: threading.Event | None = None
+        self._callbacks: list[Callable[[], None]] = []
+
+    @property
+    def done(self) -> bool:
+        """True once the answer (or the error) is there."""
+        return self._value is not _NOTHING or self._error is not None
+
+    def set(self, value: R) -> None:
+        """Deliver the answer. The first delivery counts."""
+        self._deliver(value, None)
+
+    def fail(self, error: BaseException) -> None:
+        """Deliver an error."""
+        self._deliver(_NOTHING, error)
+
+    def _deliver(self, value: Any, error: BaseException | None) -> None:
+        with self._lock:
+            if self.done:
+                return
+            self._value, self._error = value, error
+            callbacks, self._callbacks = self._callbacks, []
+            event = self._event
+        if event is not None:
+            event.set()
+        for callback in callbacks:
+            callback()
+
+    def on_done(self, callback: Callable[[], None]) -> None:
+        """Call back once it is done (at once if it is), from the delivering thread."""
+        with self._lock:
+            if not self.done:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until it is done, at most `timeout` seconds; False where it is not."""
+        with self._lock:
+            if self.done:
+                return True
+            if self._event is None:
+                self._event = threading.Event()
+            event = self._event
+        return event.wait(timeout)
+
+    def result(self, timeout: float | None = None) -> R:
+        """The answer, waited for.
+
+        Raises: WaitTimeout after `timeout` seconds; whatever error was the answer.
+        """
+        if not self.wait(timeout):
+            raise WaitTimeout(f"no answer within {timeout:g} s")
+        if self._error is not None:
+            raise self._error
+        return cast("R", self._value)
+
+    async def until_done(self) -> None:
+        """Return once it is done, in whichever event loop."""
+        if self.done:
+            return
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        def from_thread() -> None:
+            try:
+                loop.call_soon_threadsafe(wake)
+            except RuntimeError:  # the loop was closed while we waited: nobody is there to wake
+                return
+
+        self.on_done(from_thread)
+        await woken
+
+    async def _get(self) -> R:
+        await self.until_done()
+        return self.result(0)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self._get().__await__()
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where a job's time went, in seconds (None: not reached, or not known).
+
+    `startup` breaks down the start of the worker this job waited for, by part; empty where it waited for none.
+    """
+
+    queued_s: float | None = None  # submitted → claimed
+    claimed_s: float | None = None  # claimed → begun
+    execution_s: float | None = None  # inside the function
+    total_s: float | None = None  # submitted → ended
+    attempts: int = 0
+    startup: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a job ended, as told by the broker; `outcome` is signed and not yet verified."""
+
+    state: JobState
+    fence: int
+    reason: str = ""
+    text: str = ""
+    outcome: bytes = b""
+
+
+class EndpointJob(Generic[R]):
+    """One call of an endpoint. It runs whether or not anybody waits for it."""
+
+    def __init__(self, client: Client, job_id: str, endpoint: str, call_digest: str = "") -> None:
+        self.id = job_id
+        self.endpoint = endpoint
+        self._client = client
+        self._call_digest = call_digest
+        self._acknowledged: Reply[None] = Reply()
+        self._ended: Reply[Ending] = Reply()
+        self._submitted_at = time.monotonic()
+        self._cold: bool | None = None
+        self._value: Any = _NOTHING
+        self._failure: BaseException | None = None
+        self._decode = threading.Lock()
+
+    def __repr__(self) -> str:
+        state = self._ended.result(0).state.value if self._settled() else "pending"
+        return f"<EndpointJob {self.id} {state}>"
+
+    def _settled(self) -> bool:
+        return self._ended.done and self._ended._error is None  # noqa: SLF001 — a part of this module
+
+    # -- state ---------------------------------------------------------------------------------------
+    @property
+    def done(self) -> bool:
+        """True once it has ended, or could not be submitted."""
+        return self._ended.done
+
+    @property
+    def output(self) -> R | None:
+        """Its value once it completed, else None."""
+        return self._value_or_none() if self.done else None
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it has no value, once that is known; None while it runs and when it completed."""
+        if not self.done:
+            return None
+        self._value_or_none()
+        return self._failure
+
+    @property
+    def cold_start(self) -> bool | None:
+        """True where no idle worker was there to take it; None until the broker has acknowledged it."""
+        return self._cold
+
+    @property
+    def timing(self) -> Timing:
+        """Where its time went; asks the broker."""
+        return self._client.timing(self).result(self._client.reply_timeout_s)
+
+    def status(self) -> Reply[Status]:
+        """Its state now: `await job.status()`, or `job.status().result()`."""
+        if self._settled():
+            known: Reply[Status] = Reply()
+            known.set(STATUS[self._ended.result(0).state])
+            return known
+        return self._client.status(self)
+
+    # -- waiting -------------------------------------------------------------------------------------
+    def result(self, timeout: float | None = None) -> R:
+        """Block for its value.
+
+        Raises: the function's own exception; a JobError where it ended without a value; a SubmitError or
+        BrokerError where it was not accepted; WaitTimeout after `timeout` seconds (the job goes on).
+        """
+        if not self._ended.wait(timeout):
+            raise WaitTimeout(f"job {self.id} has not ended within {timeout:g} s; it goes on")
+        return self._value_or_raise()
+
+    async def wait(self, timeout: float | None = None) -> R:
+        """Like `result`, for coroutines."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._ended.until_done()
+        except TimeoutError:
+            raise WaitTimeout(f"job {self.id} has not ended within {timeout:g} s; it goes on") from None
+        return self._value_or_raise()
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self.wait().__await__()
+
+    # -- acting on it --------------------------------------------------------------------------------
+    def cancel(self) -> Reply[str]:
+        """Ask for it to be stopped: sent at once, whether or not the answer is awaited.
+
+        The answer: "cancelled" (it ended now), "requested" (its worker was told to stop it), or the state it had
+        reached before.
+        """
+        return self._client.cancel(self)
+
+    def logs(self, *, follow: bool = False) -> Iterator[str]:
+        """The lines it printed, so far; with `follow`, until it ends."""
+        return self._client.logs(self, follow=follow)
+
+    async def alogs(self, *, follow: bool = False) -> AsyncIterator[str]:
+        """Like `logs`, for coroutines."""
+        lines = self.logs(follow=follow)
+        while (line := await asyncio.to_thread(next, lines, None)) is not None:
+            yield line
+
+    # -- from the client -----------------------------------------------------------------------------
+    def _value_or_none(self) -> R | None:
+        with self._decode:
+            if self._value is _NOTHING and self._failure is None:
+                try:
+                    self._value = self._client.decode(self, self._ended.result(0))
+                except BaseException as error:  # noqa: BLE001 — the user's own exception, whatever it is
+                    self._failure = error
+        return None if self._value is _NOTHING else cast("R", self._value)
+
+    def _value_or_raise(self) -> R:
+        value = self._value_or_none()
+        if self._failure is not None:
+            raise self._failure
+        return cast("R", value)
+
+

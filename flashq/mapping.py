@@ -1,0 +1,152 @@
+"""`f.map(...)`: many calls, their values in order, in bounded memory, in `for` and in `async for`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from flashq.errors import ConfigurationError
+from flashq.job import EndpointJob, Reply
+
+if TYPE_CHECKING:
+    from flashq.endpoint import EndpointFunction
+
+R = TypeVar("R")
+DEFAULT_WINDOW = 1000
+
+
+class Map(Generic[R]):
+    """The calls of one `map`. Iterate it once, with `for` or with `async for`.
+
+    Leaving the loop early (break, an exception, Ctrl-C) cancels what is under way.
+    """
+
+    def __init__(
+        self,
+        function: EndpointFunction[Any, R],
+        inputs: tuple[Iterable[Any], ...],
+        kwargs: dict[str, Any],
+        *,
+        order: bool,
+        return_exceptions: bool,
+        window: int | None,
+        progress: bool | None,
+    ) -> None:
+        if not inputs:
+            raise ConfigurationError("map() needs at least one iterable")
+        self._window = DEFAULT_WINDOW if window is None else window
+        if self._window < 1:
+            raise ConfigurationError(f"map(window={window!r}): must be at least 1")
+        self._function = function
+        self._kwargs = kwargs
+        self._calls = zip(*inputs, strict=False)
+        self._total = min((len(i) for i in inputs if hasattr(i, "__len__")), default=None)
+        self._order = order
+        self._return_exceptions = return_exceptions
+        self._progress = progress
+        self._flight = _Flight(order)
+
+    # -- for -----------------------------------------------------------------------------------------
+    def __iter__(self) -> Iterator[R]:
+        with self._bar() as advance:
+            try:
+                while self._fill():
+                    yield self._take(self._flight.next_blocking(), advance)
+            finally:
+                self._flight.cancel()
+
+    # -- async for -----------------------------------------------------------------------------------
+    async def __aiter__(self) -> AsyncIterator[R]:
+        with self._bar() as advance:
+            try:
+                while await asyncio.to_thread(self._fill) if self._flight.empty else self._fill():
+                    yield self._take(await self._flight.next_async(), advance)
+            finally:
+                self._flight.cancel()
+
+    def _fill(self) -> bool:
+        """Submit up to the window; False once nothing is left."""
+        from flashq.client import current_client
+
+        client = current_client()
+        while len(self._flight) < self._window:
+            try:
+                args = next(self._calls)
+            except StopIteration:
+                break
+            self._flight.add(client.submit(self._function, args, self._kwargs))
+        return not self._flight.empty
+
+    def _take(self, job: EndpointJob[R], advance: Callable[[], None]) -> Any:
+        advance()
+        if self._return_exceptions and job.error is not None:
+            return job.error
+        return job.result(0)
+
+    def _bar(self) -> AbstractContextManager[Callable[[], None]]:
+        shown = sys.stderr.isatty() if self._progress is None else self._progress
+        if not shown:
+            return nullcontext(lambda: None)
+        from flashq.progress import progress_bar
+
+        return progress_bar(self._function.name, self._total)
+
+
+class _Flight:
+    """The jobs under way: taken in order, or as they end."""
+
+    def __init__(self, order: bool) -> None:
+        self._jobs: deque[EndpointJob[Any]] = deque()
+        self._order = order
+        self._ended: deque[EndpointJob[Any]] = deque()
+        self._woken: Reply[None] = Reply()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def empty(self) -> bool:
+        return not self._jobs
+
+    def add(self, job: EndpointJob[Any]) -> None:
+        self._jobs.append(job)
+        if not self._order:
+            job._ended.on_done(lambda: self._landed(job))  # noqa: SLF001 — a part of the SDK
+
+    def _landed(self, job: EndpointJob[Any]) -> None:
+        self._ended.append(job)
+        self._woken.set(None)
+
+    def next_blocking(self) -> EndpointJob[Any]:
+        if self._order:
+            self._jobs[0]._ended.wait()  # noqa: SLF001
+            return self._jobs.popleft()
+        while not self._ended:
+            self._woken.wait()
+            self._woken = Reply()
+        return self._pop_ended()
+
+    async def next_async(self) -> EndpointJob[Any]:
+        if self._order:
+            await self._jobs[0]._ended.until_done()  # noqa: SLF001
+            return self._jobs.popleft()
+        while not self._ended:
+            await self._woken.until_done()
+            self._woken = Reply()
+        return self._pop_ended()
+
+    def _pop_ended(self) -> EndpointJob[Any]:
+        job = self._ended.popleft()
+        self._jobs.remove(job)
+        return job
+
+    def cancel(self) -> None:
+        """Cancel what has not ended."""
+        while self._jobs:
+            job = self._jobs.popleft()
+            if not job.done:
+                job.cancel()

@@ -1,0 +1,103 @@
+"""An endpoint made ready for the broker: its digests and its signed revision record, computed once per program."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import inspect
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flashq import codec
+from flashq.model import spec as specs
+from flashq.model.envelope import Header, seal
+from flashq.model.keyring import Direction, Keyring
+from flashq.model.spec import EndpointSpec
+from flashq.revision import code_digest
+from flashq.store.command import Command
+from flashq.store.records import Registered
+from flashq.store.transitions import Transitions
+
+#: Names this program in the endpoint's record, so that each can be told when another takes a name over.
+PROGRAM = uuid.uuid4().hex[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What REGISTER sends for an endpoint, and what each call of it needs."""
+
+    endpoint: str
+    revision: str
+    environment: str
+    resources: str
+    spec: EndpointSpec
+    record: bytes
+    public: str
+    scaling: str
+    retry: str  # JSON, '' where nothing is retried
+    env_tag: str
+    env: bytes
+
+    def command(self, transitions: Transitions) -> Command[Registered]:
+        """The REGISTER command."""
+        return transitions.register(
+            self.endpoint,
+            revision=self.revision,
+            environment=self.environment,
+            resources=self.resources,
+            spec=self.public,
+            scaling=self.scaling,
+            program=PROGRAM,
+            record=self.record,
+            env_tag=self.env_tag,
+            env=self.env,
+        )
+
+
+def prepare(spec: EndpointSpec, function: Callable[..., Any], keys: Keyring, payload_limit: int) -> Registration:
+    """Digest, pickle and sign an endpoint.
+
+    The revision's digest stands for its code, environment and resources: the same script gives the same one.
+    Raises: SerializationError, PayloadTooLarge.
+    """
+    assert spec.name is not None
+    environment = specs.environment_digest(spec)
+    resources = specs.resource_digest(spec)
+    code = code_digest(function)
+    digest = hashlib.sha256(f"flashq/revision/1\0{code}\0{environment}\0{resources}".encode()).hexdigest()
+    public = specs.canonical_json(specs.public(spec))
+    pickled = codec.dump_function(function)
+    codec.check_size(len(pickled), payload_limit, f"the function {function.__qualname__}")
+    revision = codec.Revision(
+        function=pickled,
+        qualname=function.__qualname__,
+        mode="async" if inspect.iscoroutinefunction(function) else "sync",
+        python=codec.PYTHON,
+        dependencies=spec.dependencies,
+        concurrency=spec.max_concurrency,
+        environment=environment,
+        spec=public,
+    )
+    header = Header(direction=Direction.REVISION, endpoint=spec.name, revision=digest, python=codec.PYTHON)
+    env = codec.seal_environment(spec.env, keys, spec.name) if spec.env else b""
+    tag = ""
+    if spec.env:
+        secret = keys.signing(Direction.ENVIRONMENT, spec.name).secret
+        plain = json.dumps(dict(spec.env), sort_keys=True).encode()
+        tag = hmac.digest(secret, b"flashq/env-tag/1\0" + plain, "sha256").hex()[:32]
+    return Registration(
+        endpoint=spec.name,
+        revision=digest,
+        environment=environment,
+        resources=resources,
+        spec=spec,
+        record=seal(header, revision.pack(), keys),
+        public=public,
+        scaling=specs.canonical_json(specs.scaling(spec)),
+        retry=specs.canonical_json(spec.retries.as_dict()) if spec.retries.max else "",
+        env_tag=tag,
+        env=env,
+    )
