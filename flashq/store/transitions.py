@@ -74,6 +74,11 @@ class Transitions:
         """Everything the autoscaler wants to know of an endpoint, dating the `oldest` waiting jobs."""
         return Command("observe", self.keys.of("endpoint", endpoint), (self._root, endpoint, oldest), _observed)
 
+    def set_condition(self, endpoint: str, field: str, value: str, event: str) -> Command[int]:
+        """Record `condition` or `withheld` (JSON; '' removes it), with an event unless that is ''."""
+        args = (self._root, endpoint, field, value, event)
+        return Command("set_condition", self.keys.of("endpoint", endpoint), args, int)
+
     # -- jobs, as their callers see them -------------------------------------------------------------
     def submit(
         self,
@@ -142,10 +147,22 @@ class Transitions:
 
     # -- jobs, as workers move them ------------------------------------------------------------------
     def claim(
-        self, endpoint: str, worker: str, nonce: str, *, count: int, lease_ms: int, start: bool, holding: int
+        self,
+        endpoint: str,
+        worker: str,
+        nonce: str,
+        *,
+        count: int,
+        lease_ms: int,
+        start: int,
+        holding: int,
+        room: int,
     ) -> Command[Claim]:
-        """Take up to `count` jobs; with `start` the first begins at once. `holding`: how many it has already."""
-        args = (self._root, endpoint, worker, nonce, count, lease_ms, int(start), holding)
+        """Take up to `count` jobs, of which the first `start` begin at once.
+
+        `holding`: how many it has already; `room`: how many it could begin now (fewer got: it is idle).
+        """
+        args = (self._root, endpoint, worker, nonce, count, lease_ms, start, holding, room)
         return Command("claim", self.keys.of("worker", worker), args, _claim)
 
     def start(self, job: str, fence: int) -> Command[str]:
@@ -167,11 +184,12 @@ class Transitions:
         begin: Iterable[tuple[str, int]],
         count: int,
         lease_ms: int,
-        start: bool,
+        start: int,
         holding: int,
+        room: int,
     ) -> Command[Advanced]:
-        """Finish, start and claim in one round trip."""
-        args: list[Value] = [self._root, endpoint, worker, nonce, count, lease_ms, int(start), holding]
+        """Finish, start and claim in one round trip (see `claim`)."""
+        args: list[Value] = [self._root, endpoint, worker, nonce, count, lease_ms, start, holding, room]
         settlements, begins = tuple(done), tuple(begin)
         args.append(len(settlements))
         for d in settlements:
@@ -180,6 +198,11 @@ class Transitions:
         for job, fence in begins:
             args += (job, fence)
         return Command("advance", self.keys.of("worker", worker), tuple(args), _advanced)
+
+    def crash(self, job: str, fence: int, why: str, outcome: bytes, keep_s: int) -> Command[str]:
+        """What became of the job: 'queued', 'failed', 'cancelled'; or 'stale'."""
+        args = (self._root, job, fence, why, outcome, keep_s)
+        return Command("crash", self.keys.of("job", job), args, text)
 
     def release(self, job: str, fence: int) -> Command[str]:
         """'ok', 'cancelled' or 'stale'."""
@@ -236,10 +259,13 @@ class Transitions:
 
     def leave(
         self, endpoint: str, worker: str, why: str, *, before_ready: bool = False, deterministic: bool = False
-    ) -> Command[str]:
-        """'ok' or 'unknown' (it had left). What it held is recovered."""
+    ) -> Command[int]:
+        """What it held is recovered. -1 where it had left before, else how many starts in a row would fail again.
+
+        `before_ready`: it failed to start; `deterministic`: and another start would fail the same way.
+        """
         args = (self._root, endpoint, worker, why, int(before_ready), int(deterministic))
-        return Command("worker_leave", self.keys.of("worker", worker), args, text)
+        return Command("worker_leave", self.keys.of("worker", worker), args, int)
 
     def drain(self, endpoint: str, worker: str, why: str, *, force: bool = False) -> Command[str]:
         """'ok', 'busy' or 'unknown'."""

@@ -129,8 +129,9 @@ local function live(P, id, f, fence)
     and redis.call('ZSCORE', P .. N.leases .. f.ep, id)
 end
 
--- A lease ended without word from its worker: cancelled, dead, or back on the queue. Returns what became of it.
-local function lose(P, id, f, why, at)
+-- A run ended without an outcome of its own (its worker is silent, its executor died): cancelled, dead, or back on
+-- the queue. `outcome` (signed, or '') is stored if it is dead, for `ttl_s`. Returns what became of it.
+local function lose(P, id, f, why, outcome, ttl_s, at)
   if f.cancel or f.status == 'canceled' then
     conclude(P, id, f, 'cancelled', 'cancelled', 'cancelled; its worker was lost (' .. why .. ')', '', f.failure_ttl, at)
     return 'cancelled'
@@ -139,7 +140,7 @@ local function lose(P, id, f, why, at)
     local losses = redis.call('HINCRBY', job_key(P, id), 'fq_losses', 1)
     if f.mode == 'at_most_once' or losses >= f.max_losses then
       local text = why .. '; run ' .. int(f.attempts) .. ' time(s), none of which ended'
-      conclude(P, id, f, 'failed', 'lost', text, '', f.failure_ttl, at)
+      conclude(P, id, f, 'failed', 'lost', text, outcome, ttl_s or f.failure_ttl, at)
       note(P, f.ep, 'job-lost', id, text)
       return 'failed'
     end
@@ -205,7 +206,8 @@ local function reopen(P, id, f, at)
   redis.call('ZREM', P .. REGISTRY[f.state] .. f.origin, id)
 end
 
--- Take up to `count` jobs off the endpoint's queues for a worker. Returns the rows CLAIM answers with.
+-- Take up to `count` jobs off the endpoint's queues for a worker; the first `start` of them begin at once.
+-- Returns the rows CLAIM answers with.
 local CALL = {'fq_call', 'fq_rev', 'fq_gen', 'fq_attempts', 'fq_losses', 'fq_enqueued', 'fq_cold', 'fq_retries'}
 local function take(P, ep, worker, count, lease_ms, start, at)
   local rows, popped = {}, 0
@@ -239,7 +241,7 @@ local function take(P, ep, worker, count, lease_ms, start, at)
           conclude(P, id, f, 'timed_out', 'expired', 'waited past its ttl', '', f.failure_ttl, at)
         elseif f.state == 'queued' then
           local fence = int(tonumber(f.fence) + 1)
-          local began = start and #rows == 0
+          local began = #rows < start
           local key = job_key(P, id)
           redis.call('HSET', key, 'fq_state', began and 'running' or 'claimed', 'status', 'started', 'fq_fence', fence,
             'worker_name', worker, 'started_at', iso(at), 'fq_claimed', at)
@@ -263,8 +265,9 @@ local function take(P, ep, worker, count, lease_ms, start, at)
 end
 
 -- Claim for a worker, remembering the answer under a nonce, so that a resent claim gets the same one.
+-- `room`: how many jobs it could begin now; where it got fewer it stands among the idle from here on.
 -- Returns {verdict, rows}: 'ok', 'drain' (take nothing more), 'gone' (this worker was declared lost).
-local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, at)
+local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room, at)
   local key = P .. N.worker .. worker
   local w = redis.call('HMGET', key, 'fq_nonce', 'fq_last', 'fq_drain', 'fq_ep', 'fq_state', 'death')
   if w[4] ~= ep or w[6] then return {'gone', {}} end
@@ -292,7 +295,7 @@ local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, at)
   if state ~= w[5] then
     redis.call('HSET', key, 'fq_state', state, 'fq_since', at, 'state', state == 'idle' and 'idle' or 'busy')
   end
-  if #rows < count and not draining then
+  if #rows < room and not draining then
     redis.call('ZADD', P .. N.idle .. ep, at, worker)
   else
     redis.call('ZREM', P .. N.idle .. ep, worker)
@@ -305,7 +308,7 @@ local function lose_worker(P, ep, worker, why, at)
   for _, id in ipairs(redis.call('ZRANGE', P .. N.leases .. ep, 0, -1)) do
     local f = read(P, id)
     if f and f.worker == worker and live(P, id, f, f.fence) then
-      lose(P, id, f, 'its worker ' .. worker .. ' was lost: ' .. why, at)
+      lose(P, id, f, 'its worker ' .. worker .. ' was lost: ' .. why, '', nil, at)
     end
   end
   local key = P .. N.worker .. worker

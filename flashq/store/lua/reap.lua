@@ -32,7 +32,7 @@ if at >= spared or spared > at + 2 * lease then
     if not f or not live(P, id, f, f.fence) then
       redis.call('ZREM', P .. N.leases .. ep, id)
     else
-      lose(P, id, f, 'its worker ' .. (f.worker or '?') .. ' was silent for a lease', at)
+      lose(P, id, f, 'its worker ' .. (f.worker or '?') .. ' was silent for a lease', '', nil, at)
     end
     recovered = recovered + 1
   end

@@ -1,0 +1,53 @@
+"""What a worker is told when it is started: one JSON object on its standard input, never argv or environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from flashq.model.keyring import EndpointKeys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """Everything a supervisor needs to know; secrets are in it, so it is never logged or written to a file."""
+
+    url: str  # the broker
+    prefix: str  # of its keys
+    endpoint: str
+    worker: str  # its id: <endpoint>-<uuid>
+    host: str
+    keys: EndpointKeys
+    home: Path  # FLASHQ_HOME of the host: environments, inject folder
+    booked: bool = True  # ordered by an autoscaler; False: started by hand
+    lease_s: float = 15.0
+    grace_s: float = 10.0  # between interrupting a job and killing what runs it
+    drain_s: float = 30.0  # how long a terminated worker may finish what it runs
+    payload_limit: int = 64 * 1024 * 1024
+    gpu_uuids: tuple[str, ...] = ()  # bound through CUDA_VISIBLE_DEVICES; empty: GPUs are hidden
+    cpus: float = 0.0  # cores it counts for: thread pools are sized by it; 0: not limited
+    spawned_ns: int = 0  # CLOCK_MONOTONIC of the host when it was started, for the breakdown of cold starts
+
+    def to_json(self) -> str:
+        """For the pipe to the worker's standard input."""
+        fields = {**asdict(self), "keys": self.keys.to_wire(), "home": str(self.home)}
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, raw: str) -> Self:
+        """Reads `to_json`'s text."""
+        fields: Mapping[str, Any] = json.loads(raw)
+        return cls(
+            **{
+                **fields,
+                "keys": EndpointKeys.from_wire(fields["keys"]),
+                "home": Path(fields["home"]),
+                "gpu_uuids": tuple(fields["gpu_uuids"]),
+            }
+        )
+
+    def __repr__(self) -> str:
+        return f"WorkerConfig({self.worker})"
