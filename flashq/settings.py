@@ -1,0 +1,310 @@
+"""Settings in force, from the environment and the nearest pyproject.toml; nothing else reads either.
+
+| variable | key in `[tool.flashq]` | meaning |
+|---|---|---|
+| FLASHQ_REDIS_URL | redis_url | the broker: `redis://`, `rediss://` or `unix://`; unset: one is started |
+| FLASHQ_SECRET_KEY | – | the signing key, at least 32 bytes |
+| FLASHQ_SECRET_KEY_FILE | secret_key_file | a file that holds it and only its owner can read |
+| FLASHQ_HOME | home | folder of state, environments and logs; default: the platform's user data folder |
+| FLASHQ_NAMESPACE | namespace | keeps apart what shares a broker; default "default" |
+| FLASHQ_PAYLOAD_LIMIT | payload_limit | bytes of one call's arguments or one result; default 64 MiB |
+| FLASHQ_LEASE_S | lease_s | seconds of silence after which a worker is lost; default 15 |
+
+The environment wins. An empty variable counts as unset; paths in pyproject.toml start at its folder. A
+signing key is written as hex (at least 64 digits), as base64 of at least 32 bytes, or as any other text or
+bytes, which are then the key as they stand. This module owns `os.environ`. It does without pydantic, whose
+import costs more than all that is read here.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import stat
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit
+
+from flashq.errors import SettingsError
+from flashq.model.checks import nearest, number, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PREFIX = "FLASHQ_"
+MIN_KEY_BYTES = 32
+DEFAULT_PAYLOAD_LIMIT = 64 * 2**20
+MAX_PAYLOAD_LIMIT = 512 * 2**20
+"""The largest value a Redis string can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecretKey:
+    """Key bytes that no repr, log or traceback shows."""
+
+    value: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What is in force. Paths are absolute."""
+
+    redis_url: str | None = field(default=None, repr=False)
+    """None: embedded. May hold a password; show `shown_redis_url` instead."""
+    secret_key: SecretKey | None = None
+    home: Path
+    namespace: str = "default"
+    payload_limit: int = DEFAULT_PAYLOAD_LIMIT
+    lease_s: float = 15.0
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Which variable or key gave each setting; those left at their default are not in it."""
+
+    @property
+    def shown_redis_url(self) -> str | None:
+        """The broker's address with its password masked."""
+        if self.redis_url is None:
+            return None
+        login, separator, address = urlsplit(self.redis_url).netloc.rpartition("@")
+        user, colon, _ = login.partition(":")
+        shown = f"{user}{colon}***" if colon else user
+        url = self.redis_url.replace(f"//{login}{separator}{address}", f"//{shown}{separator}{address}", 1)
+        return re.sub(r"(?i)([?&]password=)[^&]*", r"\1***", url)
+
+    def require_secret_key(self) -> bytes:
+        """The signing key. Raises `SettingsError` where none is set."""
+        if self.secret_key is None:
+            raise SettingsError(
+                "no signing key: set FLASHQ_SECRET_KEY or FLASHQ_SECRET_KEY_FILE to the one of the hosts"
+            )
+        return self.secret_key.value
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
+        """Read `environ` (default: this process's) and the pyproject.toml nearest above `cwd`.
+
+        Raises `SettingsError` naming the variable or key that is wrong; no message shows a secret.
+        """
+        folder = (Path.cwd() if cwd is None else cwd).absolute()
+        environ = os.environ if environ is None else environ
+        given = _from_pyproject(folder)
+        given.update(_from_environ(environ, folder))
+        if "secret_key" in given and "secret_key_file" in given:
+            del given["secret_key_file"]  # it came from pyproject.toml
+        values: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+        for name, setting in given.items():
+            target = "secret_key" if name == "secret_key_file" else name
+            values[target], sources[target] = setting.read(_READERS[name]), setting.source
+        if "home" not in values:
+            values["home"] = _default_home()
+        return cls(**values, sources=sources)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A setting as somebody wrote it."""
+
+    value: Any
+    source: str
+    folder: Path
+    """Where relative paths start."""
+    secret: bool = False
+
+    def read(self, reader: Callable[[_Given], Any]) -> Any:
+        try:
+            return reader(self)
+        except ValueError as error:
+            shown = "" if self.secret else f" ({self.value!r})"
+            raise SettingsError(f"{self.source}{shown}: {error}") from None
+
+    def text(self) -> str:
+        if not isinstance(self.value, str):
+            raise ValueError("must be a string")
+        return self.value
+
+    def path(self) -> Path:
+        return self.folder / Path(self.text()).expanduser()
+
+
+# -- where they come from ----------------------------------------------------------------------------
+
+
+def _from_environ(environ: Mapping[str, str], folder: Path) -> dict[str, _Given]:
+    variables = {PREFIX + name.upper(): name for name in _READERS}
+    for variable in sorted(environ):
+        if variable.startswith(PREFIX) and variable not in variables:
+            _refuse_misspelling(variable, variables)
+    found = {
+        name: _Given(environ[variable], variable, folder, secret=name in _SECRET)
+        for variable, name in variables.items()
+        if environ.get(variable)
+    }
+    if "secret_key" in found and "secret_key_file" in found:
+        raise SettingsError("FLASHQ_SECRET_KEY and FLASHQ_SECRET_KEY_FILE are both set; give the key once")
+    return found
+
+
+def _refuse_misspelling(variable: str, known: Mapping[str, str]) -> None:
+    """Other programs may have variables of this prefix; one that nearly is ours was meant for us."""
+    import difflib  # only where such a variable exists
+
+    if near := difflib.get_close_matches(variable, known, n=1, cutoff=0.85):
+        raise SettingsError(f"{variable}: no such variable; did you mean {near[0]}?")
+
+
+def _from_pyproject(folder: Path) -> dict[str, _Given]:
+    for parent in (folder, *folder.parents):
+        file = parent / "pyproject.toml"
+        if file.is_file():
+            return _read_pyproject(file)
+    return {}
+
+
+def _read_pyproject(file: Path) -> dict[str, _Given]:
+    try:
+        tool = tomllib.loads(file.read_text("utf-8")).get("tool", {})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{file}: {error}") from None
+    table = tool.get("flashq", {}) if isinstance(tool, dict) else {}
+    if not isinstance(table, dict):
+        raise SettingsError(f"flashq in [tool] of {file}: must be a table")
+    given = {}
+    for name, value in table.items():
+        source = f"{name} in [tool.flashq] of {file}"
+        if name == "secret_key":
+            raise SettingsError(
+                f"{source}: a file that is shared is no place for a key; set FLASHQ_SECRET_KEY"
+            )
+        if name not in _READERS:
+            raise SettingsError(f"{source}: no such setting{nearest(name, _READERS)}")
+        given[name] = _Given(value, source, file.parent, secret=name in _SECRET)
+    return given
+
+
+def _default_home() -> Path:
+    import platformdirs  # only where no home is set
+
+    return Path(platformdirs.user_data_dir("flashq", appauthor=False)).absolute()
+
+
+# -- what each may be --------------------------------------------------------------------------------
+
+
+def _redis_url(given: _Given) -> str:
+    url = given.text().strip()
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where it is no number
+    except ValueError:
+        raise ValueError("is not a URL such as redis://:password@host:6379/0") from None
+    if "sentinel" in parts.scheme:
+        raise ValueError("Sentinel is not supported yet; name the server with redis:// or rediss://")
+    if parts.scheme == "unix":
+        if not parts.path.startswith("/"):
+            raise ValueError("names no socket: unix:///path/to/socket")
+    elif parts.scheme in ("redis", "rediss"):
+        _check_server(parts)
+    else:
+        raise ValueError("must begin with redis://, rediss:// (TLS) or unix://")
+    return url
+
+
+def _check_server(parts: SplitResult) -> None:
+    if not parts.hostname:
+        raise ValueError("names no host: redis://host:6379/0")
+    if not re.fullmatch(r"(/\d*)?", parts.path):
+        raise ValueError("must end with the number of a database, such as /0")
+
+
+def _secret_key(given: _Given) -> SecretKey:
+    return read_secret_key(given.text())
+
+
+def _secret_key_file(given: _Given) -> SecretKey:
+    file = given.path()
+    try:
+        # Without O_NONBLOCK opening a pipe would wait for its writer.
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"{file} is not a regular file")
+            if status.st_mode & 0o077:
+                raise ValueError(f"others than its owner may use {file}: chmod 600 {file}")
+            raw = stream.read(64 * 1024)
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}") from None
+    return read_secret_key(raw)
+
+
+def read_secret_key(written: str | bytes) -> SecretKey:
+    """The key that somebody wrote: hex, base64, or text or bytes that are it. `ValueError` if too short."""
+    if isinstance(written, bytes):
+        try:
+            return read_secret_key(written.decode())
+        except UnicodeDecodeError:
+            return _long_enough(written)
+    text = written.strip()
+    if re.fullmatch(r"([0-9a-fA-F]{2}){32,}", text):
+        return SecretKey(bytes.fromhex(text))
+    try:
+        plain = text.rstrip("=").replace("-", "+").replace("_", "/")
+        decoded = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except ValueError:
+        decoded = b""
+    return _long_enough(decoded if len(decoded) >= MIN_KEY_BYTES else text.encode())
+
+
+def _long_enough(key: bytes) -> SecretKey:
+    if len(key) < MIN_KEY_BYTES:
+        raise ValueError(
+            f"a signing key has at least {MIN_KEY_BYTES} bytes, this one {len(key)};"
+            " `openssl rand -hex 32` makes one"
+        )
+    return SecretKey(key)
+
+
+def _home(given: _Given) -> Path:
+    folder = given.path()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError("is not a folder")
+    return folder
+
+
+def _namespace(given: _Given) -> str:
+    name = given.text()
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise ValueError("must be at most 64 letters, digits, '_' and '-', and begin with a letter or digit")
+    return name
+
+
+def _payload_limit(given: _Given) -> int:
+    value = _parsed(given.value, int)
+    return whole(value, minimum=1024, maximum=MAX_PAYLOAD_LIMIT, unit="bytes")
+
+
+def _lease_s(given: _Given) -> float:
+    value = _parsed(given.value, float)
+    return float(number(value, minimum=0.1, maximum=3600, unit="seconds"))
+
+
+def _parsed(value: Any, kind: Callable[[str], float]) -> Any:
+    """A number that the environment can only give as text."""
+    try:
+        return kind(value) if isinstance(value, str) else value
+    except ValueError:
+        return value  # the check that follows says what it must be
+
+
+_READERS: dict[str, Callable[[_Given], Any]] = {
+    "redis_url": _redis_url,
+    "secret_key": _secret_key,
+    "secret_key_file": _secret_key_file,
+    "home": _home,
+    "namespace": _namespace,
+    "payload_limit": _payload_limit,
+    "lease_s": _lease_s,
+}
+_SECRET = frozenset({"redis_url", "secret_key"})
