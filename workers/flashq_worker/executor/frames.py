@@ -1,0 +1,193 @@
+"""The frames that supervisor and executor exchange over a stream socket, and their decoder.
+
+A frame on the wire::
+
+    u32 big-endian  length of everything that follows
+    u8              version (1)
+    u8              type, see FrameType
+    u32 big-endian  length of the meta part
+    bytes           meta: a JSON object, UTF-8
+    bytes           blob: the rest
+
+Pure but for `receive` and `send`, which make one system call per small frame.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from socket import socket
+
+VERSION = 1
+MAX_FRAME_BYTES = 1 << 30
+"""The largest length a frame may announce; a longer one is a protocol error, not an allocation."""
+
+_LENGTH = struct.Struct(">I")
+_INNER = struct.Struct(">BBI")  # version, type, meta length
+_PREFIX = struct.Struct(">IBBI")  # all of it
+_RECEIVE_BYTES = 1 << 16
+_JOIN_BYTES = 1 << 16  # blobs up to this are copied behind their head, to leave in one system call
+
+_encode_json = json.JSONEncoder(separators=(",", ":")).encode
+_decode_json = json.JSONDecoder().raw_decode  # decode() without its search for blanks around the value
+
+
+class FrameType(IntEnum):
+    """What a frame says. Numbers are part of the wire: never reused, new ones appended."""
+
+    LOAD = 1
+    """Supervisor: load a function. Meta mode, concurrency, endpoint, revision, python; blob: the function."""
+    RUN = 2
+    """Supervisor: run a job. Meta job, attempt, fence, generation, encoding, deadline_s?; blob: payload."""
+    CANCEL = 3
+    """Supervisor: interrupt a job. Meta job, reason ("cancel" or "timeout")."""
+    STOP = 4
+    """Supervisor: finish what came before, then exit."""
+    READY = 16
+    """Executor: loaded. Meta pid, python, boot_ms, load_ms."""
+    FAILED = 17
+    """Executor: loading raised; it exits. Meta type, message, traceback."""
+    OUTCOME = 18
+    """Executor: a job ended. Meta job, status, encoding, execution_ms, error?; blob: value or exception."""
+
+
+_TYPES = {int(kind): kind for kind in FrameType}
+
+
+class FrameError(ValueError):
+    """The bytes are no frame of this protocol. The stream cannot be used any further."""
+
+
+class Frame(NamedTuple):
+    """One decoded frame."""
+
+    type: FrameType
+    meta: dict[str, Any]
+    blob: bytes = b""
+
+
+def head(kind: FrameType, meta: Mapping[str, Any], blob_bytes: int) -> bytes:
+    """What goes before a blob of `blob_bytes`. Raises FrameError where the frame would be too long."""
+    text = _encode_json(meta).encode()
+    length = _INNER.size + len(text) + blob_bytes
+    if length > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return _PREFIX.pack(length, VERSION, kind, len(text)) + text
+
+
+def pieces(kind: FrameType, meta: Mapping[str, Any], blob: bytes = b"") -> list[bytes]:
+    """The frame's bytes: one piece where the blob is small, else head and blob, so that it is not copied."""
+    start = head(kind, meta, len(blob))
+    return [start + blob] if len(blob) <= _JOIN_BYTES else [start, blob]
+
+
+def encode(frame: Frame) -> bytes:
+    """The whole frame as one string of bytes."""
+    return head(frame.type, frame.meta, len(frame.blob)) + frame.blob
+
+
+def send(sock: socket, kind: FrameType, meta: Mapping[str, Any], blob: bytes = b"") -> None:
+    """Send one frame on a blocking socket."""
+    for piece in pieces(kind, meta, blob):
+        sock.sendall(piece)
+
+
+class FrameDecoder:
+    """Turns a stream of bytes, cut anywhere, into frames.
+
+    A frame that has begun to arrive is collected in a buffer of its announced length, into which `receive`
+    reads directly: a large payload is copied once, not once per system call.
+    """
+
+    def __init__(self) -> None:
+        self._start = b""  # fewer than 4 bytes: a length that is not complete
+        self._body: bytearray | None = None  # the frame that is not complete, without its length
+        self._filled = 0
+
+    @property
+    def mid_frame(self) -> bool:
+        """Whether a part of a frame has arrived and the rest has not."""
+        return self._body is not None or bool(self._start)
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames completed by `data`. Raises FrameError; the stream is then of no more use."""
+        frames: list[Frame] = []
+        if self._body is not None:
+            taken = data[: len(self._body) - self._filled]
+            self._body[self._filled : self._filled + len(taken)] = taken
+            if not self._completed(len(taken), frames):
+                return frames
+            data = data[len(taken) :]
+        elif self._start:
+            data = self._start + data
+            self._start = b""
+        position, end = 0, len(data)
+        while end - position >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(data, position)
+            if not _INNER.size <= length <= MAX_FRAME_BYTES:
+                raise FrameError(f"a frame announces {length} bytes")
+            position += _LENGTH.size
+            if end - position < length:
+                self._body = bytearray(length)
+                self._filled = end - position
+                self._body[: self._filled] = data[position:]
+                return frames
+            frames.append(_parse(data[position : position + length]))
+            position += length
+        self._start = data[position:]
+        return frames
+
+    def receive(self, sock: socket, flags: int = 0) -> list[Frame]:
+        """Read once from `sock`; the frames this completed, often none while a large one arrives.
+
+        Raises EOFError at the end of the stream (also in the middle of a frame: the peer died), FrameError,
+        and BlockingIOError where `flags` or the socket say not to wait and nothing is there.
+        """
+        if self._body is None:
+            data = sock.recv(_RECEIVE_BYTES, flags)
+            if not data:
+                raise EOFError("the other side closed the stream")
+            return self.feed(data)
+        count = sock.recv_into(memoryview(self._body)[self._filled :], 0, flags)
+        if not count:
+            raise EOFError("the other side closed the stream in the middle of a frame")
+        frames: list[Frame] = []
+        self._completed(count, frames)
+        return frames
+
+    def _completed(self, count: int, frames: list[Frame]) -> bool:
+        """Account for `count` more bytes of the body; where that was the last, append its frame."""
+        body = self._body
+        if body is None:
+            return True
+        self._filled += count
+        if self._filled < len(body):
+            return False
+        self._body = None
+        frames.append(_parse(body))
+        return True
+
+
+def _parse(body: bytes | bytearray) -> Frame:
+    version, number, meta_bytes = _INNER.unpack_from(body)
+    if version != VERSION:
+        raise FrameError(f"a frame of version {version}; this side speaks version {VERSION}")
+    kind = _TYPES.get(number)
+    if kind is None:
+        raise FrameError(f"a frame of unknown type {number}")
+    blob_at = _INNER.size + meta_bytes
+    if blob_at > len(body):
+        raise FrameError(f"a frame of {len(body)} bytes announces {meta_bytes} bytes of meta")
+    try:
+        text = body[_INNER.size : blob_at].decode()
+        meta, end = _decode_json(text)
+    except (ValueError, RecursionError) as error:
+        raise FrameError(f"the meta of a {kind.name} frame is not JSON: {error}") from error
+    if end != len(text) or not isinstance(meta, dict):
+        raise FrameError(f"the meta of a {kind.name} frame is not one JSON object")
+    return Frame(kind, meta, body[blob_at:] if isinstance(body, bytes) else bytes(memoryview(body)[blob_at:]))

@@ -1,0 +1,157 @@
+"""What the executor answers about one job: value, exception or interruption, as parts of an OUTCOME frame.
+
+Everything here may run user code (`__reduce__`, `__str__`, `__getattr__`) and so may meet any exception at
+all; whatever happens, an outcome is made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import traceback
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import cloudpickle
+
+from flashq_worker.executor.frames import MAX_FRAME_BYTES
+
+_TEXT_LIMIT = 64 * 1024
+"""Characters kept of a message or a traceback: its beginning and its end."""
+
+_BLOB_LIMIT = MAX_FRAME_BYTES - (1 << 20)  # leaves the meta its room
+
+_OWN_FOLDERS = (os.path.dirname(__file__) + os.sep, os.path.dirname(cloudpickle.__file__) + os.sep)  # noqa: PTH120
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})  # these need nothing that cloudpickle adds
+_encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
+class Outcome(NamedTuple):
+    """Meta and blob of an OUTCOME frame."""
+
+    meta: dict[str, Any]
+    blob: bytes = b""
+
+
+def arguments(encoding: str, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and keyword arguments a RUN frame carries.
+
+    JSON: ``{"args": […], "kwargs": {…}}`` (either may be missing) or ``{"input": …}``, whose object is the
+    keyword arguments and whose anything else is the one argument.
+    """
+    if encoding == "pickle":
+        args, kwargs = pickle.loads(payload)
+        return args, kwargs
+    call = json.loads(payload)
+    if isinstance(call, dict):
+        if call.keys() == {"input"}:
+            given = call["input"]
+            return ((), given) if isinstance(given, dict) else ((given,), {})
+        args, kwargs = call.get("args", []), call.get("kwargs", {})
+        if call and call.keys() <= {"args", "kwargs"} and isinstance(args, list) and isinstance(kwargs, dict):
+            return tuple(args), kwargs
+    raise TypeError('a JSON call is {"input": …} or {"args": […], "kwargs": {…}}')
+
+
+def returned(job: str, encoding: str, execution_ms: float, value: Any) -> Outcome:
+    """The job returned `value`; where that cannot be encoded, an "unserializable" error says why."""
+    try:
+        if encoding == "json":
+            blob = _encode_json(value).encode()
+        elif type(value) in _PLAIN:
+            blob = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        else:
+            blob = cloudpickle.dumps(value)
+        if len(blob) > _BLOB_LIMIT:
+            raise ValueError(f"it takes {len(blob)} bytes, and {_BLOB_LIMIT} are allowed")
+    except BaseException as error:  # noqa: BLE001 - a value's __reduce__ may raise anything, SystemExit too
+        return unserializable(job, encoding, execution_ms, value, error)
+    return Outcome({"job": job, "status": "ok", "encoding": encoding, "execution_ms": execution_ms}, blob)
+
+
+def unserializable(job: str, encoding: str, execution_ms: float, value: Any, error: BaseException) -> Outcome:
+    """The job returned `value`, which `error` keeps from travelling."""
+    how = "written as JSON" if encoding == "json" else "pickled"
+    about = described(error)
+    about["message"] = _bounded(
+        f"the result, of type {_type_name(type(value))}, cannot be {how}: {about['type']}: {about['message']}"
+    )
+    return _error(job, encoding, execution_ms, {"kind": "unserializable", **about})
+
+
+def raised(job: str, encoding: str, execution_ms: float, error: BaseException) -> Outcome:
+    """The job raised `error`: its text always, and the exception itself where it survives the journey."""
+    blob = b"" if encoding == "json" else _pickled_exception(error)
+    return _error(job, encoding, execution_ms, {"kind": "exception", **described(error)}, blob)
+
+
+def interrupted(job: str, encoding: str, execution_ms: float, reason: str) -> Outcome:
+    """The job was interrupted for `reason`: "cancel" or "timeout"."""
+    status = "timeout" if reason == "timeout" else "cancelled"
+    return Outcome({"job": job, "status": status, "encoding": encoding, "execution_ms": execution_ms})
+
+
+def described(error: BaseException) -> dict[str, str]:
+    """Type, message and traceback of `error` as text; the traceback without flashq's own frames."""
+    return {
+        "type": _type_name(type(error)),
+        "message": _bounded(_message(error)),
+        "traceback": _bounded(_traceback(error)),
+    }
+
+
+def milliseconds_since(started: float) -> float:
+    """How long ago `started`, a time of perf_counter, was; in milliseconds, rounded to microseconds."""
+    return round((perf_counter() - started) * 1000, 3)
+
+
+def _error(job: str, encoding: str, execution_ms: float, error: dict[str, str], blob: bytes = b"") -> Outcome:
+    meta = {"job": job, "status": "error", "encoding": encoding, "execution_ms": execution_ms, "error": error}
+    return Outcome(meta, blob)
+
+
+def _pickled_exception(error: BaseException) -> bytes:
+    """The exception, or nothing where it does not come back out of its pickle as an exception of its type."""
+    try:
+        blob = cloudpickle.dumps(error)
+        if len(blob) <= _BLOB_LIMIT and type(pickle.loads(blob)) is type(error):
+            return bytes(blob)
+    except BaseException:  # noqa: BLE001 - an exception class may raise anything from __reduce__ or __init__
+        return b""
+    return b""
+
+
+def _type_name(kind: type) -> str:
+    """The name as a traceback shows it: bare for builtins and for what the user's script defines."""
+    module = kind.__module__
+    return kind.__qualname__ if module in ("builtins", "__main__") else f"{module}.{kind.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - __str__ is user code
+        return f"<a {_type_name(type(error))} whose text cannot be had>"
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        shown = traceback.TracebackException.from_exception(error)
+        pending = [shown]
+        while pending:  # the exception, its causes and contexts, the members of a group
+            part = pending.pop()
+            part.stack[:] = [frame for frame in part.stack if not frame.filename.startswith(_OWN_FOLDERS)]
+            pending += [linked for linked in (part.__cause__, part.__context__) if linked is not None]
+            pending += part.exceptions or []
+        return "".join(shown.format())
+    except BaseException as failure:  # noqa: BLE001 - reads user objects all along the chain
+        return f"{_type_name(type(error))}: {_message(error)}\n(no traceback: {_type_name(type(failure))})\n"
+
+
+def _bounded(text: str) -> str:
+    """`text` as it can be sent: no lone surrogates, and its middle cut out where it is very long."""
+    if len(text) > _TEXT_LIMIT:
+        half = _TEXT_LIMIT // 2
+        text = f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,178 @@
+"""Runs coroutines side by side on one event loop that lives as long as the executor.
+
+A CANCEL cancels the job's task. The signal that follows it has nothing to add here: a coroutine that blocks
+the loop cannot be cancelled, and the supervisor kills the executor after its grace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+from collections import deque
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from flashq_worker.executor import frames, outcome, output, watchdog
+from flashq_worker.executor.frames import FrameType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from socket import socket
+
+    from flashq_worker.executor.frames import Frame, FrameDecoder
+    from flashq_worker.executor.outcome import Outcome
+
+
+@dataclass
+class _Attempt:
+    """One running job."""
+
+    frame: Frame
+    task: asyncio.Task[None] | None = None
+    began: bool = False
+    reason: str | None = None  # why it was cancelled
+
+
+class AsyncRunner(asyncio.Protocol):
+    """Up to `concurrency` jobs at a time; further ones wait here, in order."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        function: Callable[..., Any],
+        concurrency: int,
+        decoder: FrameDecoder,
+    ) -> None:
+        self._loop = loop
+        self._function = function
+        self._concurrency = concurrency
+        self._decoder = decoder
+        self._pid = os.getpid()
+        self._waiting: deque[Frame] = deque()
+        self._running: dict[str, _Attempt] = {}
+        self._transport: asyncio.WriteTransport | None = None
+        self._stopping = False
+        self.closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way to the supervisor."""
+        if not isinstance(transport, asyncio.WriteTransport):
+            raise TypeError(f"{transport!r} cannot be written to")
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Act on every frame that `data` completes."""
+        for frame in self._decoder.feed(data):
+            self.accept(frame)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """All is said after STOP; or else the supervisor is gone, or made no sense."""
+        if not self._done:
+            watchdog.end_group()
+        self.closed = True
+        self._loop.stop()
+
+    @property
+    def _done(self) -> bool:
+        return self._stopping and not self._running and not self._waiting
+
+    def accept(self, frame: Frame) -> None:
+        """Act on one frame."""
+        if frame.type is FrameType.RUN:
+            if len(self._running) < self._concurrency:
+                self._begin(frame)
+            else:
+                self._waiting.append(frame)
+        elif frame.type is FrameType.CANCEL:
+            self._cancel(frame.meta["job"], frame.meta["reason"])
+        elif frame.type is FrameType.STOP:
+            self._stopping = True
+            self._end_when_done()
+        else:
+            raise frames.FrameError(f"a {frame.type.name} frame, after LOAD")
+
+    def _begin(self, frame: Frame) -> None:
+        attempt = _Attempt(frame)
+        self._running[frame.meta["job"]] = attempt
+        attempt.task = self._loop.create_task(self._attempt(attempt))
+
+    def _cancel(self, job: str, reason: str) -> None:
+        attempt = self._running.get(job)
+        if attempt is not None:
+            attempt.reason = attempt.reason or reason
+            # A task that has not begun would never run, and so never answer; it sees the reason when it does.
+            if attempt.began and attempt.task is not None:
+                attempt.task.cancel()
+            return
+        for frame in self._waiting:
+            if frame.meta["job"] == job:
+                self._waiting.remove(frame)
+                self._send(frame, outcome.interrupted(job, frame.meta["encoding"], 0.0, reason))
+                return
+
+    async def _attempt(self, attempt: _Attempt) -> None:
+        attempt.began = True
+        frame = attempt.frame
+        job, encoding = frame.meta["job"], frame.meta["encoding"]
+        started = perf_counter()
+        result: Outcome | None = None
+        if attempt.reason is None:
+            result = await self._execute(frame)
+        if result is None or attempt.reason is not None:
+            elapsed = outcome.milliseconds_since(started)
+            result = outcome.interrupted(job, encoding, elapsed, attempt.reason or "cancel")
+        self._send(frame, result)
+        del self._running[job]
+        if self._waiting:
+            self._begin(self._waiting.popleft())
+        self._end_when_done()
+
+    async def _execute(self, frame: Frame) -> Outcome:
+        job, encoding = frame.meta["job"], frame.meta["encoding"]
+        started = perf_counter()
+        try:
+            args, kwargs = outcome.arguments(encoding, frame.blob)
+            value = self._function(*args, **kwargs)
+            if inspect.isawaitable(value):
+                value = await value
+        except BaseException as error:  # noqa: BLE001 - sys.exit and the like end the job, not the executor
+            return outcome.raised(job, encoding, outcome.milliseconds_since(started), error)
+        return outcome.returned(job, encoding, outcome.milliseconds_since(started), value)
+
+    def _send(self, frame: Frame, result: Outcome) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)  # the job forked, and this is the child that came back from it: it answers nothing
+        output.flush()
+        if self._transport is None:
+            raise RuntimeError("no connection to answer on")
+        for piece in frames.pieces(FrameType.OUTCOME, result.meta, result.blob):
+            self._transport.write(piece)
+
+    def _end_when_done(self) -> None:
+        if self._done and self._transport is not None:
+            self._transport.close()  # sends what is still to be sent, then connection_lost is called
+
+
+def run(
+    sock: socket,
+    early: list[Frame],
+    decoder: FrameDecoder,
+    function: Callable[..., Any],
+    concurrency: int,
+) -> None:
+    """Run what arrives until STOP, beginning with the `early` frames that came behind LOAD."""
+    with asyncio.Runner() as asyncio_runner:
+        loop = asyncio_runner.get_loop()
+        runner = AsyncRunner(loop, function, concurrency, decoder)
+        sock.setblocking(False)
+        loop.run_until_complete(loop.connect_accepted_socket(lambda: runner, sock))
+        for frame in early:
+            runner.accept(frame)
+        while not runner.closed:
+            # A task of the user's own that ends by SystemExit or KeyboardInterrupt breaks the loop, although
+            # the exception also waits in the task for whoever awaits it.
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                loop.run_forever()

@@ -1,0 +1,65 @@
+"""Runs jobs one after the other in the main thread: frame in, function called, outcome out.
+
+The hot path: one system call to receive, one to send, no other thread.
+"""
+
+from __future__ import annotations
+
+import os
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from flashq_worker.executor import frames, outcome, output
+from flashq_worker.executor.frames import FrameType
+from flashq_worker.executor.interrupt import JobInterrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from socket import socket
+
+    from flashq_worker.executor.frames import Frame
+    from flashq_worker.executor.interrupt import Inbox
+    from flashq_worker.executor.outcome import Outcome
+
+
+def run(sock: socket, inbox: Inbox, function: Callable[..., Any]) -> None:
+    """Run what arrives until STOP. Raises EOFError when the supervisor closed the stream."""
+    pid = os.getpid()
+    while (frame := inbox.next()).type is not FrameType.STOP:
+        if frame.type is not FrameType.RUN:
+            raise frames.FrameError(f"a {frame.type.name} frame, after LOAD")
+        result = _attempt(inbox, function, frame)
+        if os.getpid() != pid:
+            os._exit(0)  # the job forked, and this is the child that came back from it: it answers nothing
+        output.flush()
+        frames.send(sock, FrameType.OUTCOME, result.meta, result.blob)
+
+
+def _attempt(inbox: Inbox, function: Callable[..., Any], frame: Frame) -> Outcome:
+    """Run one job to its outcome. An interrupt decides it, even where the job swallowed the interrupt."""
+    result: Outcome | None = None
+    started = perf_counter()
+    try:
+        try:
+            inbox.arm()
+            result = _execute(function, frame)
+        finally:
+            inbox.disarm()
+    except JobInterrupt:
+        pass  # raised outside of the user's code; the inbox knows the reason
+    reason = inbox.finish()
+    job, encoding = frame.meta["job"], frame.meta["encoding"]
+    if result is None or reason is not None:
+        return outcome.interrupted(job, encoding, outcome.milliseconds_since(started), reason or "cancel")
+    return result
+
+
+def _execute(function: Callable[..., Any], frame: Frame) -> Outcome:
+    job, encoding = frame.meta["job"], frame.meta["encoding"]
+    started = perf_counter()
+    try:
+        args, kwargs = outcome.arguments(encoding, frame.blob)
+        value = function(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001 - sys.exit and KeyboardInterrupt end the job, not the executor
+        return outcome.raised(job, encoding, outcome.milliseconds_since(started), error)
+    return outcome.returned(job, encoding, outcome.milliseconds_since(started), value)

@@ -1,0 +1,101 @@
+"""The life of one executor: watch the supervisor, load the function, run jobs until told to stop."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import pickle
+import platform
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from flashq_worker.executor import frames, outcome, output, run_sync, watchdog
+from flashq_worker.executor.frames import FrameError, FrameType
+from flashq_worker.executor.interrupt import Inbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flashq_worker.executor.frames import Frame
+
+
+class PythonMismatch(Exception):
+    """The function was made by another minor version of Python, whose bytecode this one cannot run."""
+
+
+def run(sock_fd: int, lifeline: int, pulse: int, lease_s: float, start_ns: int) -> int:
+    """From inherited descriptors to exit status: 0 after STOP, 1 where the function could not be loaded."""
+    for fd in (sock_fd, lifeline, pulse):
+        os.set_inheritable(fd, False)
+    watchdog.start(lifeline, pulse, lease_s)
+    output.set_up()
+    faulthandler.enable(all_threads=False)  # a crash in C says where, in the last output
+    sock = socket.socket(fileno=sock_fd)
+    _keep_from_forks(sock, lifeline, pulse)
+    inbox = Inbox(sock)
+    signal.signal(signal.SIGUSR1, inbox.on_signal)
+    try:
+        return _serve(sock, inbox, start_ns)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        watchdog.end_group()
+
+
+def _serve(sock: socket.socket, inbox: Inbox, start_ns: int) -> int:
+    load = inbox.next()
+    if load.type is FrameType.STOP:
+        return 0
+    if load.type is not FrameType.LOAD:
+        raise FrameError(f"a {load.type.name} frame, before LOAD")
+    boot_ms = (time.monotonic_ns() - start_ns) / 1e6
+    started = time.perf_counter()
+    try:
+        function = _load(load)
+    except BaseException as error:  # noqa: BLE001 - user code runs here: imports, __setstate__, sys.exit
+        output.flush()
+        frames.send(sock, FrameType.FAILED, outcome.described(error))
+        return 1
+    output.flush()
+    ready = {
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "boot_ms": round(boot_ms, 3),
+        "load_ms": outcome.milliseconds_since(started),
+    }
+    frames.send(sock, FrameType.READY, ready)
+    if load.meta["mode"] == "async":
+        from flashq_worker.executor import run_async  # asyncio takes time to import
+
+        signal.signal(signal.SIGUSR1, _nothing_to_add)
+        run_async.run(sock, *inbox.hand_over(), function, load.meta["concurrency"])
+    else:
+        run_sync.run(sock, inbox, function)
+    return 0
+
+
+def _load(load: Frame) -> Callable[..., Any]:
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    theirs = load.meta["python"]
+    if theirs != here:
+        raise PythonMismatch(f"the function was pickled by Python {theirs}; this is Python {here}")
+    function = pickle.loads(load.blob)
+    if not callable(function):
+        raise TypeError(f"the endpoint's code is no function but a {type(function).__qualname__}")
+    return function  # type: ignore[no-any-return]
+
+
+def _nothing_to_add(signum: int, frame: object) -> None:
+    """SIGUSR1 in async mode: the CANCEL frame before it says all. (Children would inherit SIG_IGN.)"""
+
+
+def _keep_from_forks(sock: socket.socket, *pipes: int) -> None:
+    """Close our descriptors in every child that user code forks, so that none speaks in our name."""
+
+    def close() -> None:
+        sock.close()
+        for fd in pipes:
+            os.close(fd)
+
+    os.register_at_fork(after_in_child=close)

@@ -1,0 +1,368 @@
+"""The supervisor's side of an executor: starting it, talking to it without ever waiting, and ending it.
+
+Made for a single-threaded loop that selects on `readers()` and `writers()` beside its broker connection.
+Nothing here blocks but `wait` and `kill`: what the executor does not take at once is queued and leaves with
+the next `flush`, so the two never stand each waiting for the other to read. Payloads are bytes here; nothing
+is unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+from flashq_worker import executor
+from flashq_worker.executor import frames
+from flashq_worker.executor.frames import Frame, FrameDecoder, FrameType
+from flashq_worker.scrub import scrubbed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_READ_BYTES = 1 << 16
+_READS_AT_ONCE = 16  # per read_output(), so that a job that prints without end does not hold the loop
+_LAST_BREATH_S = 0.5  # how long an executor that closed its stream may take to exit by itself
+
+
+class OutputTail:
+    """The last `limit` bytes that an executor wrote to stdout and stderr."""
+
+    def __init__(self, limit: int = 64 * 1024) -> None:
+        self._limit = limit
+        self._data = bytearray()
+
+    def append(self, data: bytes) -> None:
+        """Add what was read, dropping the oldest."""
+        self._data += data
+        if len(self._data) > 2 * self._limit:
+            del self._data[: -self._limit]
+
+    def clear(self) -> None:
+        """Forget it all, as at the begin of a job."""
+        self._data.clear()
+
+    def text(self) -> str:
+        """What is kept, as text: bytes that are no UTF-8 are shown as replacement characters."""
+        return self._data[-self._limit :].decode("utf-8", "replace")
+
+
+class _Unsent(NamedTuple):
+    data: memoryview
+    then_poke: bool  # SIGUSR1 when the last byte of it has left
+
+
+class ExecutorProcess:
+    """One executor. Made by `start`; `kill` must be called at its end, also when it exited by itself.
+
+    Attributes:
+        pid: its process id, and its process group's.
+        ready: whether its READY frame was received.
+        closed: whether its frame stream has ended; then it has exited, or is about to.
+        tail: the last of its output.
+    """
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], sock: socket.socket, lifeline: int, pulse: int, output: int
+    ) -> None:
+        self.pid = process.pid
+        self.ready = False
+        self.closed = False
+        self.tail = OutputTail()
+        self._process = process
+        self._sock = sock
+        self._lifeline = lifeline
+        self._pulse = pulse
+        self._output: int | None = output
+        self._decoder = FrameDecoder()
+        self._unsent: deque[_Unsent] = deque()
+        self._poke_when_ready = False
+        self._killed = False
+        self._exit: os.waitid_result | None = None
+
+    @classmethod
+    def start(
+        cls,
+        python: Path,
+        *,
+        lease_s: float,
+        env: Mapping[str, str],
+        cwd: Path,
+        inject: Path | None = None,
+        endpoint_env: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Start an executor under the interpreter `python`; it then waits for `load`.
+
+        `lease_s`: it ends itself when `keepalive` was not called for so long. `env`: the variables it
+        inherits, less flashq's own; `endpoint_env`: the endpoint's, added as they are. `inject`: a folder as
+        made by `inject.inject_folder`, for an interpreter that has no flashq. Raises OSError where it cannot
+        be started.
+        """
+        package = Path(executor.__file__).parent if inject is None else inject / "flashq_worker" / "executor"
+        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as childs_ends:
+
+            def pipe() -> tuple[int, int]:
+                ends = os.pipe2(os.O_CLOEXEC)
+                for end in ends:
+                    on_failure.callback(os.close, end)
+                return ends
+
+            ours, theirs = socket.socketpair()
+            on_failure.callback(ours.close)
+            childs_ends.callback(theirs.close)
+            (lifeline_end, lifeline), (pulse_end, pulse), (output, output_end) = pipe(), pipe(), pipe()
+            given = (theirs.fileno(), lifeline_end, pulse_end)
+            arguments = [*map(str, given), str(lease_s), str(time.monotonic_ns()), str(inject or "")]
+            process = subprocess.Popen(
+                [python, "-I", package / "boot.py", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output_end,
+                stderr=output_end,
+                pass_fds=given,
+                cwd=cwd,
+                env={**scrubbed(env), **(endpoint_env or {})},
+                start_new_session=True,
+            )
+            on_failure.pop_all()
+        for end in (lifeline_end, pulse_end, output_end):
+            os.close(end)
+        for end in (pulse, output):
+            os.set_blocking(end, False)
+        ours.setblocking(False)
+        return cls(process, ours, lifeline, pulse, output)
+
+    # -- what to select on ---------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """The descriptor of the frame stream."""
+        return self._sock.fileno()
+
+    def output_fileno(self) -> int | None:
+        """The descriptor of stdout and stderr; None once they have ended."""
+        return self._output
+
+    def readers(self) -> list[int]:
+        """The descriptors to wait on for reading: when one is ready, call `frames()` and `read_output()`."""
+        open_ones = [] if self.closed else [self._sock.fileno()]
+        return open_ones if self._output is None else [*open_ones, self._output]
+
+    def writers(self) -> list[int]:
+        """The descriptors to wait on for writing: `flush()` is due when one is ready."""
+        return [self._sock.fileno()] if self._unsent and not self.closed else []
+
+    # -- what is received ----------------------------------------------------------------------------
+
+    def frames(self) -> list[Frame]:
+        """The frames that have arrived, without waiting; sets `closed` at the end of the stream.
+
+        Raises FrameError where the executor sent what is no frame: nothing but `kill` is then of use.
+        """
+        if self.closed:
+            return []
+        received: list[Frame] = []
+        try:
+            received = self._decoder.receive(self._sock)
+            while not received and self._decoder.mid_frame:  # a large one: all of it that is there
+                received = self._decoder.receive(self._sock)
+        except BlockingIOError:
+            pass
+        except (EOFError, ConnectionResetError):
+            self.closed = True
+        for frame in received:
+            if frame.type is FrameType.READY:
+                self.ready = True
+                if self._poke_when_ready:
+                    self._poke()
+        return received
+
+    def read_output(self) -> bytes:
+        """What was written to stdout and stderr, without waiting; also kept in `tail`. May be empty."""
+        parts: list[bytes] = []
+        with contextlib.suppress(BlockingIOError):
+            while self._output is not None and len(parts) < _READS_AT_ONCE:
+                part = os.read(self._output, _READ_BYTES)
+                if not part:
+                    os.close(self._output)
+                    self._output = None
+                    break
+                parts.append(part)
+                if len(part) < _READ_BYTES:
+                    break
+        data = b"".join(parts)
+        self.tail.append(data)
+        return data
+
+    # -- what is sent --------------------------------------------------------------------------------
+
+    def load(
+        self,
+        function: bytes,
+        *,
+        mode: Literal["sync", "async"],
+        concurrency: int,
+        endpoint: str,
+        revision: str,
+        python: str,
+    ) -> None:
+        """Have it load the `function` cloudpickled by Python `python` ("3.11"). READY or FAILED follows."""
+        meta = {
+            "mode": mode,
+            "concurrency": concurrency,
+            "endpoint": endpoint,
+            "revision": revision,
+            "python": python,
+        }
+        self._send(FrameType.LOAD, meta, function)
+
+    def run(
+        self,
+        job: str,
+        payload: bytes,
+        *,
+        attempt: int,
+        fence: int,
+        generation: int,
+        encoding: Literal["pickle", "json"],
+        deadline_s: float | None = None,
+    ) -> None:
+        """Have it run a job, after those it was given before. An OUTCOME of that job follows.
+
+        `deadline_s` tells the job how long it has; holding it to that is the caller's business (`cancel`).
+        """
+        meta: dict[str, Any] = {
+            "job": job,
+            "attempt": attempt,
+            "fence": fence,
+            "generation": generation,
+            "encoding": encoding,
+        }
+        if deadline_s is not None:
+            meta["deadline_s"] = deadline_s
+        self._send(FrameType.RUN, meta, payload)
+
+    def cancel(self, job: str, reason: Literal["cancel", "timeout"]) -> None:
+        """Interrupt `job`. Its OUTCOME follows, unless the job resists: then `kill` after a grace."""
+        self._send(FrameType.CANCEL, {"job": job, "reason": reason}, then_poke=True)
+
+    def stop(self) -> None:
+        """Have it exit when it has run what it was given."""
+        self._send(FrameType.STOP, {})
+
+    def keepalive(self) -> None:
+        """Tell it that the lease was renewed, which lets it live for another `lease_s`."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._pulse, b".")
+
+    def flush(self) -> None:
+        """Send what is still queued, as far as it goes without waiting."""
+        while self._unsent:
+            data, then_poke = self._unsent[0]
+            count = self._send_some(data)
+            if count < len(data):
+                if self._unsent:
+                    self._unsent[0] = _Unsent(data[count:], then_poke)
+                return
+            self._unsent.popleft()
+            if then_poke:
+                self._poke()
+
+    def _send(
+        self, kind: FrameType, meta: Mapping[str, Any], blob: bytes = b"", *, then_poke: bool = False
+    ) -> None:
+        *before, last = frames.pieces(kind, meta, blob)
+        if not before and not self._unsent:  # as a rule it leaves at once
+            count = self._send_some(last)
+            if count == len(last):
+                if then_poke:
+                    self._poke()
+                return
+            last = last[count:]
+        self._unsent += [_Unsent(memoryview(piece), False) for piece in before]
+        self._unsent.append(_Unsent(memoryview(last), then_poke))
+        self.flush()
+
+    def _send_some(self, data: bytes | memoryview) -> int:
+        """How many bytes of `data` have left. For an executor that is gone nothing is kept."""
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            # What it sent before it died can still be read; its end is seen by frames().
+            self._unsent.clear()
+            return 0
+
+    def _poke(self) -> None:
+        """Have it look at its frames now. Before READY it might not survive the signal, and looks anyway."""
+        if not self.ready:
+            self._poke_when_ready = True
+        elif not self._killed:
+            os.kill(self.pid, signal.SIGUSR1)
+
+    # -- its end -------------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not exited yet."""
+        return not self.wait(0.0)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the process to exit, at most so long; whether it has. It is not reaped by this."""
+        until = time.monotonic() + timeout_s
+        while self._exit is None:
+            self._exit = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if self._exit is None:
+                if time.monotonic() >= until:
+                    return False
+                time.sleep(0.001)
+        return True
+
+    def kill(self, timeout_s: float = 5.0) -> bool:
+        """SIGKILL the process and all its group, keep its last output in `tail`, reap and close everything.
+
+        Frames that it sent before are lost unless `frames()` was called until `closed`. May be called twice.
+        Returns whether it is gone: False where the kernel has not let go of it for `timeout_s` (in a driver,
+        say); `kill` may then be called again.
+        """
+        if self.closed:
+            self.wait(_LAST_BREATH_S)  # so that its own exit status is seen, not our SIGKILL
+        if not self._killed:
+            # It is not reaped yet, so its id, which is the group's, cannot have passed to somebody else.
+            for kill in (os.killpg, os.kill):
+                with contextlib.suppress(ProcessLookupError):
+                    kill(self.pid, signal.SIGKILL)
+        gone = self.wait(timeout_s)
+        if gone and not self._killed:
+            self._killed = True
+            self._process.wait()
+            self.read_output()
+            self._close()
+        return gone
+
+    def exit_description(self) -> str:
+        """How it ended: "exited with code 3", "killed by SIGSEGV"; or "is still running"."""
+        if not self.wait(0.0) or self._exit is None:
+            return "is still running"
+        status = self._exit.si_status
+        if self._exit.si_code == os.CLD_EXITED:
+            return f"exited with code {status}"
+        try:
+            return f"killed by {signal.Signals(status).name}"
+        except ValueError:
+            return f"killed by signal {status}"
+
+    def _close(self) -> None:
+        self.closed = True
+        self._unsent.clear()
+        self._sock.close()
+        for fd in (self._lifeline, self._pulse):
+            os.close(fd)
+        if self._output is not None:
+            os.close(self._output)
+            self._output = None
