@@ -15,6 +15,7 @@ import yaml
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
+from flashq.settings import Settings
 from tests.servers import VALKEY, find_server
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").rea
     "services"
 ]
 PASSWORD = "0123abcd"
+KEY = "4567" * 16
 
 
 @pytest.fixture
@@ -32,9 +34,12 @@ def container(tmp_path: Path) -> Iterator[Path]:
     """A folder that stands for a container: its secrets, data and programs."""
     # Short, since a unix socket is made in it.
     folder = Path(os.environ["FLASHQ_HOME"], tmp_path.name[-12:])
-    for part in ("secrets", "data", "bin"):
+    for part in ("secrets", "flashq", "data", "bin"):
         (folder / part).mkdir(parents=True)
-    (folder / "secrets/broker_password").write_text(PASSWORD, encoding="utf-8")
+    for name, value in (("broker_password", PASSWORD), ("signing_key", KEY)):
+        file = folder / "secrets" / name
+        file.write_text(f"{value}\n", encoding="utf-8")
+        file.chmod(0o444)
     yield folder
     shutil.rmtree(folder)
 
@@ -43,7 +48,7 @@ def as_run_in(container: Path, arguments: list[str]) -> list[str]:
     """A service's command line, with compose's `$$` resolved and the container's folders replaced."""
     return [
         argument.replace("$$", "$")
-        .replace("/run/secrets", str(container / "secrets"))
+        .replace("/run/", f"{container}/")
         .replace("/data", str(container / "data"))
         for argument in arguments
     ]
@@ -87,10 +92,16 @@ def test_the_broker_asks_for_the_password_and_writes_its_append_only_file(contai
 
 
 @pytest.mark.parametrize("service", ["autoscaler", "host"])
-def test_our_services_become_flashq_with_the_password_in_the_address(container: Path, service: str) -> None:
+def test_our_services_become_flashq_with_address_and_key_in_force(container: Path, service: str) -> None:
     environment = program(container, "flashq", 'printf "%s\\n" "$FLASHQ_REDIS_URL" "$@"')
     command = as_run_in(container, [*SERVICES[service]["entrypoint"], *SERVICES[service]["command"]])
 
     printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
-    assert printed.splitlines() == [f"redis://:{PASSWORD}@broker:6379/0", service]
+    *arguments, url = reversed(printed.splitlines())
+    key_file = as_run_in(container, [SERVICES[service]["environment"]["FLASHQ_SECRET_KEY_FILE"]])[0]
+    settings = Settings.load({"FLASHQ_REDIS_URL": url, "FLASHQ_SECRET_KEY_FILE": key_file}, cwd=container)
+
+    assert arguments == [service]
+    assert settings.redis_url == f"redis://:{PASSWORD}@broker:6379/0"
+    assert settings.require_secret_key() == bytes.fromhex(KEY)

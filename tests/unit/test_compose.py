@@ -85,7 +85,8 @@ def test_the_broker_asks_for_a_password_and_keeps_what_it_acknowledged() -> None
 def test_our_services_are_told_where_key_and_home_are(name: str) -> None:
     environment = SERVICES[name]["environment"]
 
-    assert environment["FLASHQ_SECRET_KEY_FILE"] == "/run/secrets/signing_key"
+    assert environment["FLASHQ_SECRET_KEY_FILE"] == "/run/flashq/signing_key"
+    assert "/run/flashq:mode=1777" in SERVICES[name]["tmpfs"]
     assert environment["FLASHQ_HOME"] == "/var/lib/flashq"
     assert f"FLASHQ_HOME={environment['FLASHQ_HOME']}" in DOCKERFILE
     assert SERVICES[name]["depends_on"] == {"broker": {"condition": "service_healthy"}}
