@@ -53,10 +53,10 @@ def embed(texts: list[str]) -> list[list[float]]:
 
     Texts of like length make it fast: all are padded to the longest. No texts, no vectors.
     """
-    import numpy as np
-
     if not texts:
         return []
+    import numpy as np
+
     if not _kept:
         _kept.update(tokenizer=_load_tokenizer(), session=_load_session())
     encoded = _kept["tokenizer"].encode_batch(texts)
