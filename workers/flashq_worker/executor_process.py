@@ -267,6 +267,8 @@ class ExecutorProcess:
             if count < len(data):
                 if self._unsent:
                     self._unsent[0] = _Unsent(data[count:], then_poke)
+                if any(unsent.then_poke for unsent in self._unsent):
+                    self._poke()  # it may be at a job and read nothing: have it make room for the CANCEL
                 return
             self._unsent.popleft()
             if then_poke:
