@@ -105,7 +105,7 @@ class Client:
 
                     secrets = embedded.secrets(self.settings)
                 else:
-                    secrets = self.settings.require_secrets()
+                    secrets = (self.settings.require_secret_key(),)
                 self._keyring = Keyring(secrets, self.settings.namespace)
             return self._keyring
 

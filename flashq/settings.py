@@ -9,6 +9,7 @@
 | FLASHQ_NAMESPACE | namespace | keeps apart what shares a broker; default "default" |
 | FLASHQ_PAYLOAD_LIMIT | payload_limit | bytes of one call's arguments or one result; default 64 MiB |
 | FLASHQ_LEASE_S | lease_s | seconds of silence after which a worker is lost; default 15 |
+| RQ_KEY_PREFIX | – | first part of every key in the broker, as for RQ itself; default "rq" |
 
 The environment wins. An empty variable counts as unset; paths in pyproject.toml start at its folder. A
 signing key is written as hex (at least 64 digits), as base64 of at least 32 bytes, or as any other text or
@@ -59,6 +60,8 @@ class Settings:
     namespace: str = "default"
     payload_limit: int = DEFAULT_PAYLOAD_LIMIT
     lease_s: float = 15.0
+    rq_prefix: str = "rq"
+    """First part of every key; stock RQ tools read the same variable."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Which variable or key gave each setting; those left at their default are not in it."""
 
@@ -98,6 +101,8 @@ class Settings:
         for name, setting in given.items():
             target = "secret_key" if name == "secret_key_file" else name
             values[target], sources[target] = setting.read(_READERS[name]), setting.source
+        if environ.get("RQ_KEY_PREFIX"):
+            values["rq_prefix"] = environ["RQ_KEY_PREFIX"]
         if "home" not in values:
             values["home"] = _default_home()
         return cls(**values, sources=sources)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashq.errors import JobNotFound
 from flashq.model.lifecycle import TERMINAL, WAITING, JobState
 from flashq.store.broker import Broker
 from flashq.store.command import text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 _LOG_PAGE = 200  # entries of a log read at once
 _LOG_BLOCK_MS = 500  # how long a follower waits for output before it looks whether the job has ended
@@ -59,7 +61,8 @@ def _state(fields: dict[str, str], job_id: str) -> JobState:
     try:
         return JobState(fields.get("fq_state", ""))
     except ValueError:
-        raise JobNotFound(f"no job {job_id} in the broker: never there, deleted, or expired", job_id=job_id) from None
+        why = f"no job {job_id} in the broker: never there, deleted, or expired"
+        raise JobNotFound(why, job_id=job_id) from None
 
 
 def milliseconds(value: str | None) -> int | None:

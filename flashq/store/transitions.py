@@ -213,6 +213,10 @@ class Transitions:
         args = (self._root, endpoint, limit, lease_ms)
         return Command("reap", self.keys.of("endpoint", endpoint), args, lambda r: Reaped(*(int(n) for n in r)))
 
+    def log(self, job: str, chunk: str | bytes, *, keep_s: int = 86400, pieces: int = 1000) -> Command[int]:
+        """Keep a piece of a job's output."""
+        return Command("log", self.keys.of("job", job), (self._root, job, chunk, keep_s, pieces), int)
+
     # -- workers -------------------------------------------------------------------------------------
     def order(
         self,

@@ -1,0 +1,24 @@
+"""`python -m flashq_worker`: one worker. Its configuration comes as JSON on standard input (see `config`)."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from flashq_worker.config import WorkerConfig
+from flashq_worker.supervisor import Supervisor
+
+
+def main() -> int:
+    """Run a worker; the exit code is an `exit_policy.ExitCode`."""
+    parser = argparse.ArgumentParser(prog="flashq_worker", description=__doc__)
+    parser.add_argument("--lifeline", type=int, help="a descriptor whose end of file means that the host agent died")
+    arguments = parser.parse_args()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    config = WorkerConfig.from_json(sys.stdin.read())
+    return Supervisor(config, lifeline=arguments.lifeline).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""A claimed job with its call verified: what the supervisor may hand to the executor, and under which terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from flashq.errors import WrongBinding
+from flashq.model.envelope import Header, Keys, open_sealed
+from flashq.model.keyring import Direction
+from flashq.store.records import Claimed
+
+Stop = Literal["cancel", "timeout"]
+
+
+@dataclass(slots=True)
+class Assignment:
+    """One job in this worker's hands. Times are this host's monotonic clock, in seconds."""
+
+    claimed: Claimed
+    header: Header
+    payload: bytes
+    call_digest: str
+    began: bool = False  # START was recorded, or travels with the next ADVANCE
+    began_at: float = 0.0
+    stop: Stop | None = None  # why it is being interrupted
+    kill_at: float = 0.0  # when the executor is killed if it has not stopped by then
+
+    @property
+    def job(self) -> str:
+        return self.claimed.job
+
+    @property
+    def fence(self) -> int:
+        return self.claimed.fence
+
+    @property
+    def timeout_at(self) -> float | None:
+        """When it will have run too long; None: never."""
+        return self.began_at + self.header.timeout_ms / 1000 if self.header.timeout_ms else None
+
+
+def verify(claimed: Claimed, keys: Keys, endpoint: str, *, now_ms: int, limit: int) -> Assignment:
+    """Open the signed call of a claimed job: of this endpoint, this job, this revision, and not expired.
+
+    Raises: EnvelopeError.
+    """
+    opened = open_sealed(
+        claimed.call,
+        keys,
+        direction=Direction.CALL,
+        endpoint=endpoint,
+        job=claimed.job,
+        generation=claimed.generation,
+        now_ms=now_ms,
+        max_bytes=limit,
+    )
+    if opened.header.revision != claimed.revision:
+        raise WrongBinding(
+            f"signed for revision {opened.header.revision[:12]}, filed under {claimed.revision[:12]}"
+        )
+    return Assignment(claimed, opened.header, opened.payload, opened.digest)

@@ -1,0 +1,86 @@
+"""The worker's pulse: a thread that renews its heartbeat and the leases of its jobs, whatever the jobs do.
+
+It knows nothing of executors: it reports what the broker said (`on_verdict`) and that it was said (`on_renewed`,
+which lets the executor live on). While the broker cannot be reached it reports nothing, and the executor's own
+watchdog ends it after a lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from flashq.errors import BrokerError
+from flashq.store.broker import Broker
+from flashq.store.command import Value
+from flashq.store.records import Renewed
+
+log = logging.getLogger("flashq.worker")
+REAP_S = 1.0
+
+
+class LeaseKeeper:
+    """Renews every third of a lease, and reaps the endpoint about once a second, from a thread of its own."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        endpoint: str,
+        worker: str,
+        *,
+        lease_s: float,
+        fields: Callable[[], Mapping[str, Value]],
+        on_renewed: Callable[[], None],
+        on_verdict: Callable[[str, Mapping[str, str]], None],
+    ) -> None:
+        self._broker = broker
+        self._endpoint, self._worker = endpoint, worker
+        self._lease_ms = int(lease_s * 1000)
+        self._every_s = lease_s / 3
+        self._fields = fields
+        self._on_renewed, self._on_verdict = on_renewed, on_verdict
+        self._jobs: tuple[tuple[str, int], ...] = ()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what it is doing is finished first. Safe to call twice."""
+        self._stop.set()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout=2.0)
+
+    def hold(self, jobs: tuple[tuple[str, int], ...]) -> None:
+        """The jobs (id, fence) whose leases are to be renewed from now on."""
+        self._jobs = jobs
+
+    def _run(self) -> None:
+        next_renewal = time.monotonic() + self._every_s
+        while not self._stop.wait(min(REAP_S, self._every_s)):
+            try:
+                if time.monotonic() >= next_renewal:
+                    self.renew()
+                    next_renewal = time.monotonic() + self._every_s
+                self._broker.run(self._broker.transitions.reap(self._endpoint, lease_ms=self._lease_ms))
+            except BrokerError as error:
+                log.warning("cannot renew: %s", error)
+
+    def renew(self) -> None:
+        """One renewal.
+
+        Raises: BrokerError.
+        """
+        jobs = self._jobs
+        command = self._broker.transitions.renew(
+            self._endpoint, self._worker, lease_ms=self._lease_ms, jobs=jobs, fields=self._fields()
+        )
+        renewed: Renewed = self._broker.run(command)
+        if renewed.verdict != "gone":
+            self._on_renewed()
+        told = {job: verdict for (job, _), verdict in zip(jobs, renewed.jobs, strict=True) if verdict != "ok"}
+        if told or renewed.verdict != "ok":
+            self._on_verdict(renewed.verdict, told)

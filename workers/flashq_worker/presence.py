@@ -1,0 +1,134 @@
+"""A worker's record in the broker, and what it reads there to begin: its endpoint, its code, its values of env."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import time
+
+from flashq import __version__, codec
+from flashq.codec import Revision
+from flashq.errors import JobNotFound, WrongBinding
+from flashq.model.envelope import open_sealed
+from flashq.model.keyring import Direction
+from flashq.store.broker import Broker
+from flashq.store.command import text
+from flashq_worker.config import WorkerConfig
+from flashq_worker.exit_policy import ExitCode
+
+MOST_LOG_BYTES = 1024 * 1024
+_HOPELESS = 2  # starts in a row that would fail again: then the waiting jobs are told
+
+
+class Presence:
+    """Blocking calls around the supervisor's loop: joining, reading records, becoming ready, leaving."""
+
+    def __init__(self, broker: Broker, config: WorkerConfig) -> None:
+        self._broker = broker
+        self._config = config
+        self._records: dict[str, Revision] = {}
+        self.now_ms = 0
+        self.resources = ""
+        self._ordered_ms = 0
+        self._joined_ms = 0
+        self._ready_ms = 0
+        self._startup_ms: dict[str, float] = {}
+        self._began = time.monotonic()
+
+    def join(self) -> ExitCode | None:
+        """Report in; an exit code where there is no use in going on."""
+        config = self._config
+        fields = {
+            "pid": os.getpid(),
+            "hostname": socket.gethostname(),
+            "ip_address": "",
+            "version": __version__,
+            "python_version": platform.python_version(),
+            "fq_host": config.host,
+            "fq_gpus": ",".join(config.gpu_uuids),
+            "fq_cpus": config.cpus,
+        }
+        joined = self._broker.run(
+            self._broker.transitions.join(
+                config.endpoint,
+                config.worker,
+                lease_ms=int(config.lease_s * 1000),
+                booked=config.booked,
+                fields=fields,
+            )
+        )
+        self.now_ms = self._joined_ms = joined.now_ms
+        self._ordered_ms = joined.ordered_ms
+        if joined.verdict == "gone":
+            return ExitCode.LOST
+        if joined.verdict == "unknown":
+            raise JobNotFound(f"there is no endpoint {config.endpoint!r}; call it once, and it is registered")
+        return None
+
+    def _field(self, name: str) -> bytes:
+        value = self._broker.execute("HGET", self._broker.keys.of("endpoint", self._config.endpoint), name)
+        return value or b""
+
+    def current_revision(self) -> str:
+        """The digest of the endpoint's current revision."""
+        self.resources = text(self._field("resources"))
+        return text(self._field("revision"))
+
+    def record(self, digest: str) -> Revision:
+        """A revision's record, verified.
+
+        Raises: EnvelopeError; JobNotFound where the broker keeps it no longer.
+        """
+        found = self._records.get(digest)
+        if found is None:
+            endpoint = self._config.endpoint
+            raw = self._broker.execute("GET", self._broker.keys.of("revision", endpoint, digest))
+            if raw is None:
+                raise JobNotFound(f"revision {digest[:12]} of {endpoint} is kept no longer; submit the call again")
+            opened = open_sealed(raw, self._config.keys, direction=Direction.REVISION, endpoint=endpoint)
+            if opened.header.revision != digest:
+                raise WrongBinding(f"a record of revision {opened.header.revision[:12]} is filed under {digest[:12]}")
+            found = Revision.unpack(opened.payload)
+            self._records = {digest: found}  # the one in use; others are read again when wanted
+        return found
+
+    def environment_values(self) -> dict[str, str]:
+        """The values of `env=`, opened."""
+        raw = self._field("env")
+        return codec.open_environment(raw, self._config.keys, self._config.endpoint) if raw else {}
+
+    def ready(self, startup_ms: dict[str, float]) -> bool:
+        """The executor has loaded; False where the broker has given this worker up."""
+        self._startup_ms = dict(startup_ms)
+        cold_ms = (time.monotonic() - self._began) * 1000 + max(0, self._joined_ms - self._ordered_ms)
+        fields = {"fq_cold_ms": round(cold_ms, 3) if self._ordered_ms else ""}
+        verdict = self._broker.run(
+            self._broker.transitions.ready(self._config.endpoint, self._config.worker, fields)
+        )
+        return verdict == "ok"
+
+    def startup(self, enqueued_ms: int) -> dict[str, float]:
+        """Where the time went before the first job could begin, in ms by part; empty where it did not wait for it.
+
+        order: submit → the autoscaler's word; spawn: → the worker's first word; then environment, executor, load.
+        """
+        if not self._ordered_ms or enqueued_ms > self._joined_ms:
+            return {}
+        parts = {
+            "order": float(max(0, self._ordered_ms - enqueued_ms)),
+            "spawn": float(max(0, self._joined_ms - max(self._ordered_ms, enqueued_ms))),
+        }
+        return {**parts, **self._startup_ms}
+
+    def leave_unstarted(self, why: str, *, deterministic: bool) -> None:
+        """Say that this worker could not start; after two starts that would fail again, tell the waiting jobs."""
+        config, transitions = self._config, self._broker.transitions
+        hopeless = self._broker.run(
+            transitions.leave(config.endpoint, config.worker, why, before_ready=True, deterministic=deterministic)
+        )
+        if hopeless >= _HOPELESS:
+            revision = self.current_revision()
+            message = f"endpoint {config.endpoint} cannot start: {why}"
+            while self._broker.run(transitions.fail_waiting(config.endpoint, revision, message)) >= 500:
+                continue

@@ -1,0 +1,162 @@
+"""What user code runs in: the environment built, the executor started in it, a revision loaded.
+
+A small state machine driven by the supervisor's loop: `prepare` begins, `poll` and `on_frame` move it on, and
+nothing here waits. Building an environment takes a thread; everything else is quick.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+
+from flashq.codec import Revision
+from flashq.errors import FlashqError
+from flashq_worker import environment, inject
+from flashq_worker.config import WorkerConfig
+from flashq_worker.executor.frames import Frame, FrameType
+from flashq_worker.executor_process import ExecutorProcess
+
+log = logging.getLogger("flashq.worker")
+
+
+class Phase(Enum):
+    EMPTY = "empty"
+    BUILDING = "building"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Runtime:
+    """The executor of a worker. `failure` says why phase is FAILED; another start would fail the same way."""
+
+    def __init__(self, config: WorkerConfig, wake: Callable[[], None]) -> None:
+        self._config = config
+        self._wake = wake
+        self.phase = Phase.EMPTY
+        self.process: ExecutorProcess | None = None
+        self.revision = ""
+        self.failure = ""
+        self.startup_ms: dict[str, float] = {}
+        self._record: Revision | None = None
+        self._env: Mapping[str, str] = {}
+        self._built: environment.Environment | FlashqError | OSError | None = None
+        self._started_at = 0.0
+
+    def prepare(self, digest: str, record: Revision, env: Mapping[str, str]) -> None:
+        """Begin to make `record` (revision `digest`) ready, in place of what is there."""
+        self.close()
+        self.revision, self._record, self._env = digest, record, env
+        self.failure = ""
+        self.startup_ms = {}
+        if not record.dependencies:
+            self._start(Path(sys.executable), None)
+            return
+        self.phase = Phase.BUILDING
+        self._built = None
+        threading.Thread(target=self._build, args=(record,), name="environment", daemon=True).start()
+
+    def restart(self) -> None:
+        """A fresh executor for the same revision."""
+        assert self._record is not None
+        self.prepare(self.revision, self._record, self._env)
+
+    def _build(self, record: Revision) -> None:
+        try:
+            self._built = environment.ensure(
+                record.dependencies,
+                record.python,
+                self._config.home / "environments",
+                lambda line: log.info("environment: %s", line),
+            )
+        except (FlashqError, OSError) as error:
+            self._built = error
+        self._wake()
+
+    def poll(self) -> None:
+        """Move on where the environment has been built."""
+        if self.phase is not Phase.BUILDING or self._built is None:
+            return
+        built = self._built
+        if isinstance(built, environment.Environment):
+            self.startup_ms["environment"] = round(built.build_ms, 3)
+            self._start(built.python, inject.inject_folder(self._config.home))
+        else:
+            self._fail(str(built))
+
+    def _start(self, python: Path, folder: Path | None) -> None:
+        assert self._record is not None
+        record, config = self._record, self._config
+        self._started_at = time.monotonic()
+        try:
+            self.process = ExecutorProcess.start(
+                python,
+                lease_s=config.lease_s,
+                env=self._variables(),
+                cwd=Path.home() if Path.home().is_dir() else Path("/"),
+                inject=folder,
+                endpoint_env=self._env,
+            )
+        except OSError as error:
+            self._fail(f"the executor cannot be started: {error}")
+            return
+        self.process.load(
+            record.function,
+            mode="async" if record.mode == "async" else "sync",
+            concurrency=record.concurrency,
+            endpoint=config.endpoint,
+            revision=self.revision,
+            python=record.python,
+        )
+        self.phase = Phase.LOADING
+
+    def _variables(self) -> dict[str, str]:
+        models = self._config.home / "models"
+        variables = {
+            **os.environ,  # noqa: TID251 — what a child process inherits; scrubbed by ExecutorProcess
+            "CUDA_VISIBLE_DEVICES": ",".join(self._config.gpu_uuids),
+            "HF_HOME": str(models / "huggingface"),
+            "TORCH_HOME": str(models / "torch"),
+        }
+        if self._config.cpus:
+            threads = str(max(1, int(self._config.cpus)))
+            for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+                variables[name] = threads
+        return variables
+
+    def on_frame(self, frame: Frame) -> None:
+        """READY or FAILED: the answer to loading."""
+        if frame.type is FrameType.READY:
+            self.phase = Phase.READY
+            self.startup_ms["load"] = frame.meta["load_ms"]
+            spent = (time.monotonic() - self._started_at) * 1000
+            self.startup_ms["executor"] = round(max(0.0, spent - frame.meta["load_ms"]), 3)
+        elif frame.type is FrameType.FAILED:
+            error = frame.meta
+            self._fail(
+                f"the function does not load: {error['type']}: {error['message']}\n{error['traceback']}"
+            )
+
+    def on_closed(self) -> None:
+        """The executor ended while it was to load."""
+        assert self.process is not None
+        self.process.kill()
+        how = self.process.exit_description()
+        self._fail(f"the executor {how} while it loaded the function\n{self.process.tail.text()}")
+
+    def _fail(self, why: str) -> None:
+        self.failure = why
+        self.phase = Phase.FAILED
+
+    def close(self) -> None:
+        """Kill the executor and whatever it started. Safe to call twice."""
+        if self.process is not None and not self.process.kill():
+            log.error("executor %d does not die; it may hold its GPU", self.process.pid)
+        self.process = None
+        self.phase = Phase.EMPTY

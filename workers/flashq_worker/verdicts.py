@@ -1,0 +1,92 @@
+"""What becomes of a job, from what happened to it: pure but for a random fraction that spreads retries."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flashq.errors import PythonMismatch
+from flashq.model.envelope import Header
+from flashq.model.keyring import Direction
+from flashq.model.outcome import Failure, FailureKind
+from flashq.model.retry import parse_retries, retry_decision
+from flashq.store.records import Claimed, Settlement
+from flashq_worker.assignment import Assignment, Stop
+from flashq_worker.executor.frames import Frame
+from flashq_worker.outcomes import FAILURE_KEEP_S, OutcomeWriter
+
+
+def check_python(header: Header, here: str) -> None:
+    """Raises PythonMismatch where a pickled call was made by another minor version of Python."""
+    if header.encoding == "pickle" and header.python != here:
+        raise PythonMismatch(
+            f"the call was made by Python {header.python}, and this endpoint's workers run Python {here}; "
+            "pickled functions and arguments need the same minor version"
+        )
+
+
+def refused(row: Claimed, error: Exception, outcomes: OutcomeWriter) -> Settlement:
+    """The worker will not run a claimed job; no attempt is counted. Unsigned calls get an unsigned answer."""
+    if isinstance(error, PythonMismatch):
+        held = Assignment(row, Header(direction=Direction.CALL, endpoint=""), b"", "")
+        return outcomes.failure(held, Failure(FailureKind.REFUSED, f"job {row.job}: {error}"))
+    text = f"refused by its worker: {type(error).__name__}: {error}"
+    return Settlement(row.job, row.fence, "failed", reason="refused", text=text, keep_s=FAILURE_KEEP_S)
+
+
+def of_outcome(
+    held: Assignment, frame: Frame, outcomes: OutcomeWriter, timing: Mapping[str, Any], tail: Callable[[], str]
+) -> Settlement:
+    """What to store for an executor's OUTCOME: a value, a failure, or another try."""
+    meta = frame.meta
+    status = meta["status"]
+    if status == "ok":
+        return outcomes.value(held, meta["encoding"], frame.blob, timing)
+    if status in ("cancelled", "timeout"):
+        return stopped(held, "timeout" if status == "timeout" else "cancel", outcomes, timing=timing, log=tail())
+    error = meta["error"]
+    kind = FailureKind.EXCEPTION if error["kind"] == "exception" else FailureKind.UNSERIALIZABLE
+    failure = Failure(
+        kind, error["message"], type=error["type"], traceback=error["traceback"], exception=bytes(frame.blob)
+    )
+    settlement = outcomes.failure(held, failure, timing)
+    again = _retry(held, error)
+    return settlement if again is None else again
+
+
+def _retry(held: Assignment, error: Mapping[str, Any]) -> Settlement | None:
+    if not held.header.retry or held.stop is not None:
+        return None
+    decision = retry_decision(
+        parse_retries(json.loads(held.header.retry)),
+        error_kind=error["kind"],
+        type_names=error.get("types") or [error["type"]],
+        retries_used=held.claimed.retries_used,
+        fraction=random.random(),  # noqa: S311 — spreads retries, guards nothing
+    )
+    if decision is None:
+        return None
+    text = f"{error['type']}: {error['message']}"[:500]
+    return Settlement(
+        held.job, held.fence, "retry", reason="retry", text=text, delay_ms=int(decision.delay_s * 1000)
+    )
+
+
+def stopped(
+    held: Assignment,
+    why: Stop,
+    outcomes: OutcomeWriter,
+    *,
+    killed: bool = False,
+    timing: Mapping[str, Any] | None = None,
+    log: str = "",
+) -> Settlement:
+    """A job ended because it was asked to, or was killed because it would not."""
+    how = " (it did not stop when asked, so its process was killed)" if killed else ""
+    if why == "timeout":
+        message = f"job {held.job} ran longer than {held.header.timeout_ms / 1000:g} s{how}"
+        return outcomes.failure(held, Failure(FailureKind.TIMEOUT, message, log=log), timing)
+    return outcomes.failure(held, Failure(FailureKind.CANCELLED, f"job {held.job} was cancelled{how}"), timing)
+
