@@ -66,6 +66,7 @@ class Watch:
     notes: list[tuple[float, str]] = field(default_factory=list)
     _began: float = 0.0
     _error: Exception | None = None
+    _looked: threading.Condition = field(default_factory=threading.Condition)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _live: Live | None = None
@@ -94,6 +95,13 @@ class Watch:
         live, self._live = self._live, None
         if live is not None:
             live.stop()
+
+    def wait_for(self, wanted: Callable[[Moment], bool], timeout_s: float) -> bool:
+        """Wait until the last moment is as wanted; False where that takes longer than `timeout_s`."""
+        with self._looked:
+            return self._looked.wait_for(
+                lambda: self._error is not None or bool(self.moments and wanted(self.moments[-1])), timeout_s
+            )
 
     def note(self, text: str) -> None:
         """Mark this moment in the timeline."""
@@ -126,16 +134,23 @@ class Watch:
             try:
                 seen = self.look()
             except Exception as error:  # noqa: BLE001 -- raised by __exit__, in the thread that can act on it
-                self._error = error
+                self._keep(error)
                 return
             moment = Moment(self.clock() - self._began, self.done, seen)
-            self.moments.append(moment)
-            shape = standing(seen.workers)
-            due = moment.at_s >= printed_s + PLAIN_LINE_EVERY_S and self.done < self.total
-            if not self.console.is_terminal and (shape != printed or due):
-                printed_s, printed = moment.at_s, shape
+            self._keep(moment)
+            due = moment.at_s >= printed_s + PLAIN_LINE_EVERY_S and moment.done < self.total
+            if not self.console.is_terminal and (due or standing(seen.workers) != printed):
+                printed_s, printed = moment.at_s, standing(seen.workers)
                 print(plain_line(moment, self.total, rate(self.moments)), flush=True)
             self._stop.wait(LOOK_EVERY_S)
+
+    def _keep(self, seen: Moment | Exception) -> None:
+        with self._looked:
+            if isinstance(seen, Moment):
+                self.moments.append(seen)
+            else:
+                self._error = seen
+            self._looked.notify_all()
 
 
 def rate(moments: Sequence[Moment]) -> float:

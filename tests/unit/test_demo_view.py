@@ -151,3 +151,14 @@ def test_on_a_terminal_one_table_shows_the_last_moment(monkeypatch: pytest.Monke
     assert "8 of 30" in drawn
     assert "5 waiting, 2 in progress" in drawn
     assert "2 running" in drawn
+
+
+def test_a_watch_can_be_waited_on_until_the_workers_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given an endpoint whose workers go in the end
+    monkeypatch.setattr(view, "LOOK_EVERY_S", 0.001)
+
+    with view.Watch(Endpoint(STORY).look, total=30, console=plain()) as watch:
+        # Expect the wait for two workers, then for none, to succeed, and that for three to end
+        assert watch.wait_for(lambda moment: moment.seen.alive == 2, 10)
+        assert watch.wait_for(lambda moment: moment.seen.alive == 0, 10)
+        assert not watch.wait_for(lambda moment: moment.seen.alive == 3, 0.01)
