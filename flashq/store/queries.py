@@ -1,16 +1,18 @@
-"""What people ask the broker: one job's times and output. Reads only.
+"""What people ask the broker about one job: where its time went, and what it printed. Reads only.
 
-Nothing here walks the key space: every question starts from a key that is known and reads a bounded number of
-others. What is unknown is None, never 0; a broker that cannot be reached is an error, never an empty answer.
+The listings are next door: `queries_jobs`, `queries_fleet`. None of the three walks the key space: every
+question starts from a key that is known and reads a bounded number of others. What is unknown is None, never
+0; a broker that cannot be reached is an error, never an empty answer.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from flashq.errors import JobNotFound
+from flashq.errors import FlashqError, JobNotFound
 from flashq.model.lifecycle import TERMINAL, WAITING, JobState
 from flashq.store.broker import Broker
 from flashq.store.command import text
@@ -22,7 +24,58 @@ _LOG_PAGE = 200  # entries of a log read at once
 _LOG_BLOCK_MS = 500  # how long a follower waits for output before it looks whether the job has ended
 _LONGEST_LINE = 64 * 1024
 
-# -- one job -----------------------------------------------------------------------------------------
+
+class EndpointNotFound(FlashqError):
+    """No endpoint of this name is registered."""
+
+
+# -- reading fields ----------------------------------------------------------------------------------
+
+
+def read_hash(broker: Broker, key: str, names: tuple[str, ...]) -> dict[str, str]:
+    """Some fields of one hash as text; '' for those it lacks."""
+    return read_hashes(broker, [key], names)[0]
+
+
+def read_hashes(broker: Broker, keys: Sequence[str], names: tuple[str, ...]) -> list[dict[str, str]]:
+    """Some fields of several hashes, in one round trip."""
+    replies = broker.execute_all([("HMGET", key, *names) for key in keys])
+    return [{name: text(value) for name, value in zip(names, reply, strict=True)} for reply in replies]
+
+
+def whole(value: str | None) -> int | None:
+    """A number as a hash holds it; None where there is none."""
+    return int(float(value)) if value else None
+
+
+def moment(ms: int | float | str | None) -> datetime | None:
+    """Milliseconds since 1970 as a UTC time; None where there is none (None, '' or 0)."""
+    value = float(ms) if ms else 0.0
+    return datetime.fromtimestamp(value / 1000, UTC) if value else None
+
+
+def state_of(fields: dict[str, str], job_id: str) -> JobState:
+    """`fq_state`. Raises JobNotFound where this is no job of ours."""
+    try:
+        return JobState(fields.get("fq_state", ""))
+    except ValueError:
+        why = f"no job {job_id} in the broker: never there, deleted, or expired"
+        raise JobNotFound(why, job_id=job_id) from None
+
+
+def delivered(fields: dict[str, str], state: JobState) -> tuple[int | None, int | None]:
+    """When the present delivery of a job was claimed and when it began (ms).
+
+    A job that went back to its queue keeps the times of its earlier delivery; they say nothing of this one.
+    """
+    claimed = None if state in WAITING else whole(fields.get("fq_claimed"))
+    began = whole(fields.get("fq_began"))
+    if claimed is None or began is None or began < claimed:
+        return claimed, None
+    return claimed, began
+
+
+# -- where its time went -----------------------------------------------------------------------------
 
 _TIMING = ("fq_state", "fq_enqueued", "fq_claimed", "fq_began", "fq_ended", "fq_attempts", "fq_timing")
 
@@ -32,19 +85,14 @@ def job_timing(broker: Broker, job_id: str) -> dict[str, Any]:
 
     Raises: JobNotFound, BrokerError.
     """
-    values = broker.execute("HMGET", broker.keys.of("job", job_id), *_TIMING)
-    return timing_of(dict(zip(_TIMING, (text(v) for v in values), strict=True)), job_id)
+    return timing_of(read_hash(broker, broker.keys.of("job", job_id), _TIMING), job_id)
 
 
 def timing_of(fields: dict[str, str], job_id: str) -> dict[str, Any]:
     """`job_timing` from a job's hash. Raises JobNotFound where it is no job of ours."""
-    state = _state(fields, job_id)
-    enqueued, ended = milliseconds(fields.get("fq_enqueued")), milliseconds(fields.get("fq_ended"))
-    # A job that went back to its queue keeps the times of its earlier delivery; they say nothing of this one.
-    claimed = None if state in WAITING else milliseconds(fields.get("fq_claimed"))
-    began = milliseconds(fields.get("fq_began"))
-    if claimed is None or (began is not None and began < claimed):
-        began = None
+    state = state_of(fields, job_id)
+    enqueued, ended = whole(fields.get("fq_enqueued")), whole(fields.get("fq_ended"))
+    claimed, began = delivered(fields, state)
     report = _report(fields.get("fq_timing", "")) if state in TERMINAL else {}
     startup = report.get("startup_ms") or {}
     return {
@@ -52,22 +100,9 @@ def timing_of(fields: dict[str, str], job_id: str) -> dict[str, Any]:
         "claimed_s": _between(claimed, began),
         "execution_s": _seconds(report.get("execution_ms")),
         "total_s": _between(enqueued, ended),
-        "attempts": milliseconds(fields.get("fq_attempts")) or 0,
+        "attempts": whole(fields.get("fq_attempts")) or 0,
         "startup": {part: spent / 1000 for part, spent in startup.items() if isinstance(spent, int | float)},
     }
-
-
-def _state(fields: dict[str, str], job_id: str) -> JobState:
-    try:
-        return JobState(fields.get("fq_state", ""))
-    except ValueError:
-        why = f"no job {job_id} in the broker: never there, deleted, or expired"
-        raise JobNotFound(why, job_id=job_id) from None
-
-
-def milliseconds(value: str | None) -> int | None:
-    """A number as a hash holds it; None where there is none."""
-    return int(float(value)) if value else None
 
 
 def _between(start_ms: int | None, end_ms: int | None) -> float | None:
@@ -117,13 +152,23 @@ def _chunks(broker: Broker, job_id: str, *, follow: bool) -> Iterator[bytes]:
         entries = reply[0][1] if reply else []
         known = known or bool(state) or bool(entries)
         if not known:
-            _state({}, job_id)
+            state_of({}, job_id)
         for entry_id, fields in entries:
             last = entry_id
-            pairs = dict(zip(fields[::2], fields[1::2], strict=True))
-            yield pairs.get(b"text", b"")
+            yield _text_of(fields)
         if not entries and (ended or not follow):
             return
+
+
+def last_lines(broker: Broker, job_id: str, most: int) -> list[str]:
+    """The last lines a job printed, at most so many."""
+    entries = broker.execute("XREVRANGE", broker.keys.of("logs", job_id), "+", "-", "COUNT", _LOG_PAGE)
+    lines = list(_lines(_text_of(fields) for _, fields in reversed(entries)))
+    return lines[-most:]
+
+
+def _text_of(fields: list[bytes]) -> bytes:
+    return dict(zip(fields[::2], fields[1::2], strict=True)).get(b"text", b"")
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[str]:

@@ -1,0 +1,293 @@
+"""Endpoints, their queues, workers and hosts as people see them. Reads only (see `queries`)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flashq.store.command import mapping, text
+from flashq.store.queries import EndpointNotFound, moment, read_hashes, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from flashq.store.broker import Broker
+
+WORKER_STATES = ("initializing", "idle", "running", "throttled", "outdated", "unhealthy")
+_HEAD = 16  # waiting jobs at the head of a queue that are dated to find the oldest
+_LEASES = 1000  # jobs in progress that are looked at to say which worker runs what
+
+
+@dataclass(frozen=True, slots=True)
+class ListedEndpoint:
+    """One endpoint. Six counts of workers; those throttled or unhealthy are wanted and cannot start."""
+
+    name: str
+    revision: str
+    workers_min: int | None
+    workers_max: int | None
+    initializing: int
+    idle: int
+    running: int
+    throttled: int
+    outdated: int
+    unhealthy: int
+    reason: str | None  # why workers are throttled or unhealthy
+
+
+@dataclass(frozen=True, slots=True)
+class ListedQueue:
+    """What waits for one endpoint, its sibling queues (other priorities and revisions) included."""
+
+    endpoint: str
+    queued: int
+    in_progress: int
+    failed: int
+    oldest_age_s: float | None  # how long the oldest of the queued has waited
+    scheduled: int  # wait for their time
+    parked: int  # found on the queue and no jobs of flashq
+
+
+@dataclass(frozen=True, slots=True)
+class ListedWorker:
+    """One worker."""
+
+    id: str
+    endpoint: str
+    state: str | None  # one of WORKER_STATES; None: its record is gone
+    host: str | None
+    pid: int | None
+    since: datetime | None  # when it entered its state
+    job: str | None  # what it runs; of several jobs at once the one begun first
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListedHost:
+    """One machine that can run workers. `state`: ready, draining, or silent (its heartbeat is overdue)."""
+
+    id: str
+    hostname: str | None
+    cpus: float | None
+    memory: int | None  # bytes
+    gpus: list[dict[str, Any]]  # uuid, name, memory_bytes, foreign (in use by others)
+    workers: int
+    since: datetime | None
+    state: str
+
+
+# -- names -------------------------------------------------------------------------------------------
+
+
+def now_ms(broker: Broker) -> int:
+    """The broker's clock."""
+    seconds, microseconds = broker.execute("TIME")
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def endpoint_names(broker: Broker) -> list[str]:
+    """Every registered endpoint, sorted."""
+    return sorted(text(name) for name in broker.execute("SMEMBERS", broker.keys.of("endpoints")))
+
+
+def require_endpoint(broker: Broker, endpoint: str) -> None:
+    """Raises EndpointNotFound."""
+    if not broker.execute("EXISTS", broker.keys.of("endpoint", endpoint)):
+        raise EndpointNotFound(f"no endpoint {endpoint} is registered: see `flashq endpoints`")
+
+
+def queue_names(broker: Broker, endpoints: Sequence[str]) -> dict[str, list[str]]:
+    """The queues of each endpoint: its own first, then siblings that hold or once held jobs, sorted."""
+    known, *ranked = broker.execute_all(
+        [
+            ("SMEMBERS", broker.keys.of("queues")),
+            *(("ZRANGE", broker.keys.of("endpoint_queues", name), 0, -1) for name in endpoints),
+        ]
+    )
+    root = broker.keys.of("queue")
+    pairs = zip(endpoints, ranked, strict=True)
+    siblings = {name: {text(queue) for queue in queues} for name, queues in pairs}
+    for queue in (text(key).removeprefix(root) for key in known):
+        owner, separator, _ = queue.partition("--")
+        if separator and owner in siblings:
+            siblings[owner].add(queue)
+    return {name: [name, *sorted(siblings[name] - {name})] for name in endpoints}
+
+
+# -- queues ------------------------------------------------------------------------------------------
+
+
+def queues(broker: Broker) -> list[ListedQueue]:
+    """One row an endpoint, by name. Raises BrokerError."""
+    of = broker.keys.of
+    owned = queue_names(broker, endpoint_names(broker))
+    names = [queue for siblings in owned.values() for queue in siblings]
+    at = now_ms(broker)
+    replies = broker.execute_all([r for queue in names for r in _queue_requests(broker, queue, at)])
+    counts = {queue: replies[4 * i : 4 * i + 4] for i, queue in enumerate(names)}
+    heads = sorted({text(i) for _, _, _, head in counts.values() for i in head})
+    dated = read_hashes(broker, [of("job", i) for i in heads], ("fq_enqueued",))
+    enqueued = {i: whole(fields["fq_enqueued"]) for i, fields in zip(heads, dated, strict=True)}
+    busy = broker.execute_all([("ZCARD", of("leases", name)) for name in owned])
+    parked = broker.execute_all([("LLEN", of("parked", name)) for name in owned])
+    rows = []
+    for (name, siblings), leased, aside in zip(owned.items(), busy, parked, strict=True):
+        mine = [counts[queue] for queue in siblings]
+        dates = [enqueued[text(i)] for *_, head in mine for i in head]
+        ages = [at - ms for ms in dates if ms is not None]
+        rows.append(
+            ListedQueue(
+                endpoint=name,
+                queued=sum(c[0] for c in mine),
+                in_progress=leased,
+                failed=sum(c[1] for c in mine),
+                oldest_age_s=max(0, *ages) / 1000 if ages else None,
+                scheduled=sum(c[2] for c in mine),
+                parked=aside,
+            )
+        )
+    return rows
+
+
+def _queue_requests(broker: Broker, queue: str, at_ms: int) -> list[tuple[str | int, ...]]:
+    of = broker.keys.of
+    return [
+        ("LLEN", of("queue", queue)),
+        ("ZCOUNT", of("failed", queue), f"({at_ms // 1000}", "+inf"),  # those kept no longer are not counted
+        ("ZCARD", of("scheduled", queue)),
+        ("LRANGE", of("queue", queue), 0, _HEAD - 1),
+    ]
+
+
+# -- endpoints and workers ---------------------------------------------------------------------------
+
+_ENDPOINT = ("revision", "scaling", "environment", "resources", "condition")
+_WORKER = ("fq_state", "fq_since", "fq_host", "hostname", "fq_env", "fq_drain", "pid")
+
+
+def _records(broker: Broker, names: list[str]) -> dict[str, dict[str, str]]:
+    hashes = read_hashes(broker, [broker.keys.of("endpoint", name) for name in names], _ENDPOINT)
+    records = dict(zip(names, hashes, strict=True))
+    return {name: record for name, record in records.items() if record["revision"]}
+
+
+def _workers(broker: Broker, names: Iterable[str]) -> dict[str, dict[str, dict[str, str]]]:
+    """The hashes of all workers, by endpoint and id; empty for one whose record is gone."""
+    of, names = broker.keys.of, list(names)
+    members = broker.execute_all([("ZRANGE", of("endpoint_workers", name), 0, -1) for name in names])
+    fleets = {name: sorted(text(w) for w in reply) for name, reply in zip(names, members, strict=True)}
+    ids = [worker for fleet in fleets.values() for worker in fleet]
+    hashes = read_hashes(broker, [of("worker", worker) for worker in ids], _WORKER)
+    records = dict(zip(ids, hashes, strict=True))
+    return {name: {worker: records[worker] for worker in fleet} for name, fleet in fleets.items()}
+
+
+def _worker_state(worker: dict[str, str], record: dict[str, str]) -> str | None:
+    """Its state; outdated where the endpoint's environment or resources have changed since it was ordered."""
+    environment = worker["fq_env"]
+    if worker["fq_state"] and environment and environment not in (record["environment"], record["resources"]):
+        return "outdated"
+    return worker["fq_state"] or None
+
+
+def endpoints(broker: Broker) -> list[ListedEndpoint]:
+    """Every endpoint, by name. Raises BrokerError."""
+    records = _records(broker, endpoint_names(broker))
+    workers = _workers(broker, records)
+    return [_endpoint(name, record, workers[name]) for name, record in records.items()]
+
+
+def _endpoint(name: str, record: dict[str, str], workers: dict[str, dict[str, str]]) -> ListedEndpoint:
+    counts = Counter(_worker_state(worker, record) for worker in workers.values())
+    condition, scaling = _object(record["condition"]), _object(record["scaling"])
+    kept_from_starting = condition.get("state")
+    if kept_from_starting in WORKER_STATES:
+        counts[kept_from_starting] += int(condition.get("workers") or 0)
+    return ListedEndpoint(
+        name=name,
+        revision=record["revision"],
+        workers_min=scaling.get("workers_min"),
+        workers_max=scaling.get("workers_max"),
+        reason=condition.get("detail") or condition.get("reason"),
+        **{state: counts[state] for state in WORKER_STATES},
+    )
+
+
+def workers(broker: Broker) -> list[ListedWorker]:
+    """Every worker, by endpoint and id. Raises BrokerError."""
+    records = _records(broker, endpoint_names(broker))
+    fleets = _workers(broker, records)
+    held = _held(broker, [name for name, fleet in fleets.items() if fleet])
+    return [
+        ListedWorker(
+            id=worker,
+            endpoint=name,
+            state=_worker_state(fields, records[name]),
+            host=fields["fq_host"] or fields["hostname"] or None,
+            pid=whole(fields["pid"]),
+            since=moment(fields["fq_since"]),
+            job=held.get(worker),
+            draining=fields["fq_drain"] == "1",
+        )
+        for name, fleet in fleets.items()
+        for worker, fields in fleet.items()
+    ]
+
+
+def _held(broker: Broker, names: list[str]) -> dict[str, str]:
+    """Which job each worker runs: of several the one begun first, of none begun any it holds."""
+    of = broker.keys.of
+    leased = broker.execute_all([("ZRANGE", of("leases", name), 0, _LEASES - 1) for name in names])
+    ids = [text(i) for of_one in leased for i in of_one]
+    hashes = read_hashes(broker, [of("job", i) for i in ids], ("worker_name", "fq_state", "fq_began"))
+    best: dict[str, tuple[bool, int, str]] = {}
+    for job_id, fields in zip(ids, hashes, strict=True):
+        rank = (fields["fq_state"] != "running", whole(fields["fq_began"]) or 0, job_id)
+        worker = fields["worker_name"]
+        best[worker] = min(best.get(worker, rank), rank)
+    return {worker: job_id for worker, (_, _, job_id) in best.items()}
+
+
+# -- hosts -------------------------------------------------------------------------------------------
+
+
+def hosts(broker: Broker) -> list[ListedHost]:
+    """Every host, by id. Raises BrokerError."""
+    reply = broker.execute("ZRANGE", broker.keys.of("hosts"), 0, -1, "WITHSCORES")
+    silent_at = {text(reply[i]): float(reply[i + 1]) for i in range(0, len(reply), 2)}
+    names = sorted(silent_at)
+    hashes = broker.execute_all([("HGETALL", broker.keys.of("host", name)) for name in names])
+    at = now_ms(broker)
+    fleets = _workers(broker, endpoint_names(broker)).values()
+    placed = Counter(fields["fq_host"] for fleet in fleets for fields in fleet.values())
+    rows = []
+    for name, flat in zip(names, hashes, strict=True):
+        fields = mapping(flat)
+        state = "draining" if fields.get("draining") == "1" else "ready"
+        rows.append(
+            ListedHost(
+                id=name,
+                hostname=fields.get("hostname") or None,
+                cpus=float(fields["cpus"]) if fields.get("cpus") else None,
+                memory=whole(fields.get("memory_bytes")),
+                gpus=_gpus(fields.get("gpus", "")),
+                workers=placed[name],
+                since=moment(fields.get("started_at")),
+                state="silent" if silent_at[name] < at else state,
+            )
+        )
+    return rows
+
+
+def _object(written: str) -> dict[str, Any]:
+    """A JSON object of a record; {} where there is none."""
+    found = json.loads(written) if written else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _gpus(written: str) -> list[dict[str, Any]]:
+    found = json.loads(written) if written else []
+    return [gpu for gpu in found if isinstance(gpu, dict)]
