@@ -100,26 +100,27 @@ def send(sock: socket, kind: FrameType, meta: Mapping[str, Any], blob: bytes = b
 class FrameDecoder:
     """Turns a stream of bytes, cut anywhere, into frames.
 
-    A frame that has begun to arrive is collected in a buffer of its announced length, into which `receive`
-    reads directly: a large payload is copied once, not once per system call.
+    A frame that has begun to arrive is collected in a buffer into which `receive` reads directly. The buffer
+    grows with what arrives, never by what was announced: a length costs its sender nothing.
     """
 
     def __init__(self) -> None:
         self._start = b""  # fewer than 4 bytes: a length that is not complete
-        self._body: bytearray | None = None  # the frame that is not complete, without its length
-        self._filled = 0
+        self._length: int | None = None  # of the frame that is not complete
+        self._body = bytearray()  # what there is of it, and room for more
+        self._filled = 0  # how much of that is not room
 
     @property
     def mid_frame(self) -> bool:
         """Whether a part of a frame has arrived and the rest has not."""
-        return self._body is not None or bool(self._start)
+        return self._length is not None or bool(self._start)
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames completed by `data`. Raises FrameError; the stream is then of no more use."""
         frames: list[Frame] = []
-        if self._body is not None:
-            taken = data[: len(self._body) - self._filled]
-            self._body[self._filled : self._filled + len(taken)] = taken
+        if self._length is not None:
+            taken = data[: self._length - self._filled]
+            self._body[self._filled :] = taken
             if not self._completed(len(taken), frames):
                 return frames
             data = data[len(taken) :]
@@ -133,9 +134,9 @@ class FrameDecoder:
                 raise FrameError(f"a frame announces {length} bytes")
             position += _LENGTH.size
             if end - position < length:
-                self._body = bytearray(length)
+                self._length = length
+                self._body = bytearray(data[position:])
                 self._filled = end - position
-                self._body[: self._filled] = data[position:]
                 return frames
             frames.append(_parse(data[position : position + length]))
             position += length
@@ -148,12 +149,16 @@ class FrameDecoder:
         Raises EOFError at the end of the stream (also in the middle of a frame: the peer died), FrameError,
         and BlockingIOError where `flags` or the socket say not to wait and nothing is there.
         """
-        if self._body is None:
+        if self._length is None:
             data = sock.recv(_RECEIVE_BYTES, flags)
             if not data:
                 raise EOFError("the other side closed the stream")
             return self.feed(data)
-        count = sock.recv_into(memoryview(self._body)[self._filled :], 0, flags)
+        if self._filled == len(self._body):
+            room = max(self._filled, _RECEIVE_BYTES)  # doubling: no byte is moved more than once or twice
+            self._body.extend(bytes(min(room, self._length - self._filled)))
+        with memoryview(self._body) as view:
+            count = sock.recv_into(view[self._filled :], 0, flags)
         if not count:
             raise EOFError("the other side closed the stream in the middle of a frame")
         frames: list[Frame] = []
@@ -162,13 +167,11 @@ class FrameDecoder:
 
     def _completed(self, count: int, frames: list[Frame]) -> bool:
         """Account for `count` more bytes of the body; where that was the last, append its frame."""
-        body = self._body
-        if body is None:
-            return True
         self._filled += count
-        if self._filled < len(body):
+        if self._filled != self._length:
             return False
-        self._body = None
+        self._length = None
+        body, self._body = self._body, bytearray()
         frames.append(_parse(body))
         return True
 

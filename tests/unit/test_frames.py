@@ -1,0 +1,153 @@
+"""Frames between supervisor and executor: round trips however the stream is cut, and what is no frame."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flashq_worker.executor import frames
+from flashq_worker.executor.frames import Frame, FrameDecoder, FrameError, FrameType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=10,
+)
+FRAMES = st.builds(
+    Frame, st.sampled_from(FrameType), st.dictionaries(TEXTS, VALUES, max_size=6), st.binary(max_size=300)
+)
+
+
+def cut(data: bytes, lengths: list[int]) -> Iterator[bytes]:
+    """`data` in pieces of these lengths, then the rest."""
+    for length in lengths:
+        yield data[:length]
+        data = data[length:]
+    yield data
+
+
+def raw(body: bytes, *, length: int | None = None) -> bytes:
+    """A frame of any body, right or wrong."""
+    return struct.pack(">I", len(body) if length is None else length) + body
+
+
+@given(st.lists(FRAMES, max_size=5), st.lists(st.integers(0, 60), max_size=30))
+def test_frames_survive_any_cutting_of_the_stream(sent: list[Frame], lengths: list[int]) -> None:
+    """Given frames in a stream cut anywhere, expect the same frames, in order, and nothing left."""
+    decoder = FrameDecoder()
+
+    received = [
+        frame for piece in cut(b"".join(map(frames.encode, sent)), lengths) for frame in decoder.feed(piece)
+    ]
+
+    assert received == sent
+    assert all(type(frame.blob) is bytes for frame in received)
+    assert not decoder.mid_frame
+
+
+@given(FRAMES)
+def test_a_frame_is_the_same_in_one_piece_or_several(frame: Frame) -> None:
+    """Given a frame, expect `pieces` to be its encoding."""
+    assert b"".join(frames.pieces(*frame)) == frames.encode(frame)
+
+
+@given(FRAMES, st.data())
+def test_a_truncated_frame_is_not_delivered(frame: Frame, data: st.DataObject) -> None:
+    """Given a frame whose end is missing, expect no frame, and that the decoder knows of it."""
+    whole = frames.encode(frame)
+    there = data.draw(st.integers(1, len(whole) - 1))
+    decoder = FrameDecoder()
+
+    assert decoder.feed(whole[:there]) == []
+    assert decoder.mid_frame
+    assert decoder.feed(whole[there:]) == [frame]
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_frames_or_a_frame_error(data: bytes) -> None:
+    """Given bytes of any kind, expect frames, waiting for more, or FrameError; nothing else."""
+    decoder = FrameDecoder()
+    try:
+        decoded = decoder.feed(data)
+    except FrameError:
+        return
+    assert all(isinstance(frame, Frame) for frame in decoded)
+
+
+def test_the_wire_is_as_written_down() -> None:
+    """Given a frame, expect the bytes that the docstring of the module describes."""
+    encoded = frames.encode(Frame(FrameType.RUN, {"job": "j"}, b"payload"))
+    meta = b'{"job":"j"}'
+    assert encoded == struct.pack(">IBBI", 6 + len(meta) + 7, 1, 2, len(meta)) + meta + b"payload"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (raw(b"", length=frames.MAX_FRAME_BYTES + 1), "announces 1073741825 bytes"),
+        (raw(b"", length=0xFFFFFFFF), "announces 4294967295 bytes"),
+        (raw(b"abc"), "announces 3 bytes"),
+        (raw(struct.pack(">BBI", 2, 1, 2) + b"{}"), "version 2"),
+        (raw(struct.pack(">BBI", 1, 99, 2) + b"{}"), "unknown type 99"),
+        (raw(struct.pack(">BBI", 1, 2, 3) + b"{}"), "announces 3 bytes of meta"),
+        (raw(struct.pack(">BBI", 1, 2, 0)), "not JSON"),
+        (raw(struct.pack(">BBI", 1, 2, 2) + b"{x"), "not JSON"),
+        (raw(struct.pack(">BBI", 1, 2, 2) + b"\xff\xff"), "not JSON"),
+        (raw(struct.pack(">BBI", 1, 2, 3) + b"{} "), "not one JSON object"),
+        (raw(struct.pack(">BBI", 1, 2, 2) + b"[]"), "not one JSON object"),
+        (raw(struct.pack(">BBI", 1, 2, 200_000) + b"[" * 200_000), "not JSON"),
+    ],
+)
+def test_what_is_no_frame_is_refused(data: bytes, said: str) -> None:
+    """Given bytes that break the protocol, expect FrameError that says how."""
+    with pytest.raises(FrameError, match=said):
+        FrameDecoder().feed(data)
+
+
+def test_an_oversized_frame_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a blob over the limit, expect FrameError from the sender."""
+    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 1000)
+    with pytest.raises(FrameError, match="over the limit of 1000"):
+        frames.pieces(FrameType.OUTCOME, {}, bytes(1000))
+
+
+def test_a_large_frame_over_a_socket() -> None:
+    """Given a frame larger than a socket holds, expect it whole, then the next; then the end of the stream."""
+    ours, theirs = socket.socketpair()
+    large: dict[str, Any] = {"job": "large"}
+    blob = bytes(range(256)) * 4096
+    decoder, received = FrameDecoder(), []
+    with ours, theirs:
+        theirs.setblocking(False)
+        unsent = b"".join([*frames.pieces(FrameType.RUN, large, blob), *frames.pieces(FrameType.STOP, {})])
+        while len(received) < 2:
+            unsent = unsent[ours.send(unsent[: 1 << 16]) :] if unsent else unsent
+            received += decoder.receive(theirs)
+        with pytest.raises(BlockingIOError):
+            decoder.receive(theirs)
+        ours.shutdown(socket.SHUT_WR)
+        with pytest.raises(EOFError):
+            decoder.receive(theirs)
+
+    assert received == [Frame(FrameType.RUN, large, blob), Frame(FrameType.STOP, {})]
+
+
+def test_a_stream_that_ends_in_the_middle_of_a_frame() -> None:
+    """Given a peer that dies while it sends, expect EOFError, not a frame."""
+    ours, theirs = socket.socketpair()
+    decoder = FrameDecoder()
+    with theirs:
+        with ours:
+            ours.sendall(frames.encode(Frame(FrameType.STOP, {}, b"blob"))[:-1])
+        assert decoder.receive(theirs) == []
+        with pytest.raises(EOFError, match="in the middle"):
+            decoder.receive(theirs)
