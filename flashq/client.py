@@ -181,6 +181,7 @@ class Client:
             priority=call.priority,
             delay_ms=call.delay_ms,
             ttl_ms=call.ttl_ms,
+            own_ttl=call.own_ttl,
             idempotency_key=call.key,
             stands_for=registration.endpoint,
         )
@@ -415,11 +416,12 @@ class Client:
 class _CallTerms:
     """The terms of one call: its options over its endpoint's defaults, in the wire's units."""
 
-    __slots__ = ("delay_ms", "key", "priority", "timeout_ms", "ttl_ms")
+    __slots__ = ("delay_ms", "key", "own_ttl", "priority", "timeout_ms", "ttl_ms")
 
     def __init__(self, spec: EndpointSpec, options: CallOptions | None) -> None:
         self.priority, self.timeout_ms = spec.priority, spec.execution_timeout_ms
         self.ttl_ms, self.delay_ms, self.key = int(spec.ttl * 1000), 0, ""
+        self.own_ttl = options is not None and (options.ttl_s is not None or bool(options.delay_s))
         if options is not None:
             self.priority = self.priority if options.priority is None else options.priority
             self.timeout_ms = self.timeout_ms if options.timeout_s is None else int(options.timeout_s * 1000)

@@ -92,12 +92,16 @@ class Transitions:
         priority: int = 0,
         delay_ms: int = 0,
         ttl_ms: int = 0,
+        own_ttl: bool = True,
         most_waiting: int = 0,
         idempotency_key: str = "",
         stands_for: str = "",
         fields: Mapping[str, Value] | None = None,
     ) -> Command[Submitted]:
-        """`fields` are further `fq_*` fields of the job's hash (only those that differ from their default)."""
+        """`fields` are further `fq_*` fields of the job's hash (only those that differ from their default).
+
+        `own_ttl=False` says that all jobs of this queue have this ttl, so that the oldest expires first.
+        """
         args = (
             self._root,
             endpoint,
@@ -116,6 +120,7 @@ class Transitions:
             description,
             RQ_DATA,
             call,
+            int(own_ttl),
             *(_flat(fields) if fields else ()),
         )
         return Command("submit", self.keys.of("job", job), args, _submitted)

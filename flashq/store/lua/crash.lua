@@ -7,5 +7,5 @@ local P, id, at = ARGV[1], ARGV[2], now()
 local f = read(P, id)
 if f and f.fence == ARGV[3] and f.done ~= ARGV[3] and f.state == 'queued' then return 'queued' end
 if f and f.done == ARGV[3] and TERMINAL[f.state] then return f.state end
-if not live(P, id, f, ARGV[3]) then return 'stale' end
+if not live(f, ARGV[3]) then return 'stale' end
 return lose(P, id, f, ARGV[4], ARGV[5], tonumber(ARGV[6]), at)

@@ -1,6 +1,7 @@
 -- Shared by every script: time, reading a job, and the moves that several transitions are made of.
 -- P is the key prefix with its colon ("rq:"); N, put before this file by scripts.py, holds the names of keys.py.
--- Times are milliseconds of the server's clock.
+-- Times are milliseconds of the server's clock. While a library loads, Lua's own functions (unpack, ipairs) are not
+-- there: only the bodies of functions may use them.
 
 local function now()
   local t = redis.call('TIME')
@@ -10,7 +11,9 @@ end
 local function int(n) return string.format('%.0f', n) end
 
 -- RQ's timestamp format, from milliseconds (days → civil date after Howard Hinnant's chrono paper).
+local iso_of, iso_text = -1, ''
 local function iso(ms)
+  if ms == iso_of then return iso_text end
   local s = math.floor(ms / 1000)
   local z = math.floor(s / 86400) + 719468
   local era = math.floor(z / 146097)
@@ -22,8 +25,9 @@ local function iso(ms)
   local m = mp < 10 and mp + 3 or mp - 9
   local y = yoe + era * 400 + (m <= 2 and 1 or 0)
   local r = s % 86400
-  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03d000Z', y, m, d,
+  iso_of, iso_text = ms, string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03d000Z', y, m, d,
     math.floor(r / 3600), math.floor(r % 3600 / 60), r % 60, ms % 1000)
+  return iso_text
 end
 
 local TERMINAL = {finished = true, failed = true, cancelled = true, timed_out = true}
@@ -67,34 +71,28 @@ local function publish(P, id, watch, state, fence, reason, outcome)
   for channel in string.gmatch(watch, '[^,]+') do redis.call('PUBLISH', channel, message) end
 end
 
--- Put a waiting job on its queue (front: it was there before).
-local function enqueue(P, id, ep, origin, front)
+-- Put a waiting job on its queue (front: it was there before). A sibling queue is made known with its rank.
+local function enqueue(P, id, ep, origin, priority, front)
   if origin ~= ep then
-    redis.call('ZADD', P .. N.endpoint_queues .. ep, redis.call('HGET', job_key(P, id), 'fq_prio') or 0, origin)
+    redis.call('ZADD', P .. N.endpoint_queues .. ep, priority or redis.call('HGET', job_key(P, id), 'fq_prio') or 0, origin)
     redis.call('SADD', P .. N.queues, P .. N.queue .. origin)
   end
   redis.call(front and 'LPUSH' or 'RPUSH', P .. N.queue .. origin, id)
 end
 
--- End a job for good. f holds the fields the caller has read (ep, origin, fence, watch, worker).
+-- End a job for good. f holds the fields the caller has read (see read).
 -- state: a terminal one; reason: a word for machines; text: for people ('' where there is nothing to say).
-local function conclude(P, id, f, state, reason, text, outcome, ttl_s, at)
+-- It must be out of its queue, its schedule and (if leased) its lease set already.
+local function conclude(P, id, f, state, reason, text, outcome, ttl_s, at, timing)
   local key = job_key(P, id)
   redis.call('HSET', key, 'fq_state', state, 'status', RQ_STATUS[state], 'ended_at', iso(at), 'fq_ended', at,
-    'fq_reason', reason, 'fq_outcome', outcome, 'fq_done', f.fence)
-  if text ~= '' then redis.call('HSET', key, 'fq_error', text) end
-  redis.call('ZREM', P .. N.leases .. f.ep, id)
-  redis.call('ZREM', P .. N.wip .. f.origin, id .. ':' .. f.fence)
-  if f.ttl then redis.call('ZREM', P .. N.ttls .. f.ep, id) end
+    'fq_reason', reason, 'fq_outcome', outcome, 'fq_done', f.fence, 'fq_error', text, 'fq_timing', timing or '')
+  if f.timed then redis.call('ZREM', P .. N.ttls .. f.ep, id) end
   if state == 'finished' then redis.call('HDEL', key, 'fq_call') end
   redis.call('ZADD', P .. REGISTRY[state] .. f.origin, math.floor(at / 1000) + ttl_s, id)
-  if state == 'finished' or state == 'failed' or state == 'timed_out' then
+  if state ~= 'cancelled' then
     local results = P .. N.results .. id
-    if state == 'finished' then
-      redis.call('XADD', results, 'MAXLEN', 10, '*', 'type', 1, 'worker_name', f.worker or '')
-    else
-      redis.call('XADD', results, 'MAXLEN', 10, '*', 'type', 2, 'worker_name', f.worker or '')
-    end
+    redis.call('XADD', results, 'MAXLEN', 10, '*', 'type', state == 'finished' and 1 or 2, 'worker_name', f.worker or '')
     redis.call('EXPIRE', results, ttl_s)
   end
   redis.call('EXPIRE', key, ttl_s)
@@ -102,36 +100,49 @@ local function conclude(P, id, f, state, reason, text, outcome, ttl_s, at)
   publish(P, id, f.watch, state, f.fence, reason, outcome)
 end
 
--- Put a leased job back on its queue, under no lease.
+-- Take a job out of its lease; false where it is in none.
+local function unlease(P, id, f)
+  if redis.call('ZREM', P .. N.leases .. f.ep, id) == 0 then return false end
+  redis.call('ZREM', P .. N.wip .. f.origin, id .. ':' .. f.fence)
+  return true
+end
+
+-- Put a job that was leased (and is no longer) back on its queue.
 local function put_back(P, id, f, front)
   redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'worker_name', '', 'started_at', '')
-  redis.call('ZREM', P .. N.leases .. f.ep, id)
-  redis.call('ZREM', P .. N.wip .. f.origin, id .. ':' .. f.fence)
-  enqueue(P, id, f.ep, f.origin, front)
+  enqueue(P, id, f.ep, f.origin, nil, front)
   ring_idle(P, f.ep)
 end
 
 local FIELDS = {'fq_state', 'fq_fence', 'fq_ep', 'origin', 'fq_watch', 'worker_name', 'fq_cancel', 'fq_done',
-  'fq_losses', 'fq_max_losses', 'fq_mode', 'fq_ttl_at', 'fq_failure_ttl', 'fq_attempts', 'status', 'fq_gen'}
+  'fq_losses', 'fq_max_losses', 'fq_mode', 'fq_ttl_at', 'fq_failure_ttl', 'fq_attempts', 'status', 'fq_gen',
+  'fq_timed'}
+-- Beyond those, what a claim answers with.
+local CLAIM_FIELDS = {}
+for i = 1, #FIELDS do CLAIM_FIELDS[i] = FIELDS[i] end
+local CALL_FIELDS = {'fq_call', 'fq_rev', 'fq_enqueued', 'fq_cold', 'fq_retries'}
+for i = 1, #CALL_FIELDS do CLAIM_FIELDS[#FIELDS + i] = CALL_FIELDS[i] end
 
 -- What transitions need to know of a job, or nil where there is none of ours.
-local function read(P, id)
-  local v = redis.pcall('HMGET', job_key(P, id), unpack(FIELDS))
+local function read(P, id, fields)
+  local v = redis.pcall('HMGET', job_key(P, id), unpack(fields or FIELDS))
   if v.err or not v[1] or not v[3] or not v[4] then return nil end
   return {state = v[1], fence = v[2] or '0', ep = v[3], origin = v[4], watch = v[5], worker = v[6],
     cancel = v[7] == '1', done = v[8], losses = tonumber(v[9] or 0), max_losses = tonumber(v[10] or 3),
-    mode = v[11], ttl = v[12], failure_ttl = tonumber(v[13] or 604800), attempts = tonumber(v[14] or 0),
-    status = v[15], gen = v[16] or '0'}
+    mode = v[11], ttl_at = tonumber(v[12] or 0), timed = v[17] == '1', failure_ttl = tonumber(v[13] or 604800), attempts = tonumber(v[14] or 0),
+    status = v[15], gen = v[16] or '0',
+    call = v[18], rev = v[19], enqueued = v[20], cold = v[21], retries = v[22]}
 end
 
-local function live(P, id, f, fence)
+-- Held under this very fence. (Claimed and running jobs are in the lease set, no others are.)
+local function live(f, fence)
   return f and (f.state == 'claimed' or f.state == 'running') and f.fence == fence
-    and redis.call('ZSCORE', P .. N.leases .. f.ep, id)
 end
 
 -- A run ended without an outcome of its own (its worker is silent, its executor died): cancelled, dead, or back on
 -- the queue. `outcome` (signed, or '') is stored if it is dead, for `ttl_s`. Returns what became of it.
 local function lose(P, id, f, why, outcome, ttl_s, at)
+  unlease(P, id, f)
   if f.cancel or f.status == 'canceled' then
     conclude(P, id, f, 'cancelled', 'cancelled', 'cancelled; its worker was lost (' .. why .. ')', '', f.failure_ttl, at)
     return 'cancelled'
@@ -153,10 +164,10 @@ end
 -- Begin a claimed job: its attempt counts from here.
 local function begin(P, id, fence, at)
   local f = read(P, id)
-  if not live(P, id, f, fence) then return 'stale' end
+  if not live(f, fence) then return 'stale' end
   if f.state == 'claimed' then
     redis.call('HSET', job_key(P, id), 'fq_state', 'running', 'fq_began', at, 'fq_attempts', f.attempts + 1)
-    if f.ttl then redis.call('ZREM', P .. N.ttls .. f.ep, id) end
+    if f.timed then redis.call('ZREM', P .. N.ttls .. f.ep, id) end
   end
   return f.cancel and 'cancel' or 'ok'
 end
@@ -167,31 +178,29 @@ local function settle(P, id, fence, o, at)
   local f = read(P, id)
   if not f then return 'gone' end
   if f.done == fence and f.fence == fence then return 'ok' end
-  if not live(P, id, f, fence) then
+  if not live(f, fence) then
     note(P, f.ep, 'stale-outcome', id, 'refused: fence ' .. fence .. ', now ' .. f.fence .. ' and ' .. f.state)
     return 'stale'
   end
-  local key = job_key(P, id)
-  if o.timing ~= '' then redis.call('HSET', key, 'fq_timing', o.timing) end
-  if o.state == 'retry' then
-    if f.cancel then
-      conclude(P, id, f, 'cancelled', 'cancelled', '', '', f.failure_ttl, at)
-      return 'ok'
-    end
-    redis.call('HINCRBY', key, 'fq_retries', 1)
-    redis.call('HSET', key, 'fq_done', fence, 'fq_error', o.text)
-    redis.call('HINCRBY', P .. N.stats .. f.ep, 'retried', 1)
-    if o.delay_ms <= 0 then
-      put_back(P, id, f, false)
-    else
-      redis.call('HSET', key, 'fq_state', 'scheduled', 'status', 'scheduled', 'worker_name', '', 'started_at', '')
-      redis.call('ZREM', P .. N.leases .. f.ep, id)
-      redis.call('ZREM', P .. N.wip .. f.origin, id .. ':' .. fence)
-      redis.call('ZADD', P .. N.scheduled .. f.origin, (at + o.delay_ms) / 1000, id)
-    end
+  unlease(P, id, f)
+  if o.state ~= 'retry' then
+    conclude(P, id, f, o.state, o.reason, o.text, o.outcome, o.ttl_s, at, o.timing)
     return 'ok'
   end
-  conclude(P, id, f, o.state, o.reason, o.text, o.outcome, o.ttl_s, at)
+  if f.cancel then
+    conclude(P, id, f, 'cancelled', 'cancelled', '', '', f.failure_ttl, at, o.timing)
+    return 'ok'
+  end
+  local key = job_key(P, id)
+  redis.call('HINCRBY', key, 'fq_retries', 1)
+  redis.call('HSET', key, 'fq_done', fence, 'fq_error', o.text)
+  redis.call('HINCRBY', P .. N.stats .. f.ep, 'retried', 1)
+  if o.delay_ms <= 0 then
+    put_back(P, id, f, false)
+  else
+    redis.call('HSET', key, 'fq_state', 'scheduled', 'status', 'scheduled', 'worker_name', '', 'started_at', '')
+    redis.call('ZADD', P .. N.scheduled .. f.origin, (at + o.delay_ms) / 1000, id)
+  end
   return 'ok'
 end
 
@@ -199,16 +208,20 @@ end
 local function reopen(P, id, f, at)
   redis.call('PERSIST', job_key(P, id))
   redis.call('HDEL', job_key(P, id), 'fq_cancel', 'fq_outcome', 'fq_reason', 'fq_error', 'fq_done', 'fq_losses',
-    'fq_retries', 'fq_timing', 'fq_began', 'fq_ended', 'fq_ttl_at', 'ended_at', 'started_at')
+    'fq_retries', 'fq_timing', 'fq_began', 'fq_ended', 'fq_ttl_at', 'fq_timed', 'fq_cold', 'ended_at', 'started_at')
   redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'fq_attempts', 0,
     'fq_enqueued', at, 'enqueued_at', iso(at), 'worker_name', '')
   redis.call('HINCRBY', job_key(P, id), 'fq_gen', 1)
   redis.call('ZREM', P .. REGISTRY[f.state] .. f.origin, id)
 end
 
+-- What CLAIM answers with for one job.
+local function row(id, f, fence)
+  return {id, fence, f.call or '', f.rev or '', f.gen, f.attempts, f.losses, f.enqueued or '0', f.cold or '0',
+    f.retries or '0'}
+end
+
 -- Take up to `count` jobs off the endpoint's queues for a worker; the first `start` of them begin at once.
--- Returns the rows CLAIM answers with.
-local CALL = {'fq_call', 'fq_rev', 'fq_gen', 'fq_attempts', 'fq_losses', 'fq_enqueued', 'fq_cold', 'fq_retries'}
 local function take(P, ep, worker, count, lease_ms, start, at)
   local rows, popped = {}, 0
   local queues = redis.call('ZREVRANGE', P .. N.endpoint_queues .. ep, 0, -1)
@@ -220,7 +233,7 @@ local function take(P, ep, worker, count, lease_ms, start, at)
         if queue ~= ep then redis.call('ZREM', P .. N.endpoint_queues .. ep, queue) end
         break
       end
-      local f = read(P, id)
+      local f = read(P, id, CLAIM_FIELDS)
       if not f then
         if redis.call('EXISTS', job_key(P, id)) == 1 then
           redis.call('RPUSH', P .. N.parked .. ep, id)
@@ -233,27 +246,26 @@ local function take(P, ep, worker, count, lease_ms, start, at)
         if TERMINAL[f.state] and f.state ~= 'finished' and f.status == 'queued' then
           reopen(P, id, f, at)
           note(P, ep, 'job-reopened', id, 'requeued with a tool of RQ')
-          f = read(P, id)
+          f = read(P, id, CLAIM_FIELDS)
         end
         if f.state == 'queued' and f.status == 'canceled' then
           conclude(P, id, f, 'cancelled', 'cancelled', 'cancelled with a tool of RQ', '', f.failure_ttl, at)
-        elseif f.state == 'queued' and f.ttl and tonumber(f.ttl) <= at then
+        elseif f.state == 'queued' and f.ttl_at > 0 and f.ttl_at <= at then
           conclude(P, id, f, 'timed_out', 'expired', 'waited past its ttl', '', f.failure_ttl, at)
         elseif f.state == 'queued' then
           local fence = int(tonumber(f.fence) + 1)
-          local began = #rows < start
-          local key = job_key(P, id)
-          redis.call('HSET', key, 'fq_state', began and 'running' or 'claimed', 'status', 'started', 'fq_fence', fence,
-            'worker_name', worker, 'started_at', iso(at), 'fq_claimed', at)
-          if began then
-            redis.call('HSET', key, 'fq_attempts', f.attempts + 1, 'fq_began', at)
-            if f.ttl then redis.call('ZREM', P .. N.ttls .. ep, id) end
+          if #rows < start then
+            f.attempts = f.attempts + 1
+            redis.call('HSET', job_key(P, id), 'fq_state', 'running', 'status', 'started', 'fq_fence', fence,
+              'worker_name', worker, 'started_at', iso(at), 'fq_claimed', at, 'fq_attempts', f.attempts, 'fq_began', at)
+            if f.timed then redis.call('ZREM', P .. N.ttls .. ep, id) end
+          else
+            redis.call('HSET', job_key(P, id), 'fq_state', 'claimed', 'status', 'started', 'fq_fence', fence,
+              'worker_name', worker, 'started_at', iso(at), 'fq_claimed', at)
           end
           redis.call('ZADD', P .. N.leases .. ep, at + lease_ms, id)
           redis.call('ZADD', P .. N.wip .. f.origin, '+inf', id .. ':' .. fence)
-          local c = redis.call('HMGET', key, unpack(CALL))
-          rows[#rows + 1] = {id, fence, c[1] or '', c[2] or '', c[3] or '0', c[4] or '0', c[5] or '0', c[6] or '0',
-            c[7] or '0', c[8] or '0'}
+          rows[#rows + 1] = row(id, f, fence)
         elseif TERMINAL[f.state] then
           redis.call('HSET', job_key(P, id), 'status', RQ_STATUS[f.state])
         end
@@ -274,12 +286,8 @@ local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room
   if w[1] == nonce then
     local rows = {}
     for id, fence in string.gmatch(w[2] or '', '([^ ]+):(%d+)') do
-      local f = read(P, id)
-      if live(P, id, f, fence) then
-        local c = redis.call('HMGET', job_key(P, id), unpack(CALL))
-        rows[#rows + 1] = {id, fence, c[1] or '', c[2] or '', c[3] or '0', c[4] or '0', c[5] or '0', c[6] or '0',
-          c[7] or '0', c[8] or '0'}
-      end
+      local f = read(P, id, CLAIM_FIELDS)
+      if live(f, fence) then rows[#rows + 1] = row(id, f, fence) end
     end
     return {'ok', rows}
   end
@@ -289,7 +297,7 @@ local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room
     rows = take(P, ep, worker, count, lease_ms, start, at)
   end
   local last = {}
-  for i, row in ipairs(rows) do last[i] = row[1] .. ':' .. row[2] end
+  for i, r in ipairs(rows) do last[i] = r[1] .. ':' .. r[2] end
   local state = (holding + #rows > 0) and 'running' or 'idle'
   redis.call('HSET', key, 'fq_nonce', nonce, 'fq_last', table.concat(last, ' '), 'fq_jobs', holding + #rows)
   if state ~= w[5] then
@@ -307,7 +315,7 @@ end
 local function lose_worker(P, ep, worker, why, at)
   for _, id in ipairs(redis.call('ZRANGE', P .. N.leases .. ep, 0, -1)) do
     local f = read(P, id)
-    if f and f.worker == worker and live(P, id, f, f.fence) then
+    if f and f.worker == worker and live(f, f.fence) then
       lose(P, id, f, 'its worker ' .. worker .. ' was lost: ' .. why, '', nil, at)
     end
   end
@@ -333,7 +341,7 @@ local function adopt(P, ep, queue, at)
     redis.call('PERSIST', job_key(P, id))
     redis.call('DEL', P .. N.results .. id)
     redis.call('HSET', job_key(P, id), 'status', 'queued', 'worker_name', '', 'started_at', '', 'ended_at', '')
-    enqueue(P, id, ep, queue, true)
+    enqueue(P, id, ep, queue, nil, true)
     ring_idle(P, ep)
     note(P, ep, 'job-adopted', id, why)
     count = count + 1

@@ -29,7 +29,7 @@ if at >= spared or spared > at + 2 * lease then
   end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. N.leases .. ep, 0, at, 'LIMIT', 0, limit)) do
     local f = read(P, id)
-    if not f or not live(P, id, f, f.fence) then
+    if not f or not live(f, f.fence) then
       redis.call('ZREM', P .. N.leases .. ep, id)
     else
       lose(P, id, f, 'its worker ' .. (f.worker or '?') .. ' was silent for a lease', '', nil, at)
@@ -48,13 +48,23 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. N.ttls .. ep, 0, at, 'LIMIT
   redis.call('ZREM', P .. N.ttls .. ep, id)
 end
 local queues = redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)
+for _, queue in ipairs(queues) do  -- jobs with the endpoint's own ttl expire in the order they came
+  for _ = 1, limit do
+    local id = redis.call('LINDEX', P .. N.queue .. queue, 0)
+    local f = id and read(P, id)
+    if not f or f.state ~= 'queued' or f.ttl_at == 0 or f.ttl_at > at then break end
+    redis.call('LPOP', P .. N.queue .. queue)
+    conclude(P, id, f, 'timed_out', 'expired', 'waited past its ttl', '', f.failure_ttl, at)
+    expired = expired + 1
+  end
+end
 for _, queue in ipairs(queues) do
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. N.scheduled .. queue, 0, at / 1000, 'LIMIT', 0, limit)) do
     redis.call('ZREM', P .. N.scheduled .. queue, id)
     local f = read(P, id)
     if f and f.ep == ep and f.state == 'scheduled' then
       redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'enqueued_at', iso(at))
-      enqueue(P, id, ep, f.origin, false)
+      enqueue(P, id, ep, f.origin, nil, false)
       ring_idle(P, ep)
       promoted = promoted + 1
     end

@@ -5,7 +5,8 @@
 local P, id, at = ARGV[1], ARGV[2], now()
 local f = read(P, id)
 if f and f.state == 'queued' and f.fence == ARGV[3] then return 'ok' end
-if not live(P, id, f, ARGV[3]) then return 'stale' end
+if not live(f, ARGV[3]) then return 'stale' end
+unlease(P, id, f)
 if f.cancel then
   conclude(P, id, f, 'cancelled', 'cancelled', '', '', f.failure_ttl, at)
   return 'cancelled'

@@ -18,7 +18,7 @@ local i = 6
 for n = 1, count do
   local id, fence = ARGV[i], ARGV[i + 1]
   local f = read(P, id)
-  if live(P, id, f, fence) then
+  if live(f, fence) then
     redis.call('ZADD', P .. N.leases .. ep, 'XX', until_, id)
     verdicts[n] = (f.cancel or f.status == 'canceled') and 'cancel' or 'ok'
   else

@@ -7,6 +7,6 @@ local f = read(P, id)
 if not f then return 'unknown' end
 if not TERMINAL[f.state] or f.state == 'finished' then return f.state end
 reopen(P, id, f, at)
-enqueue(P, id, f.ep, f.origin, false)
+enqueue(P, id, f.ep, f.origin, nil, false)
 redis.call('HSET', job_key(P, id), 'fq_cold', ring_idle(P, f.ep))
 return 'ok'

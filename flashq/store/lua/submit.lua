@@ -3,7 +3,8 @@
 -- ARGV  1 prefix  2 endpoint  3 job id  4 revision  5 queue if the revision is current  6 queue otherwise
 --       7 priority  8 delay (ms)  9 ttl (ms, 0 none)  10 most jobs that may wait (0 any)  11 idempotency key ('' none)
 --       12 what the key stands for (a digest)  13 how long it is remembered (ms)  14 the waiting client's channel
---       15 description  16 RQ's data field  17 the signed call  18… further fields and values of the hash
+--       15 description  16 RQ's data field  17 the signed call  18 '1': its ttl is its own, so its
+--       place in the queue does not tell when it expires  19… further fields and values of the hash
 -- Returns {verdict, detail, now}; verdict: 'ok' (detail 1: cold, 0: an idle worker was woken), 'dup' (detail: its
 --   state), 'hit' (detail: the job the key stands for), 'conflict' (the same), 'full' (detail: how many wait),
 --   'unregistered' (no such endpoint or revision: register and submit again).
@@ -34,27 +35,35 @@ if bound > 0 then
   local waiting = redis.call('LLEN', P .. N.queue .. queue)
   if waiting >= bound then return {'full', waiting, at} end
 end
-local delay = tonumber(ARGV[8])
-local state = delay > 0 and 'scheduled' or 'queued'
-local stamp = iso(at)
-redis.call('HSET', key, 'fq_state', state, 'status', state, 'created_at', stamp, 'enqueued_at', stamp, 'origin', queue,
-  'description', ARGV[15], 'data', ARGV[16], 'fq_ep', ep, 'fq_rev', revision, 'fq_enqueued', at, 'fq_watch', ARGV[14],
-  'fq_call', ARGV[17])
-if #ARGV > 17 then redis.call('HSET', key, unpack(ARGV, 18)) end
-if ARGV[7] ~= '0' then redis.call('HSET', key, 'fq_prio', ARGV[7]) end
-if ARGV[11] ~= '' then redis.call('SET', ARGV[11], id .. ' ' .. ARGV[12], 'PX', ARGV[13]) end
-local ttl = tonumber(ARGV[9])
-if ttl > 0 then
-  redis.call('HSET', key, 'fq_ttl_at', at + ttl)
-  redis.call('ZADD', P .. N.ttls .. ep, at + ttl, id)
-end
+local delay, ttl = tonumber(ARGV[8]), tonumber(ARGV[9])
+local state, cold = 'scheduled', ''
 if delay > 0 then
   if queue ~= ep then redis.call('ZADD', P .. N.endpoint_queues .. ep, ARGV[7], queue) end
   redis.call('ZADD', P .. N.scheduled .. queue, (at + delay) / 1000, id)
   wake(P)
-  return {'ok', 0, at}
+else
+  state = 'queued'
+  enqueue(P, id, ep, queue, ARGV[7], false)
+  cold = ring_idle(P, ep)
 end
-enqueue(P, id, ep, queue, false)
-local cold = ring_idle(P, ep)
-if cold == 1 then redis.call('HSET', key, 'fq_cold', 1) end
+local stamp = iso(at)
+local fields = {'fq_state', state, 'status', state, 'created_at', stamp, 'enqueued_at', stamp, 'origin', queue,
+  'description', ARGV[15], 'data', ARGV[16], 'fq_ep', ep, 'fq_rev', revision, 'fq_enqueued', at, 'fq_watch', ARGV[14],
+  'fq_call', ARGV[17]}
+for n = 19, #ARGV do fields[#fields + 1] = ARGV[n] end
+local function set(name, value)
+  fields[#fields + 1] = name
+  fields[#fields + 1] = value
+end
+if cold == 1 then set('fq_cold', 1) end
+if ARGV[7] ~= '0' then set('fq_prio', ARGV[7]) end
+if ttl > 0 then
+  set('fq_ttl_at', at + ttl)
+  if ARGV[18] == '1' then
+    set('fq_timed', 1)
+    redis.call('ZADD', P .. N.ttls .. ep, at + ttl, id)
+  end
+end
+redis.call('HSET', key, unpack(fields))
+if ARGV[11] ~= '' then redis.call('SET', ARGV[11], id .. ' ' .. ARGV[12], 'PX', ARGV[13]) end
 return {'ok', cold, at}
