@@ -43,15 +43,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many jobs the broker says have completed, have ended otherwise, and have not ended."""
+    """How many jobs of this run the broker says have completed, have ended otherwise, and have not ended."""
 
     completed: int
     failed: int
     unfinished: int
-
-    def since(self, before: Counts) -> Counts:
-        """Return what was added since `before`, and what is unfinished now."""
-        return Counts(self.completed - before.completed, self.failed - before.failed, self.unfinished)
 
 
 def all_accounted_for(docstrings: int, vectors: int, submitted: int, counts: Counts) -> Check:

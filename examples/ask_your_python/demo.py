@@ -104,13 +104,12 @@ def run(options: Options, embed: Embed) -> int:
     texts = [f"{docstring.name}: {docstring.text}" for docstring in docstrings]
     sample = spread(len(texts), SAMPLE)
 
-    before = observe.count(NAME)
     with Watch(partial(observe.look, NAME), len(texts), Console()) as watch:
-        vectors, jobs = embed_all(embed, texts, watch)
+        vectors, first, jobs = embed_all(embed, texts, watch)
         index = Index(zip((docstring.name for docstring in docstrings), vectors, strict=True))
         answers, cold = ask_pinned(embed, index, watch)
         jobs += len(answers) + (converse(embed, index) if options.interactive else 0)
-        counted = observe.count(NAME).since(before)
+        counted = observe.count(NAME, first)
         theirs = reference([texts[position] for position in sample])
         print(f"\nWaiting for {options.idle_s} s of idleness to take the workers away.", flush=True)
         watch.wait_for(lambda moment: moment.seen.alive == 0, options.idle_s + PATIENCE_S)
@@ -137,8 +136,8 @@ def choose(docstrings: list[Docstring], limit: int | None) -> list[Docstring]:
     return [each for position, each in enumerate(docstrings) if position in taken or each.name in pinned]
 
 
-def embed_all(embed: Embed, texts: list[str], watch: Watch) -> tuple[list[list[float]], int]:
-    """Return the texts' vectors, in their order, and how many jobs that took."""
+def embed_all(embed: Embed, texts: list[str], watch: Watch) -> tuple[list[list[float]], str, int]:
+    """Return the texts' vectors, in their order, the id of the first job, and how many jobs there were."""
     vectors: list[list[float]] = [[] for _ in texts]
 
     def keep(positions: list[int], found: list[list[float]]) -> None:
@@ -160,7 +159,7 @@ def embed_all(embed: Embed, texts: list[str], watch: Watch) -> tuple[list[list[f
     print(f"\n{len(texts):,} docstrings embedded in {took_s:.1f} s by {watch.peak} workers.")
     print(*report.cold_start(job.timing), sep="\n")
     print(*(f"  {line}" for line in job.logs()), sep="\n", flush=True)
-    return vectors, 1 + len(others)
+    return vectors, job.id, 1 + len(others)
 
 
 def ask_pinned(embed: Embed, index: Index, watch: Watch) -> tuple[dict[str, list[str]], int]:

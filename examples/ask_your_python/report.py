@@ -12,13 +12,22 @@ if TYPE_CHECKING:
 
     from flashq import Timing
 
+# What `Timing.startup` measures, in words.
+PARTS = {
+    "order": "until the autoscaler ordered one",
+    "spawn": "until its process had started",
+    "environment": "making its environment, or finding it made",
+    "executor": "starting Python in it",
+    "load": "loading the function",
+}
+
 
 def cold_start(timing: Timing) -> Iterator[str]:
     """Yield where the time of a job went that had to wait for a worker."""
     yield f"The first job met no worker: {_seconds(timing.total_s)} from its submission to its result."
     yield f"  {_seconds(timing.queued_s)}  waiting for a worker to start"
-    for part, spent_s in sorted(timing.startup.items(), key=lambda item: -item[1]):
-        yield f"      {_seconds(spent_s)}  {part.replace('_', ' ')}"
+    for part, spent_s in timing.startup.items():
+        yield f"      {_seconds(spent_s)}  {PARTS.get(part, part)}"
     yield f"  {_seconds(timing.claimed_s)}  from being taken to running"
     yield f"  {_seconds(timing.execution_s)}  in the function, which loaded the model first"
 

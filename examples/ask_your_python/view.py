@@ -37,8 +37,8 @@ class Snapshot:
 
     @property
     def alive(self) -> int:
-        """How many workers there are, whatever their state."""
-        return sum(self.workers.values())
+        """How many workers there are; those throttled or unhealthy are wanted and cannot start."""
+        return sum(n for state, n in self.workers.items() if state not in {"throttled", "unhealthy"})
 
 
 @dataclass(frozen=True, slots=True)

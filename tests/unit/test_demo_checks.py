@@ -76,9 +76,3 @@ def test_the_peak_is_the_most_that_was_allowed(peak: int, held: bool) -> None:
 def test_one_worker_left_is_one_too_many() -> None:
     assert checks.none_left(0).held
     assert not checks.none_left(1).held
-
-
-def test_only_this_runs_jobs_are_counted_and_whatever_is_unfinished_now() -> None:
-    before = checks.Counts(completed=100, failed=2, unfinished=5)
-
-    assert checks.Counts(completed=120, failed=3, unfinished=1).since(before) == checks.Counts(20, 1, 1)
