@@ -5,8 +5,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
-# Runs a command so that uv finds packages where pip does on this machine.
-INDEXED := $(BIN)/python scripts/with_pip_index.py
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -17,20 +15,20 @@ help: ## This list
 
 setup: $(STAMP) ## Put everything needed into .venv
 
-$(STAMP): pyproject.toml constraints.txt scripts/install.py scripts/with_pip_index.py
+$(STAMP): pyproject.toml constraints.txt scripts/install.py scripts/pip_index.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flashq needs Python 3.11 or later; this is " + sys.version)'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python scripts/install.py
 	@touch $@
 
 demo: $(STAMP) ## "Ask your Python": a real model on workers that start and stop (ARGS=… are passed on)
-	$(INDEXED) $(BIN)/python examples/ask_your_python/demo.py $(ARGS)
+	$(BIN)/python examples/ask_your_python/demo.py $(ARGS)
 
 test: $(STAMP) ## The tests (ARGS=… are passed on)
-	$(INDEXED) $(BIN)/python -m pytest -m "not engines and not chaos" $(ARGS)
+	$(BIN)/python -m pytest -m "not engines and not chaos" $(ARGS)
 
 test-engines: $(STAMP) ## The tests that need container engines and other heavy services
-	$(INDEXED) $(BIN)/python -m pytest -m engines $(ARGS)
+	$(BIN)/python -m pytest -m engines $(ARGS)
 
 check: $(STAMP) ## What CI checks beside the tests: style, types, layering
 	$(BIN)/ruff check
@@ -43,7 +41,7 @@ format: $(STAMP) ## Let ruff repair style and layout
 	$(BIN)/ruff format
 
 bench: $(STAMP) ## The benchmarks, beside the floor (ARGS=… are passed on)
-	$(INDEXED) $(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 # Asks the public index, so that the hashes of every platform's files are there.
 lock: $(STAMP) ## Renew constraints.txt from pyproject.toml

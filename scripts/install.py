@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from with_pip_index import index_environment
+from pip_index import index_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
@@ -37,7 +38,7 @@ def test_there_is_a_broker_an_autoscaler_and_a_host() -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_commands_are_commands_of_flashq(name: str) -> None:
     assert SERVICES[name]["entrypoint"][-1] == "flashq"
-    assert SERVICES[name]["command"][0] in cli.main.commands
+    assert SERVICES[name]["command"][0] in cli.flashq.list_commands(click.Context(cli.flashq))
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.with_pip_index import pip_settings, uv_variables
+from scripts.pip_index import pip_settings, uv_variables
 
 ROOT = Path(__file__).parent.parent.parent
 CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")

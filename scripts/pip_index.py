@@ -1,8 +1,8 @@
-"""Run a command so that uv finds packages where pip does: `python with_pip_index.py COMMAND [ARGUMENT…]`.
+"""The environment in which uv finds packages where pip does.
 
 uv does not read pip's configuration, and a machine behind a package mirror often has no other. So pip's
-settings (its files and PIP_… variables, as `pip config list` merges them) become uv's UV_… variables for that
-one command. What uv is already told wins, and a machine without pip settings gets plain PyPI.
+settings (its files and PIP_… variables, as `pip config list` merges them) become uv's UV_… variables. What uv
+is already told wins, and a machine without pip settings gets plain PyPI.
 """
 
 from __future__ import annotations
@@ -62,18 +62,3 @@ def index_environment() -> dict[str, str]:
     pip = [sys.executable, "-m", "pip", "config", "list"]
     listing = subprocess.run(pip, check=True, stdout=subprocess.PIPE, text=True).stdout
     return {**uv_variables(pip_settings(listing)), **os.environ}
-
-
-def main() -> None:
-    """Replace this process with the command."""
-    command = sys.argv[1:]
-    if not command:
-        sys.exit("usage: python with_pip_index.py COMMAND [ARGUMENT…]")
-    try:
-        os.execvpe(command[0], command, index_environment())  # noqa: S606 -- the command is the caller's own
-    except OSError as error:
-        sys.exit(f"with_pip_index.py: {command[0]}: {error.strerror}")
-
-
-if __name__ == "__main__":
-    main()
