@@ -1,0 +1,131 @@
+"""Which broker a command talks to, and what its exit code says when it cannot do what it was asked.
+
+The broker: the one configured (FLASHQ_REDIS_URL), else the running one of this user's FLASHQ_HOME. No command
+that asks or acts starts a broker: what it would see in a fresh one is nothing.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from flashq.cli.render import visible_lines
+from flashq.errors import BrokerUnreachable, FlashqError, JobNotFound
+from flashq.store.queries import EndpointNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flashq.model.keyring import Keyring
+    from flashq.settings import Settings
+    from flashq.store.broker import Broker
+
+_PATIENCE_S = 3.0
+
+
+class Exit(IntEnum):
+    """Exit codes of the commands that look after jobs."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    REFUSED = 4
+    JOB_FAILED = 5
+
+
+_MEANINGS = {
+    Exit.OK: "done",
+    Exit.ERROR: "no broker, or another error",
+    Exit.USAGE: "wrong usage",
+    Exit.NOT_FOUND: "there is no such job, endpoint or worker",
+    Exit.REFUSED: "its state does not allow it",
+    Exit.JOB_FAILED: "the job ended without a value",
+}
+
+
+def exit_codes(*codes: Exit) -> str:
+    """A paragraph for a command's help; done, error and usage are in each."""
+    named = sorted({Exit.OK, Exit.ERROR, Exit.USAGE, *codes})
+    return "\n".join(["\n", "\b", "Exit codes:", *(f"  {code:d}  {_MEANINGS[code]}" for code in named)])
+
+
+class Stop(click.ClickException):
+    """Ends the command: a message on stderr, and what the exit code shall say."""
+
+    def __init__(self, message: str, code: Exit) -> None:
+        super().__init__(message)
+        self.exit_code = int(code)  # type: ignore[misc]  # click declares it on the class
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Write the message, like every error of the command line."""
+        complain(self.message, file)
+
+
+def complain(message: str, file: IO[Any] | None = None) -> None:
+    """Say what is wrong, on stderr."""
+    click.echo(f"flashq: {visible_lines(message)}", file=file, err=file is None)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn our errors into messages with exit codes."""
+    try:
+        yield
+    except (JobNotFound, EndpointNotFound) as error:
+        raise Stop(str(error), Exit.NOT_FOUND) from error
+    except FlashqError as error:
+        raise Stop(str(error), Exit.ERROR) from error
+
+
+@contextmanager
+def connected(settings: Settings | None = None) -> Iterator[Broker]:
+    """The broker, to ask and to tell; errors of ours become messages with exit codes."""
+    from flashq.store.broker import Broker
+
+    with explained():
+        settings = settings or load_settings()
+        broker = Broker(broker_url(settings), prefix=settings.rq_prefix, patience_s=_PATIENCE_S)
+        try:
+            yield broker
+        finally:
+            broker.close()
+
+
+def load_settings() -> Settings:
+    """The settings in force."""
+    from flashq.settings import Settings
+
+    return Settings.load()
+
+
+def broker_url(settings: Settings) -> str:
+    """Where the broker is. Raises BrokerUnreachable where none is configured and none of our own runs."""
+    if settings.redis_url is not None:
+        return settings.redis_url
+    from flashq import embedded
+
+    url = embedded.find(settings)
+    if url is None:
+        raise BrokerUnreachable(
+            f"no broker: FLASHQ_REDIS_URL is not set, and none runs for {settings.home}. "
+            "`flashq up --detach` starts one"
+        )
+    return url
+
+
+def keyring(settings: Settings) -> Keyring:
+    """The keys that sign calls and verify outcomes.
+
+    Raises: SettingsError where a broker is configured and no key.
+    """
+    from flashq.model.keyring import Keyring
+
+    if settings.redis_url is not None:
+        return Keyring(settings.require_secrets(), settings.namespace)
+    from flashq import embedded
+
+    return Keyring(embedded.secrets(settings), settings.namespace)

@@ -1,0 +1,194 @@
+"""Calls of a registered endpoint in JSON: no function, no pickle, only its name and values.
+
+For whoever has no Python function to call: the command line (and, later, the gateway). The call is signed
+like any other and runs on the endpoint's current revision; its result comes back as JSON. Nothing is
+unpickled here, in either direction.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import time
+import uuid
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from flashq import codec, errors
+from flashq.model.envelope import Header
+from flashq.model.keyring import Direction
+from flashq.model.lifecycle import TERMINAL, JobState
+from flashq.model.outcome import Failure, FailureKind
+from flashq.store.line import pack
+from flashq.store.queries import EndpointNotFound, read_hash
+from flashq.store.queries_fleet import now_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flashq.model.envelope import Keys
+    from flashq.store.broker import Broker
+    from flashq.store.line import Line
+    from flashq.store.records import Submitted, Watched
+
+CALL_LIFETIME_MS = 7 * 86_400_000
+_CHECK_S = 5.0  # what a push may have missed is asked for this often
+
+
+@dataclass(frozen=True, slots=True)
+class JsonCall:
+    """A call that was accepted."""
+
+    job: str
+    endpoint: str
+    digest: str  # of the call's signature: its outcome quotes it
+    cold_start: bool
+
+
+def submit(
+    broker: Broker,
+    keys: Keys,
+    endpoint: str,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    payload_limit: int,
+) -> JsonCall:
+    """Submit a call with the endpoint's own defaults (timeout, ttl, retries, priority).
+
+    Raises: EndpointNotFound, SerializationError, PayloadTooLarge, QueueFull, BrokerError.
+    """
+    payload = _payload(args, kwargs or {}, payload_limit)
+    record = read_hash(broker, broker.keys.of("endpoint", endpoint), ("revision", "spec"))
+    if not record["revision"]:
+        raise EndpointNotFound(f"no endpoint {endpoint} is registered: see `flashq endpoints`")
+    job, defaults = f"{endpoint}-{uuid.uuid4()}", json.loads(record["spec"])["call_defaults"]
+    header = _header(endpoint, job, record["revision"], defaults, now_ms(broker))
+    call, digest = codec.seal_call(header, payload, keys)
+    answer = broker.run(
+        broker.transitions.submit(
+            endpoint,
+            job,
+            revision=header.revision,
+            call=call,
+            description=f"{endpoint}({len(payload)} bytes of JSON)",
+            priority=header.priority,
+            ttl_ms=header.ttl_ms,
+            own_ttl=False,
+        )
+    )
+    return JsonCall(job, endpoint, digest, _accepted(endpoint, answer))
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _payload(args: Sequence[Any], kwargs: Mapping[str, Any], limit: int) -> bytes:
+    try:
+        payload = _compact({"args": list(args), "kwargs": dict(kwargs)}).encode()
+    except (TypeError, ValueError) as error:
+        raise errors.SerializationError(f"the arguments cannot be written as JSON: {error}") from error
+    codec.check_size(len(payload), limit, "the arguments")
+    return payload
+
+
+def _header(endpoint: str, job: str, revision: str, defaults: Mapping[str, Any], at_ms: int) -> Header:
+    ttl_ms, retries = int(defaults["ttl"] * 1000), defaults["retries"]
+    return Header(
+        direction=Direction.CALL,
+        endpoint=endpoint,
+        job=job,
+        revision=revision,
+        encoding="json",
+        priority=defaults["priority"],
+        timeout_ms=defaults["execution_timeout_ms"],
+        ttl_ms=ttl_ms,
+        created_ms=at_ms,
+        expires_ms=at_ms + CALL_LIFETIME_MS + ttl_ms,
+        retry=_compact(retries) if retries["max"] else "",
+        keep_s=defaults["result_ttl"],
+    )
+
+
+def _accepted(endpoint: str, answer: Submitted) -> bool:
+    match answer.verdict:
+        case "ok":
+            return answer.detail == "1"
+        case "dup":  # sent again after a lost reply: the first one told whether it was cold
+            return False
+        case "full":
+            raise errors.QueueFull(f"{endpoint}: {answer.detail} jobs wait already")
+        case "unregistered":
+            raise EndpointNotFound(f"endpoint {endpoint} was undeployed a moment ago")
+        case other:
+            raise errors.BrokerError(f"endpoint {endpoint}: the broker answered {other!r}")
+
+
+# -- its result --------------------------------------------------------------------------------------
+
+
+def wait(broker: Broker, keys: Keys, call: JsonCall, timeout_s: float | None = None) -> Any:
+    """The result, waited for: what `json.loads` makes of it.
+
+    Raises: WaitTimeout after `timeout_s` (the job goes on); a JobError where it ended without a value;
+    EnvelopeError where its outcome is not what this call may be answered with; BrokerError.
+    """
+    return value_of(_until_ended(broker, call, timeout_s), keys, call)
+
+
+def _until_ended(broker: Broker, call: JsonCall, timeout_s: float | None) -> Watched:
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    channel = broker.keys.of("push", f"json-{uuid.uuid4().hex[:12]}")
+    watch = broker.transitions.watch([call.job], channel)
+    line: Line | None = None
+    try:
+        while True:
+            try:
+                if line is None:
+                    line = broker.connect()
+                    line.call(pack("SUBSCRIBE", channel))
+                ended = broker.run(watch)[0]
+                if ended.state is None:
+                    why = f"job {call.job} is not in the broker: deleted, or expired"
+                    raise errors.JobNotFound(why, job_id=call.job)
+                if ended.state in TERMINAL:
+                    return ended
+                left = _CHECK_S if deadline is None else min(_CHECK_S, deadline - time.monotonic())
+                if left <= 0:
+                    raise errors.WaitTimeout(
+                        f"job {call.job} has not ended within {timeout_s:g} s; it goes on"
+                    )
+                if select.select([line], [], [], left)[0]:
+                    line.receive()  # the news itself: the outcome is read beside it, whatever its size
+            except errors.BrokerUnreachable:
+                line = None
+                broker.run(watch)  # with the broker's patience; raises where it stays away
+    finally:
+        if line is not None:
+            line.close()
+
+
+def value_of(ended: Watched, keys: Keys, call: JsonCall) -> Any:
+    """The value of a job that ended, verified; or raises why there is none (see `wait`)."""
+    if not ended.outcome:
+        raise _unsigned(ended, call.job)
+    opened = codec.open_outcome(
+        ended.outcome, keys, endpoint=call.endpoint, job=call.job, call_digest=call.digest
+    )
+    if opened.header.fence != ended.fence or opened.header.status != ended.state:
+        raise errors.WrongBinding(f"the outcome of job {call.job} is of another attempt or of another ending")
+    if ended.state is not JobState.FINISHED:
+        raise codec.exception_for(replace(codec.failure_of(opened), exception=b""), call.job)
+    if opened.header.encoding != "json":
+        raise errors.WrongBinding(f"the outcome of job {call.job} is encoded as {opened.header.encoding!r}")
+    return json.loads(opened.payload)
+
+
+def _unsigned(ended: Watched, job: str) -> BaseException:
+    """Endings the broker made by itself carry only text; a value is never taken from them."""
+    if ended.state is JobState.FINISHED:
+        return errors.ResultExpired(f"job {job} completed; its result is kept no longer", job_id=job)
+    own = (FailureKind.LOST, FailureKind.EXPIRED, FailureKind.START, FailureKind.REFUSED)
+    kind = next((k for k in own if k == ended.reason), FailureKind.CANCELLED)
+    return codec.exception_for(Failure(kind, f"job {job}: {ended.text or ended.reason}"), job)
