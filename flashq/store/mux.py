@@ -72,9 +72,15 @@ class Multiplexer:
         """Send what is queued, take in its answers, and end; from any thread but the I/O thread."""
         thread = self._thread
         self._closing = True
-        if thread is not None and thread.is_alive():
+        if thread is None:
+            self._close_wake()
+        elif thread.is_alive():
             self._wake()
             thread.join(timeout_s)
+
+    def _close_wake(self) -> None:
+        self._wake_r.close()
+        self._wake_w.close()
 
     def _start(self) -> None:
         with self._lock:
@@ -83,7 +89,7 @@ class Multiplexer:
                 self._thread.start()
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: wakes enough are on their way
+        with contextlib.suppress(OSError):  # full (wakes enough are on their way), or closed
             self._wake_w.send(b"\0")
 
     # -- in the I/O thread ---------------------------------------------------------------------------
@@ -103,6 +109,7 @@ class Multiplexer:
                 if self._closing:
                     self._stream.fail_all(error)
         self._drop()
+        self._close_wake()
 
     def _drop(self) -> None:
         self._stream.drop()
@@ -117,9 +124,7 @@ class Multiplexer:
         while True:
             try:
                 url = self._address()
-                line, push = Line(url), Line(url)
-                push.call(pack("SUBSCRIBE", self._channel))
-                ensure_library(line, self._library)
+                line, push = self._open(url)
                 break
             except FlashqError as error:
                 retriable = isinstance(error, BrokerUnreachable) and not self._closing
@@ -136,6 +141,17 @@ class Multiplexer:
         self._push = push
         self._on_connect()
         self._connected_once = True
+
+    def _open(self, url: str) -> tuple[Line, Line]:
+        with contextlib.ExitStack() as on_failure:
+            line = Line(url)
+            on_failure.callback(line.close)
+            push = Line(url)
+            on_failure.callback(push.close)
+            push.call(pack("SUBSCRIBE", self._channel))
+            ensure_library(line, self._library)
+            on_failure.pop_all()
+        return line, push
 
     def _sleep_until_needed(self) -> None:
         while not self._stream.queued and not self._closing:

@@ -1,0 +1,185 @@
+"""A real broker, a real client and real workers in one test: what integration tests are made of."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from flashq.client import Client, use_client
+from flashq.endpoint import EndpointFunction
+from flashq.model.keyring import Keyring
+from flashq.settings import SecretKey, Settings
+from flashq.store.broker import Broker
+from flashq_worker.config import WorkerConfig
+from tests.servers import find_server
+
+SECRET = bytes(range(32))
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = 15.0, what: str = "") -> Any:
+    """Wait for a true value of `condition` and return it; fail after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {what or condition}")
+        time.sleep(0.01)
+
+
+class BrokerServer:
+    """A private broker on a unix socket; can be killed and started again on the same data."""
+
+    def __init__(self, server: str = "valkey", *, appendonly: str = "everysec") -> None:
+        self._program = find_server(server)
+        self.folder = Path(tempfile.mkdtemp(prefix="fq-broker-"))
+        self.url = f"unix://{self.folder}/s"
+        self._fsync = appendonly
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        assert self._program is not None
+        log = (self.folder / "log").open("ab")
+        self._process = subprocess.Popen(
+            [self._program, "--port", "0", "--unixsocket", self.folder / "s", "--dir", self.folder, "--save", ""]
+            + ["--appendonly", "yes", "--appendfsync", self._fsync],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        log.close()
+        with contextlib.closing(Broker(self.url, patience_s=10.0)) as broker:
+            assert broker.execute("PING") in (b"PONG", "PONG")
+
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait()
+            self._process = None
+
+    def wipe(self) -> None:
+        """Forget all data; only while it is down."""
+        shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class WorkerProcess:
+    """One `python -m flashq_worker`, its output in a file."""
+
+    def __init__(self, config: WorkerConfig, folder: Path) -> None:
+        self.id = config.worker
+        self.log = folder / f"{config.worker}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "flashq_worker"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        assert self.process.stdin is not None
+        self.process.stdin.write(config.to_json().encode())
+        self.process.stdin.close()
+
+    def signal(self, which: signal.Signals) -> None:
+        self.process.send_signal(which)
+
+    def wait(self, timeout_s: float = 15.0) -> int:
+        return self.process.wait(timeout_s)
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+
+
+class Rig:
+    """A broker, this process's client on it, and workers started by hand."""
+
+    def __init__(self, server: str = "valkey", *, lease_s: float = 2.0, appendonly: str = "everysec") -> None:
+        self.server = BrokerServer(server, appendonly=appendonly)
+        self.home = self.server.folder / "home"
+        self.lease_s = lease_s
+        self.settings = Settings(
+            redis_url=self.server.url, secret_key=SecretKey(SECRET), home=self.home, lease_s=lease_s
+        )
+        self.keyring = Keyring([SECRET])
+        self.client = Client(self.settings)
+        self.broker = Broker(self.server.url)
+        self.workers: list[WorkerProcess] = []
+        self._before = use_client(self.client)
+
+    def register(self, function: EndpointFunction[Any, Any]) -> None:
+        """Make an endpoint known without calling it."""
+        registration = self.client.registration(function)
+        self.broker.run(registration.command(self.broker.transitions))
+
+    def worker(self, endpoint: EndpointFunction[Any, Any] | str, **changes: Any) -> WorkerProcess:
+        """Start a worker of an endpoint."""
+        if not isinstance(endpoint, str):
+            self.register(endpoint)
+            endpoint = endpoint.name
+        config = {
+            "url": self.server.url,
+            "prefix": "rq",
+            "endpoint": endpoint,
+            "worker": f"{endpoint}-{uuid.uuid4()}",
+            "host": "test",
+            "keys": self.keyring.for_endpoint(endpoint),
+            "home": self.home,
+            "booked": False,
+            "lease_s": self.lease_s,
+            "grace_s": 1.0,
+            "drain_s": 10.0,
+        }
+        worker = WorkerProcess(WorkerConfig(**{**config, **changes}), self.server.folder)
+        self.workers.append(worker)
+        return worker
+
+    def ready_worker(self, endpoint: EndpointFunction[Any, Any], **changes: Any) -> WorkerProcess:
+        """Start a worker and wait until it is idle."""
+        worker = self.worker(endpoint, **changes)
+        wait_until(lambda: self.worker_field(worker.id, "fq_state") == "idle", what=f"{worker.id} idle")
+        return worker
+
+    def worker_field(self, worker: str, name: str) -> str:
+        value = self.broker.execute("HGET", self.broker.keys.of("worker", worker), name)
+        return value.decode() if value is not None else ""
+
+    def job_field(self, job: str, name: str) -> str:
+        value = self.broker.execute("HGET", self.broker.keys.of("job", job), name)
+        return value.decode("utf-8", "replace") if value is not None else ""
+
+    def close(self) -> None:
+        use_client(self._before)
+        for worker in self.workers:
+            worker.close()
+        self.client.close()
+        self.broker.close()
+        self.server.close()
+
+
+@contextlib.contextmanager
+def rig(**options: Any) -> Iterator[Rig]:
+    """A `Rig` for the length of a block."""
+    made = Rig(**options)
+    try:
+        yield made
+    finally:
+        made.close()
