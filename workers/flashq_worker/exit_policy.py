@@ -23,7 +23,7 @@ class Standing:
     gone: bool = False  # the broker says it does not know this worker (any more)
     start_failed: bool = False
     holding: int = 0  # jobs in hand
-    unsettled: int = 0  # outcomes not yet acknowledged by the broker
+    unsettled: bool = False  # whether the broker has yet to confirm something
 
 
 def exit_code(standing: Standing) -> ExitCode | None:

@@ -121,6 +121,10 @@ class Presence:
         }
         return {**parts, **self._startup_ms}
 
+    def leave(self, why: str) -> None:
+        """Be gone, in order."""
+        self._broker.run(self._broker.transitions.leave(self._config.endpoint, self._config.worker, why))
+
     def leave_unstarted(self, why: str, *, deterministic: bool) -> None:
         """Say that this worker could not start; after two starts that would fail again, tell the waiting jobs."""
         config, transitions = self._config, self._broker.transitions

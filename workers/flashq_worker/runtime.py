@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 
+from flashq import codec
 from flashq.codec import Revision
 from flashq.errors import FlashqError
 from flashq_worker import environment, inject
@@ -61,6 +62,11 @@ class Runtime:
         self.phase = Phase.BUILDING
         self._built = None
         threading.Thread(target=self._build, args=(record,), name="environment", daemon=True).start()
+
+    @property
+    def python(self) -> str:
+        """The minor version of Python that runs, or will run, the revision: "3.11"."""
+        return codec.PYTHON if self._record is None else self._record.python
 
     def restart(self) -> None:
         """A fresh executor for the same revision."""

@@ -1,9 +1,7 @@
-"""The supervisor: claims jobs, has the executor run them, and settles what became of each.
+"""The supervisor: has the executor run what was claimed, and settles what became of each job.
 
-One thread waits on everything at once: the executor's frames and output, the broker's answers, the worker's
-bell, and what the lease thread has to say. At most one ADVANCE (finish, start, claim in one round trip) is on
-its way; what ends meanwhile travels with the next one, so short jobs batch themselves and long ones never wait.
-User code runs in the executor alone; here payloads are bytes.
+One thread waits on everything at once: the executor's frames and output, the broker (see `exchange`), and what
+the lease thread and signals have to say. User code runs in the executor alone; here payloads are bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import select
 import signal
 import time
@@ -19,26 +16,24 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from flashq import codec
-from flashq.errors import BrokerError, BrokerUnreachable, EnvelopeError, FlashqError
+from flashq.errors import BrokerError, EnvelopeError, FlashqError
 from flashq.model.outcome import Failure, FailureKind
 from flashq.store.broker import Broker
-from flashq.store.line import Line, pack
-from flashq.store.records import Advanced, Claimed, Settlement
-from flashq.store.stream import CommandStream
+from flashq.store.records import Claimed
 from flashq_worker import assignment, presence, verdicts
 from flashq_worker.assignment import Assignment, Stop
 from flashq_worker.config import WorkerConfig
+from flashq_worker.exchange import Exchange
 from flashq_worker.executor.frames import Frame, FrameError, FrameType
 from flashq_worker.exit_policy import ExitCode, Standing, exit_code
+from flashq_worker.hand import Hand
 from flashq_worker.lease import LeaseKeeper
 from flashq_worker.outcomes import OutcomeWriter
 from flashq_worker.pacing import PATIENCE_S, Pace
 from flashq_worker.runtime import Phase, Runtime
 
 log = logging.getLogger("flashq.worker")
-_RECONNECT_S = 0.2
-_IDLE_CHECK_S = 1.0  # a bell is only a hint: an idle worker looks for work this often all the same
+_LONGEST_WAIT_S = 5.0
 
 
 class Supervisor:
@@ -48,34 +43,21 @@ class Supervisor:
         self.config = config
         self._lifeline = lifeline
         self._broker = Broker(config.url, prefix=config.prefix)
-        self._transitions = self._broker.transitions
-        self._stream = CommandStream(self._broker.library)
-        self._bell: Line | None = None
-        self._bell_key = self._broker.keys.of("bell", config.worker)
-        self._reconnect_at = 0.0
+        self._hand = Hand()
+        self._pace = Pace()
+        self._exchange = Exchange(self._broker, config, self._hand, self._pace, self)
+        self._presence = presence.Presence(self._broker, config)
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._runtime = Runtime(config, self._wake)
         self._outcomes = OutcomeWriter(config.keys, config.endpoint, config.payload_limit)
-        self._presence = presence.Presence(self._broker, config)
-        self._pace = Pace()
-        self._held: dict[str, Assignment] = {}  # running in the executor
-        self._waiting: deque[Assignment] = deque()  # claimed, not yet handed over
-        self._settled: list[Settlement] = []  # to travel with the next ADVANCE
-        self._begun: list[tuple[str, int]] = []  # handed over; START travels with the next ADVANCE
-        self._advancing = False
-        self._nonce = 0
-        self._look = True  # whether there may be work to claim
-        self._look_at = 0.0
         self._verdicts: deque[tuple[str, Mapping[str, str]]] = deque()
         self._signals = 0
         self._draining = False
         self._drain_until = float("inf")
         self._gone = False
         self._was_ready = False
-        self._concurrency = 1
         self._first_job = True
         self._logged: dict[str, int] = {}
-        self._clock_offset_ms = 0.0
         self._lease = LeaseKeeper(
             Broker(config.url, prefix=config.prefix, patience_s=1.0),
             config.endpoint,
@@ -93,34 +75,33 @@ class Supervisor:
         signal.signal(signal.SIGINT, self._on_signal)
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
         try:
-            joined = self._presence.join()
-            if joined is not None:
-                return joined
-            self._clock_offset_ms = self._presence.now_ms - time.monotonic() * 1000
+            given_up = self._presence.join()
+            if given_up is not None:
+                return given_up
             self._lease.start()
             revision = self._presence.current_revision()
             record = self._presence.record(revision)
-            self._concurrency = record.concurrency
+            self._hand.concurrency = record.concurrency
             self._runtime.prepare(revision, record, self._presence.environment_values())
-            code = self._loop()
+            return self._loop()
         except FlashqError as error:
             log.exception("the worker cannot go on")
-            code = self._fail_start(str(error), deterministic=isinstance(error, EnvelopeError))
+            return self._fail_start(str(error), deterministic=isinstance(error, EnvelopeError))
         finally:
             self._lease.stop()
             self._runtime.close()
-        return code
+            self._exchange.close()
 
     def _loop(self) -> ExitCode:
         while True:
-            self._connect()
+            self._exchange.connect()
             self._progress()
             standing = Standing(
                 draining=self._draining,
                 gone=self._gone,
                 start_failed=self._runtime.phase is Phase.FAILED and not self._was_ready,
-                holding=len(self._held) + len(self._waiting),
-                unsettled=len(self._settled) + int(self._advancing),
+                holding=len(self._hand),
+                unsettled=self._exchange.unsettled,
             )
             code = exit_code(standing)
             if code is not None:
@@ -132,7 +113,7 @@ class Supervisor:
             return self._fail_start(self._runtime.failure, deterministic=True)
         if code is ExitCode.LEFT:
             with contextlib.suppress(BrokerError):
-                self._broker.run(self._transitions.leave(self.config.endpoint, self.config.worker, "left"))
+                self._presence.leave("left")
         log.info("worker %s ends: %s", self.config.worker, code.name)
         return code
 
@@ -142,78 +123,45 @@ class Supervisor:
             self._presence.leave_unstarted(why, deterministic=deterministic)
         return ExitCode.NOT_STARTED
 
-    # -- connections ---------------------------------------------------------------------------------
-    def _connect(self) -> None:
-        if self._stream.line is not None or time.monotonic() < self._reconnect_at:
-            return
-        try:
-            line, bell = self._broker.connect(), Line(self.config.url)
-            bell.send(pack("BLPOP", self._bell_key, 0))
-        except BrokerError as error:
-            log.warning("%s; trying again", error)
-            self._reconnect_at = time.monotonic() + _RECONNECT_S
-            return
-        self._stream.attach(line)
-        self._bell = bell
-        self._look = True
-
-    def _disconnect(self, error: Exception) -> None:
-        log.warning("%s", error)
-        self._stream.drop()
-        if self._bell is not None:
-            self._bell.close()
-            self._bell = None
-        self._reconnect_at = time.monotonic() + _RECONNECT_S
-
     # -- waiting -------------------------------------------------------------------------------------
     def _wait(self) -> None:
         poll = select.poll()
         poll.register(self._wake_r, select.POLLIN)
         if self._lifeline is not None:
             poll.register(self._lifeline, select.POLLIN)
+        for fd in self._exchange.readers():
+            poll.register(fd, select.POLLIN)
         process = self._runtime.process
-        if process is not None:
-            for fd in process.readers():
-                poll.register(fd, select.POLLIN)
-            for fd in process.writers():
-                poll.register(fd, select.POLLIN | select.POLLOUT)
-        if self._stream.line is not None and self._bell is not None:
-            poll.register(self._stream.line.fileno(), select.POLLIN)
-            poll.register(self._bell.fileno(), select.POLLIN)
-        ready = {fd for fd, _ in poll.poll(self._patience_ms())}
+        executors = [] if process is None else process.readers()
+        for fd in executors:
+            poll.register(fd, select.POLLIN)
+        for fd in [] if process is None else process.writers():
+            poll.register(fd, select.POLLIN | select.POLLOUT)
+            executors.append(fd)
+        ready = {fd for fd, _ in poll.poll(max(0.0, (self._due_at() - time.monotonic()) * 1000))}
         if self._wake_r in ready:
             self._on_wake()
         if self._lifeline is not None and self._lifeline in ready:
             log.error("the host agent is gone")
             self._runtime.close()
             os._exit(ExitCode.LOST)
-        if process is not None and not ready.isdisjoint([*process.readers(), *process.writers()]):
+        if not ready.isdisjoint(executors):
             self._on_executor()
-        try:
-            if self._stream.line is not None and self._stream.line.fileno() in ready:
-                self._stream.receive()
-            if self._bell is not None and self._bell.fileno() in ready:
-                self._on_bell(self._bell)
-        except BrokerUnreachable as error:
-            self._disconnect(error)
+        self._exchange.receive(ready)
 
-    def _patience_ms(self) -> float:
-        now = time.monotonic()
-        due = [now + 5.0]
-        for held in self._held.values():
+    def _due_at(self) -> float:
+        """When to look again though nothing happens."""
+        due = [time.monotonic() + _LONGEST_WAIT_S, self._drain_until]
+        for held in self._hand.running.values():
             if held.stop is not None:
                 due.append(held.kill_at)
             elif held.timeout_at is not None:
                 due.append(held.timeout_at)
-        if self._waiting and self._held:
-            due.append(min(h.began_at for h in self._held.values()) + PATIENCE_S)
-        if self._stream.line is None:
-            due.append(self._reconnect_at)
-        elif not self._held:
-            due.append(self._look_at)
-        if self._draining:
-            due.append(self._drain_until)
-        return max(0.0, (min(due) - now) * 1000)
+        if self._hand.waiting:
+            due.append(self._hand.oldest_began_at + PATIENCE_S)
+        if self._hand.room or not self._exchange.readers():
+            due.append(self._exchange.due_at)
+        return min(due)
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -224,22 +172,22 @@ class Supervisor:
 
     def _on_wake(self) -> None:
         os.read(self._wake_r, 4096)
-        self._runtime.poll()
         while self._verdicts:
             verdict, jobs = self._verdicts.popleft()
             self._gone = self._gone or verdict == "gone"
             if verdict == "drain":
-                self._drain()
+                self.on_drain()
             for job, what in jobs.items():
                 if what == "cancel":
-                    self._stop(job, "cancel")
-                elif job in self._held:
-                    self._abandon(job)
+                    self.on_stop(job, "cancel")
+                else:
+                    self.on_not_ours(job)
         if self._signals:
-            self._drain()
+            self.on_drain()
         if self._signals > 1:
             self._drain_until = 0.0
 
+    # -- the lease thread's side ---------------------------------------------------------------------
     def _on_verdict(self, verdict: str, jobs: Mapping[str, str]) -> None:
         self._verdicts.append((verdict, jobs))
         self._wake()
@@ -253,86 +201,52 @@ class Supervisor:
         service = {} if self._pace.service_s is None else {"fq_service_ms": round(self._pace.service_s * 1000, 3)}
         return {"fq_env": self._presence.resources, "fq_rev": self._runtime.revision, **service}
 
-    def _on_bell(self, bell: Line) -> None:
-        for reply in bell.receive():
-            token = reply[1].decode() if isinstance(reply, list) else ""
-            if token.startswith("cancel:"):
-                self._stop(token.removeprefix("cancel:"), "cancel")
-            elif token == "drain":
-                self._drain()
-            self._look = True
-            bell.send(pack("BLPOP", self._bell_key, 0))
-
     # -- what is due ---------------------------------------------------------------------------------
     def _progress(self) -> None:
         """Everything that can be done now without waiting."""
-        now = time.monotonic()
         self._runtime.poll()
-        self._on_ready_runtime()
-        self._overdue(now)
-        self._feed()
-        if now >= self._look_at and not self._held:
-            self._look = True
-        try:
-            if self._stream.line is not None:
-                self._advance()
-                self._stream.flush()
-        except BrokerUnreachable as error:
-            self._disconnect(error)
-
-    def _on_ready_runtime(self) -> None:
         if self._runtime.phase is Phase.READY and not self._was_ready:
-            if not self._presence.ready(self._runtime.startup_ms):
-                self._gone = True
+            self._gone = not self._presence.ready(self._runtime.startup_ms)
             self._was_ready = True
-            self._look = True
+            self._exchange.look()
         elif self._runtime.phase is Phase.FAILED and self._was_ready:
             self._refuse_waiting(self._runtime.failure)
-
-    def _refuse_waiting(self, why: str) -> None:
-        """The revision these jobs were submitted with does not start here; the worker itself is well."""
-        for held in list(self._waiting):
-            if held.claimed.revision == self._runtime.revision:
-                self._waiting.remove(held)
-                self._settle(self._outcomes.failure(held, Failure(FailureKind.START, why)))
-        if not self._waiting:
-            self._prepare(self._presence.current_revision())
+        self._overdue(time.monotonic())
+        self._feed()
+        may_claim = self._was_ready and not self._draining and self._runtime.phase is not Phase.FAILED
+        self._exchange.flush(may_claim=may_claim)
 
     def _overdue(self, now: float) -> None:
-        for held in list(self._held.values()):
+        for held in list(self._hand.running.values()):
             if held.stop is not None and now >= held.kill_at:
                 self._kill_for(held)
                 return
             if held.stop is None and held.timeout_at is not None and now >= held.timeout_at:
-                self._stop(held.job, "timeout")
-        if self._waiting and self._held and len(self._held) >= self._concurrency:
-            oldest = min(h.began_at for h in self._held.values())
-            if now - oldest >= PATIENCE_S:
-                self._release(list(self._waiting))
-                self._waiting.clear()
-        if self._draining and now >= self._drain_until and (self._held or self._waiting):
+                self.on_stop(held.job, "timeout")
+        if self._hand.waiting and not self._hand.free and now >= self._hand.oldest_began_at + PATIENCE_S:
+            self._exchange.release(self._hand.take_waiting())
+        if now >= self._drain_until:
             self._give_everything_back()
 
     def _feed(self) -> None:
         """Hand claimed jobs to the executor, as many as it runs at once, in order."""
-        if self._runtime.phase is not Phase.READY:
-            return
         process = self._runtime.process
-        assert process is not None
-        while self._waiting and len(self._held) < self._concurrency:
-            held = self._waiting[0]
+        if self._runtime.phase is not Phase.READY or process is None:
+            return
+        hand = self._hand
+        while hand.waiting and hand.free:
+            held = hand.waiting[0]
             if held.claimed.revision != self._runtime.revision:
-                if not self._held:
-                    self._prepare(held.claimed.revision)
+                if not hand.running:
+                    self._switch(held.claimed.revision)
                 return
-            self._waiting.popleft()
-            held.began_at = time.monotonic()
-            if not held.began:
-                held.began = True
-                self._begun.append((held.job, held.fence))
-            self._held[held.job] = held
-            if len(self._held) == 1:
+            hand.waiting.popleft()
+            if not hand.running:
                 process.tail.clear()
+            held.began_at = time.monotonic()
+            hand.running[held.job] = held
+            self._exchange.begin(held)
+            timeout_ms = held.header.timeout_ms
             process.run(
                 held.job,
                 held.payload,
@@ -340,134 +254,95 @@ class Supervisor:
                 fence=held.fence,
                 generation=held.claimed.generation,
                 encoding="json" if held.header.encoding == "json" else "pickle",
-                deadline_s=held.header.timeout_ms / 1000 if held.header.timeout_ms else None,
+                deadline_s=timeout_ms / 1000 if timeout_ms else None,
             )
 
-    def _prepare(self, revision: str) -> None:
-        """Other code is wanted: the same worker takes it in a fresh executor."""
-        if revision == self._runtime.revision and self._runtime.phase in (Phase.BUILDING, Phase.LOADING, Phase.READY):
-            return
+    def _switch(self, revision: str) -> None:
+        """Other code is wanted: the same worker takes it, in a fresh executor."""
         try:
             record = self._presence.record(revision)
         except FlashqError as error:
-            for held in [h for h in self._waiting if h.claimed.revision == revision]:
-                self._waiting.remove(held)
-                self._settle(self._outcomes.failure(held, Failure(FailureKind.REFUSED, str(error))))
+            self._refuse(revision, Failure(FailureKind.REFUSED, str(error)))
             return
-        self._concurrency = record.concurrency
+        self._hand.concurrency = record.concurrency
         self._runtime.prepare(revision, record, self._presence.environment_values())
 
-    # -- the broker ----------------------------------------------------------------------------------
-    def _advance(self) -> None:
-        if self._advancing or not (self._settled or self._begun or self._wants_work):
+    def _refuse(self, revision: str, failure: Failure) -> None:
+        for held in self._hand.take_waiting():
+            if held.claimed.revision == revision:
+                self._exchange.settle(self._outcomes.failure(held, failure))
+            else:
+                self._hand.waiting.append(held)
+
+    def _refuse_waiting(self, why: str) -> None:
+        """The revision these jobs were submitted with does not start here; the worker itself is well."""
+        self._refuse(self._runtime.revision, Failure(FailureKind.START, why))
+        self._switch(self._hand.waiting[0].claimed.revision if self._hand.waiting else self._presence.current_revision())
+
+    # -- what the broker says ------------------------------------------------------------------------
+    def on_claimed(self, rows: tuple[Claimed, ...], begun: int) -> None:
+        """Verify what was claimed; what passes waits for its turn."""
+        for index, row in enumerate(rows):
+            try:
+                held = assignment.verify(
+                    row,
+                    self.config.keys,
+                    self.config.endpoint,
+                    now_ms=self._exchange.now_ms(),
+                    limit=self.config.payload_limit,
+                )
+                if row.revision == self._runtime.revision:
+                    verdicts.check_python(held.header, self._runtime.python)
+            except FlashqError as error:
+                log.warning("job %s is refused: %s", row.job, error)
+                self._exchange.settle(verdicts.refused(row, error, self._outcomes))
+                continue
+            held.began = index < begun
+            if self._draining:
+                self._exchange.release([held])
+            else:
+                self._hand.waiting.append(held)
+        self._lease.hold(self._hand.leases)
+
+    def on_stop(self, job: str, why: Stop) -> None:
+        """Interrupt a job; a waiting one simply ends."""
+        for held in self._hand.take_waiting(job):
+            self._exchange.settle(verdicts.stopped(held, why, self._outcomes))
+        running = self._hand.running.get(job)
+        process = self._runtime.process
+        if running is None or running.stop is not None or process is None:
             return
-        done, self._settled = self._settled, []
-        begun, self._begun = self._begun, []
-        room = max(0, self._concurrency - len(self._held) - len(self._waiting))
-        count = 0
-        if self._may_claim:
-            count = max(0, self._concurrency + self._pace.ahead - len(self._held) - len(self._waiting))
-        self._nonce += 1
-        command = self._transitions.advance(
-            self.config.endpoint,
-            self.config.worker,
-            str(self._nonce),
-            done=done,
-            begin=begun,
-            count=count,
-            lease_ms=int(self.config.lease_s * 1000),
-            start=room if not self._waiting else 0,
-            holding=len(self._held) + len(self._waiting),
-            room=room if self._may_claim else 0,
-        )
-        self._look = False
-        self._look_at = time.monotonic() + _IDLE_CHECK_S * (1 + random.random() / 4)  # noqa: S311 — not all at once
-        self._advancing = True
+        running.stop = why
+        running.kill_at = time.monotonic() + self.config.grace_s
+        process.cancel(job, why)
 
-        def answered(answer: Advanced | None, error: Exception | None) -> None:
-            self._advancing = False
-            if answer is None:
-                log.error("the broker refused a step: %s", error)
-                self._settled = done + self._settled
-                self._look_at = time.monotonic() + _IDLE_CHECK_S
-                return
-            self._on_advanced(answer, begun, asked=count)
-
-        self._stream.add(command, answered)
-
-    @property
-    def _may_claim(self) -> bool:
-        return self._was_ready and not self._draining and self._runtime.phase is not Phase.FAILED
-
-    @property
-    def _wants_work(self) -> bool:
-        return self._look and self._may_claim and len(self._held) + len(self._waiting) < self._concurrency
-
-    def _on_advanced(self, answer: Advanced, begun: list[tuple[str, int]], *, asked: int) -> None:
-        self._clock_offset_ms = answer.claim.now_ms - time.monotonic() * 1000
-        if answer.claim.verdict == "gone":
-            self._gone = True
+    def on_not_ours(self, job: str) -> None:
+        """Whatever runs it is killed, and nothing is reported of it."""
+        if self._hand.take_waiting(job):
             return
-        if answer.claim.verdict == "drain":
-            self._drain()
-        for (job, _), verdict in zip(begun, answer.started, strict=True):
-            if verdict == "cancel":
-                self._stop(job, "cancel")
-            elif verdict == "stale" and job in self._held:
-                self._abandon(job)
-        if not answer.claim.jobs:
-            return
-        start = max(0, self._concurrency - len(self._held) - len(self._waiting))
-        for index, row in enumerate(answer.claim.jobs):
-            self._take(row, began=index < start)
-        self._look = len(answer.claim.jobs) == asked
-        self._hold()
+        if self._hand.running.pop(job, None) is not None:
+            log.warning("job %s is no longer this worker's", job)
+            self._kill_executor()
 
-    def _take(self, row: Claimed, *, began: bool) -> None:
-        try:
-            held = assignment.verify(
-                row,
-                self.config.keys,
-                self.config.endpoint,
-                now_ms=int(time.monotonic() * 1000 + self._clock_offset_ms),
-                limit=self.config.payload_limit,
-            )
-            verdicts.check_python(held.header, codec.PYTHON if self._runtime.process is None else self._python())
-        except FlashqError as error:
-            log.warning("job %s is refused: %s", row.job, error)
-            self._settle(verdicts.refused(row, error, self._outcomes))
-            return
-        held.began = began
-        if self._draining:
-            self._release([held])
-            return
-        self._waiting.append(held)
+    def on_drain(self) -> None:
+        """Take nothing more; what has not begun goes back at once."""
+        if not self._draining:
+            self._draining = True
+            self._drain_until = time.monotonic() + self.config.drain_s
+            self._exchange.release(self._hand.take_waiting())
 
-    def _python(self) -> str:
-        return self._presence.record(self._runtime.revision).python
+    def on_gone(self) -> None:
+        """The broker gave this worker up; what it held is somebody else's."""
+        self._gone = True
 
-    def _settle(self, settlement: Settlement) -> None:
-        if settlement.state == "retry":
-            self._stream.add(self._transitions.finish(settlement), self._ignore)
-        else:
-            self._settled.append(settlement)
+    def _give_everything_back(self) -> None:
+        if self._hand:
+            log.warning("not finished within %g s: %d job(s) go back", self.config.drain_s, len(self._hand))
+            self._exchange.release([*self._hand.take_running(), *self._hand.take_waiting()])
+        self._runtime.close()
+        self._drain_until = float("inf")
 
-    def _ignore(self, answer: Any, error: Exception | None) -> None:
-        if error is not None:
-            log.warning("the broker refused: %s", error)
-        elif answer in ("stale", "gone"):
-            log.warning("an outcome came too late and was refused (%s)", answer)
-        self._look = True
-
-    def _hold(self) -> None:
-        held = [*self._held.values(), *self._waiting]
-        self._lease.hold(tuple((h.job, h.fence) for h in held))
-
-    def _release(self, jobs: list[Assignment]) -> None:
-        for held in jobs:
-            self._stream.add(self._transitions.release(held.job, held.fence), self._ignore)
-
-    # -- the executor --------------------------------------------------------------------------------
+    # -- what the executor says ----------------------------------------------------------------------
     def _on_executor(self) -> None:
         process = self._runtime.process
         if process is None:
@@ -491,71 +366,42 @@ class Supervisor:
         if not data:
             return
         os.write(2, data)
-        if len(self._held) == 1:  # with several at once nobody can tell whose output it is
-            job = next(iter(self._held))
+        if len(self._hand.running) == 1:  # with several at once nobody can tell whose output it is
+            job = next(iter(self._hand.running))
             kept = self._logged.get(job, 0)
             if kept < presence.MOST_LOG_BYTES:
                 self._logged[job] = kept + len(data)
-                self._stream.add(self._transitions.log(job, data), self._ignore_log)
-
-    def _ignore_log(self, answer: Any, error: Exception | None) -> None:
-        if error is not None:
-            log.warning("a job's output could not be kept: %s", error)
+                self._exchange.log(job, data)
 
     def _on_outcome(self, frame: Frame) -> None:
-        held = self._held.pop(frame.meta["job"], None)
-        if held is None:
-            return
+        held = self._hand.running.pop(frame.meta["job"], None)
         process = self._runtime.process
-        assert process is not None
-        if self._logged:
-            self._logged.pop(held.job, None)
-        meta = frame.meta
-        self._pace.observe(meta["execution_ms"] / 1000)
-        timing: dict[str, Any] = {"execution_ms": meta["execution_ms"]}
+        if held is None or process is None:
+            return
+        self._logged.pop(held.job, None)
+        execution_ms = frame.meta["execution_ms"]
+        self._pace.observe(execution_ms / 1000)
+        timing: dict[str, Any] = {"execution_ms": execution_ms}
         if self._first_job:
             self._first_job = False
             timing["startup_ms"] = self._presence.startup(held.claimed.enqueued_ms)
-        self._settle(verdicts.of_outcome(held, frame, self._outcomes, timing, process.tail.text))
-        self._look = True
-        self._hold()
-
-    def _stop(self, job: str, why: Stop) -> None:
-        """Interrupt a job; a waiting one simply ends."""
-        for held in self._waiting:
-            if held.job == job:
-                self._waiting.remove(held)
-                self._settle(verdicts.stopped(held, why, self._outcomes))
-                return
-        held_ = self._held.get(job)
-        if held_ is None or held_.stop is not None:
-            return
-        held_.stop = why
-        held_.kill_at = time.monotonic() + self.config.grace_s
-        process = self._runtime.process
-        assert process is not None
-        process.cancel(job, why)
-
-    def _abandon(self, job: str) -> None:
-        """The broker says this job is not ours any more: whatever runs it is killed, nothing is reported of it."""
-        log.warning("job %s is no longer this worker's", job)
-        self._held.pop(job, None)
-        self._kill_executor()
+        self._exchange.settle(verdicts.of_outcome(held, frame, self._outcomes, timing, process.tail.text))
+        self._exchange.look()
+        self._lease.hold(self._hand.leases)
 
     def _kill_for(self, held: Assignment) -> None:
         """A job did not stop within its grace."""
         assert held.stop is not None
         process = self._runtime.process
         tail = process.tail.text() if process is not None else ""
-        self._held.pop(held.job)
-        self._settle(verdicts.stopped(held, held.stop, self._outcomes, killed=True, log=tail))
+        self._hand.running.pop(held.job)
+        self._exchange.settle(verdicts.stopped(held, held.stop, self._outcomes, killed=True, log=tail))
         self._kill_executor()
 
     def _kill_executor(self) -> None:
         """The others in it are innocent: they go back uncounted."""
-        self._release(list(self._held.values()))
-        self._held.clear()
-        self._hold()
+        self._exchange.release(self._hand.take_running())
+        self._lease.hold(self._hand.leases)
         self._runtime.restart()
 
     def _on_executor_ended(self) -> None:
@@ -565,47 +411,15 @@ class Supervisor:
             self._runtime.on_closed()
             return
         process.kill()
-        self._on_output(process.read_output())
         how, tail = process.exit_description(), process.tail.text()
-        log.warning("the executor %s with %d job(s) in it", how, len(self._held))
-        for held in list(self._held.values()):
+        log.warning("the executor %s with %d job(s) in it", how, len(self._hand.running))
+        for held in self._hand.take_running():
             if held.stop is not None:
-                self._settle(verdicts.stopped(held, held.stop, self._outcomes, killed=True, log=tail))
+                self._exchange.settle(verdicts.stopped(held, held.stop, self._outcomes, killed=True, log=tail))
             else:
-                self._crashed(held, how, tail)
-        self._held.clear()
-        self._hold()
-        self._look = True
+                message = f"job {held.job}: the process running it {how}, as often as it may be tried"
+                final = self._outcomes.failure(held, Failure(FailureKind.CRASH, message, log=tail))
+                self._exchange.crash(held, f"the process running it {how}", final)
+        self._lease.hold(self._hand.leases)
+        self._exchange.look()
         self._runtime.restart()
-
-    def _crashed(self, held: Assignment, how: str, tail: str) -> None:
-        if (held.job, held.fence) in self._begun:  # its attempt is to count, though no ADVANCE told of it yet
-            self._begun.remove((held.job, held.fence))
-            self._stream.add(self._transitions.start(held.job, held.fence), self._ignore)
-        message = f"job {held.job}: the process running it {how}, as often as it may be tried"
-        final = self._outcomes.failure(held, Failure(FailureKind.CRASH, message, log=tail))
-        command = self._transitions.crash(
-            held.job, held.fence, f"the process running it {how}", final.outcome, final.keep_s
-        )
-        self._stream.add(command, self._ignore)
-
-    # -- ending --------------------------------------------------------------------------------------
-    def _drain(self) -> None:
-        if self._draining:
-            return
-        self._draining = True
-        self._drain_until = time.monotonic() + self.config.drain_s
-        self._release([h for h in self._waiting])
-        self._waiting.clear()
-
-    def _give_everything_back(self) -> None:
-        log.warning("not finished within %g s: giving %d job(s) back", self.config.drain_s, len(self._held))
-        self._release([*self._held.values(), *self._waiting])
-        self._held.clear()
-        self._waiting.clear()
-        self._runtime.close()
-        self._drain_until = float("inf")
-        with contextlib.suppress(BrokerUnreachable):
-            if self._stream.line is not None:
-                self._stream.flush()
-

@@ -76,9 +76,14 @@ class Inbox:
         return self._interrupts.pop(job, None) if job is not None else None
 
     def hand_over(self) -> tuple[list[Frame], FrameDecoder]:
-        """The frames not yet taken, and the decoder with what has arrived of the next one."""
-        frames = list(self._queue)
+        """The frames not yet acted on, CANCEL included, and the decoder with what has arrived of the next."""
+        cancels = [
+            Frame(FrameType.CANCEL, {"job": job, "reason": reason})
+            for job, reason in self._interrupts.items()
+        ]
+        frames = [*self._queue, *cancels]
         self._queue.clear()
+        self._interrupts.clear()
         return frames, self._decoder
 
     def on_signal(self, signum: int, frame: PythonFrame | None) -> None:

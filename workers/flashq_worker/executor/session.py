@@ -53,6 +53,8 @@ def _serve(sock: socket.socket, inbox: Inbox, start_ns: int) -> int:
     started = time.perf_counter()
     try:
         function = _load(load)
+        if load.meta["mode"] == "async":
+            import asyncio  # noqa: F401 - takes its time, which is the load's
     except BaseException as error:  # noqa: BLE001 - user code runs here: imports, __setstate__, sys.exit
         output.flush()
         frames.send(sock, FrameType.FAILED, outcome.described(error))
@@ -66,7 +68,7 @@ def _serve(sock: socket.socket, inbox: Inbox, start_ns: int) -> int:
     }
     frames.send(sock, FrameType.READY, ready)
     if load.meta["mode"] == "async":
-        from flashq_worker.executor import run_async  # asyncio takes time to import
+        from flashq_worker.executor import run_async
 
         signal.signal(signal.SIGUSR1, _nothing_to_add)
         run_async.run(sock, *inbox.hand_over(), function, load.meta["concurrency"])

@@ -1,0 +1,243 @@
+"""A worker's exchange with the broker: its steps, its bell, and getting both back after a loss.
+
+At most one ADVANCE (finish, start, claim in one round trip) is under way; what happens meanwhile travels with
+the next one, so short jobs batch themselves and long ones never wait. Knows nothing of executors.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import Any, Protocol
+
+from flashq.errors import BrokerError, BrokerUnreachable
+from flashq.store.broker import Broker
+from flashq.store.command import Command
+from flashq.store.line import Line, pack
+from flashq.store.records import Advanced, Claimed, Settlement
+from flashq.store.stream import CommandStream
+from flashq_worker.assignment import Assignment, Stop
+from flashq_worker.config import WorkerConfig
+from flashq_worker.hand import Hand
+from flashq_worker.pacing import Pace
+
+log = logging.getLogger("flashq.worker")
+_RECONNECT_S = 0.2
+_LOOK_S = 1.0  # a bell is only a hint: a worker with room looks for work this often all the same
+
+
+class Events(Protocol):
+    """What the broker has to say, as it is heard."""
+
+    def on_claimed(self, rows: tuple[Claimed, ...], begun: int) -> None:
+        """Jobs were claimed; the first `begun` count as begun."""
+
+    def on_stop(self, job: str, why: Stop) -> None:
+        """The caller of this job wants it stopped."""
+
+    def on_not_ours(self, job: str) -> None:
+        """This job is not this worker's any more."""
+
+    def on_drain(self) -> None:
+        """Take nothing more, and end."""
+
+    def on_gone(self) -> None:
+        """The broker does not know this worker any more."""
+
+
+class Exchange:
+    """Connections of one worker. Driven by a loop that waits on `readers()` and calls `receive` and `flush`."""
+
+    def __init__(self, broker: Broker, config: WorkerConfig, hand: Hand, pace: Pace, events: Events) -> None:
+        self._broker = broker
+        self._transitions = broker.transitions
+        self._config = config
+        self._hand, self._pace, self._events = hand, pace, events
+        self._stream = CommandStream(broker.library)
+        self._bell: Line | None = None
+        self._bell_request = pack("BLPOP", broker.keys.of("bell", config.worker), 0)
+        self._lease_ms = int(config.lease_s * 1000)
+        self._settled: list[Settlement] = []
+        self._begun: list[tuple[str, int]] = []
+        self._advancing = False
+        self._nonce = 0
+        self._look = True
+        self.due_at = 0.0  # when something is to be done though nothing was heard
+        self._clock_offset_ms = 0.0
+
+    # -- connections ---------------------------------------------------------------------------------
+    def connect(self) -> None:
+        """Connect where it is not, unless that failed a moment ago."""
+        if self._stream.line is not None or time.monotonic() < self.due_at:
+            return
+        try:
+            line, bell = self._broker.connect(), Line(self._config.url)
+            bell.send(self._bell_request)
+        except BrokerError as error:
+            log.warning("%s; trying again", error)
+            self.due_at = time.monotonic() + _RECONNECT_S
+            return
+        self._stream.attach(line)
+        self._bell = bell
+        self._look = True
+
+    def _disconnect(self, error: Exception) -> None:
+        log.warning("%s", error)
+        self.close()
+        self.due_at = time.monotonic() + _RECONNECT_S
+
+    def close(self) -> None:
+        """Let go of the connections; what had no answer is sent again after the next `connect`."""
+        self._stream.drop()
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
+
+    def readers(self) -> list[int]:
+        """The descriptors to wait on for reading."""
+        if self._stream.line is None or self._bell is None:
+            return []
+        return [self._stream.line.fileno(), self._bell.fileno()]
+
+    def receive(self, ready: set[int]) -> None:
+        """Take in what has arrived on these descriptors."""
+        try:
+            if self._stream.line is not None and self._stream.line.fileno() in ready:
+                self._stream.receive()
+            if self._bell is not None and self._bell.fileno() in ready:
+                self._on_bell(self._bell)
+        except BrokerUnreachable as error:
+            self._disconnect(error)
+
+    def _on_bell(self, bell: Line) -> None:
+        for reply in bell.receive():
+            token = reply[1].decode() if isinstance(reply, list) else ""
+            if token.startswith("cancel:"):
+                self._events.on_stop(token.removeprefix("cancel:"), "cancel")
+            elif token == "drain":
+                self._events.on_drain()
+            self._look = True
+            bell.send(self._bell_request)
+
+    # -- what is to be said --------------------------------------------------------------------------
+    @property
+    def unsettled(self) -> bool:
+        """Whether the broker has yet to hear of something, or to confirm it."""
+        return bool(self._settled) or self._stream.busy
+
+    def now_ms(self) -> int:
+        """The broker's clock, as of its last answer."""
+        return int(time.monotonic() * 1000 + self._clock_offset_ms)
+
+    def look(self) -> None:
+        """There may be work to claim."""
+        self._look = True
+
+    def settle(self, settlement: Settlement) -> None:
+        """Store an outcome, with the next step."""
+        if settlement.state == "retry":
+            self._add(self._transitions.finish(settlement))
+        else:
+            self._settled.append(settlement)
+
+    def begin(self, held: Assignment) -> None:
+        """Count the attempt of a job that is handed to the executor, with the next step."""
+        if not held.began:
+            held.began = True
+            self._begun.append((held.job, held.fence))
+
+    def release(self, jobs: list[Assignment]) -> None:
+        """Give jobs back uncounted."""
+        for held in jobs:
+            begun = (held.job, held.fence)
+            if begun in self._begun:
+                self._begun.remove(begun)
+            self._add(self._transitions.release(held.job, held.fence))
+
+    def crash(self, held: Assignment, why: str, final: Settlement) -> None:
+        """The executor died under a job; `final` is stored if it may not run again."""
+        begun = (held.job, held.fence)
+        if begun in self._begun:  # its attempt counts, though no step has told of it yet
+            self._begun.remove(begun)
+            self._add(self._transitions.start(held.job, held.fence))
+        self._add(self._transitions.crash(held.job, held.fence, why, final.outcome, final.keep_s))
+
+    def log(self, job: str, output: bytes) -> None:
+        """Keep a piece of a job's output."""
+        self._add(self._transitions.log(job, output))
+
+    def _add(self, command: Command[Any]) -> None:
+        def answered(answer: Any, error: Exception | None) -> None:
+            if error is not None:
+                log.warning("the broker refused to %s: %s", command.script, error)
+            elif answer in ("stale", "gone"):
+                log.warning("%s came too late and was refused (%s)", command.script, answer)
+            self._look = self._look or command.script != "log"
+
+        self._stream.add(command, answered)
+
+    # -- steps ---------------------------------------------------------------------------------------
+    def flush(self, *, may_claim: bool) -> None:
+        """Take the next step if one is due, and send what is queued."""
+        if time.monotonic() >= self.due_at:
+            self._look = True
+        try:
+            if self._stream.line is not None:
+                wants_work = self._look and may_claim and self._hand.room > 0
+                if not self._advancing and (self._settled or self._begun or wants_work):
+                    self._advance(may_claim)
+                self._stream.flush()
+        except BrokerUnreachable as error:
+            self._disconnect(error)
+
+    def _advance(self, may_claim: bool) -> None:
+        hand = self._hand
+        done, self._settled = self._settled, []
+        begun, self._begun = self._begun, []
+        room = hand.room if may_claim else 0
+        count = max(0, hand.concurrency + self._pace.ahead - len(hand)) if may_claim else 0
+        start = 0 if hand.waiting else room
+        self._nonce += 1
+        command = self._transitions.advance(
+            self._config.endpoint,
+            self._config.worker,
+            str(self._nonce),
+            done=done,
+            begin=begun,
+            count=count,
+            lease_ms=self._lease_ms,
+            start=start,
+            holding=len(hand),
+            room=room,
+        )
+        self._look = False
+        self.due_at = time.monotonic() + _LOOK_S * (1 + random.random() / 4)  # noqa: S311 — not all at once
+        self._advancing = True
+
+        def answered(answer: Advanced | None, error: Exception | None) -> None:
+            self._advancing = False
+            if answer is None:
+                log.error("the broker refused a step: %s", error)
+                self._settled = done + self._settled
+                self.due_at = time.monotonic() + _LOOK_S
+            else:
+                self._on_advanced(answer, begun, asked=count, start=start)
+
+        self._stream.add(command, answered)
+
+    def _on_advanced(self, answer: Advanced, begun: list[tuple[str, int]], *, asked: int, start: int) -> None:
+        self._clock_offset_ms = answer.claim.now_ms - time.monotonic() * 1000
+        if answer.claim.verdict == "gone":
+            self._events.on_gone()
+            return
+        if answer.claim.verdict == "drain":
+            self._events.on_drain()
+        for (job, _), verdict in zip(begun, answer.started, strict=True):
+            if verdict == "cancel":
+                self._events.on_stop(job, "cancel")
+            elif verdict == "stale":
+                self._events.on_not_ours(job)
+        if answer.claim.jobs:
+            self._look = len(answer.claim.jobs) == asked
+            self._events.on_claimed(answer.claim.jobs, start)

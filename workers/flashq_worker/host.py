@@ -1,0 +1,307 @@
+"""The host agent (`flashq host`): this machine's place in the broker, and the workers it runs on signed word.
+
+One thread waits on everything at once: its list of commands, signals, the end of a worker. It says what the
+machine has (a heartbeat), starts what it is told to start, and when a worker dies has what that held requeued
+at once, with the reason. It decides nothing about scaling. While the broker is away workers go on, and what
+there is to report waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from flashq.errors import BrokerError, EnvelopeError, EnvelopeExpired
+from flashq.model.host_command import StartWorker
+from flashq.store.inbox import Inbox
+from flashq_worker import inventory
+from flashq_worker.config import WorkerConfig
+from flashq_worker.host_commands import CommandReader
+from flashq_worker.host_presence import HostOptions, HostPresence, Loss
+from flashq_worker.host_workers import WORKER_COMMAND, HostWorkers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from flashq.model.host_command import HostCommand, KillWorker
+    from flashq.model.keyring import Keyring
+    from flashq.store.broker import Broker
+    from flashq_worker.host_home import HostHome
+    from flashq_worker.host_workers import Ended
+
+log = logging.getLogger("flashq.host")
+_RECONNECT_S = (0.05, 1.0)  # the first pause after losing the broker, and the longest
+_GPU_PATIENCE_S = 10.0  # how long a start waits for the GPU of a worker that is ending
+_KILL_MARGIN_S = 10.0  # beyond what a draining worker has for its jobs, before it is killed
+_FAREWELL_S = 3.0  # how long a broker that is away is waited for at the end
+_LONGEST_WAIT_S = 1.0
+
+
+class HostAgent:
+    """One machine's agent. `run` it from the main thread: it takes signals over while it runs."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        keyring: Keyring,
+        home: HostHome,
+        environ: Mapping[str, str],
+        options: HostOptions | None = None,
+        *,
+        worker_command: Sequence[str] = WORKER_COMMAND,
+        gpus: inventory.Gpus | None = None,
+    ) -> None:
+        """`home` is locked by the caller. `environ`: what workers inherit, less what is flashq's own."""
+        self.host = home.host_id(inventory.hostname())
+        self._broker = broker
+        self._keyring = keyring
+        self._home = home
+        self._options = options or HostOptions()
+        self._presence = HostPresence(broker, self.host, self._options, gpus or inventory.Gpus())
+        self._workers = HostWorkers(home.folder, environ, worker_command)
+        self._reader = CommandReader(keyring, self.host)
+        self._inbox = Inbox(broker, broker.keys.of("commands", self.host))
+        self._losses: deque[Loss] = deque()
+        self._waiting: list[tuple[StartWorker, float]] = []  # for a GPU, and until when
+        self._given_up: set[str] = set()  # by the broker, at the last heartbeat
+        self._greeted = False
+        self._retry_at = 0.0
+        self._pause_s = _RECONNECT_S[0]
+        self._signals = 0
+        self._draining = False
+        self._drain_until = float("inf")
+        self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    # -- from start to end ---------------------------------------------------------------------------
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; then drain, and leave. 0, or 1 where a second signal cut that short."""
+        log.info("host %s serves %r from %s", self.host, self._broker, self._home.folder)
+        with self._taking_signals():
+            try:
+                while not self._done():
+                    self._talk()
+                    self._wait()
+                self._leave()
+            finally:
+                self._inbox.close()
+                self._workers.kill_all("the host agent ended")
+                self._workers.close()
+                os.close(self._wake_r)
+                os.close(self._wake_w)
+        return int(self._signals > 1)
+
+    @contextlib.contextmanager
+    def _taking_signals(self) -> Iterator[None]:
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        wakeup = signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, previous in before.items():
+                signal.signal(number, previous)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if number == signal.SIGCHLD:
+            return
+        self._signals += 1
+        if self._signals > 1:  # at once, even while the loop waits for the broker
+            self._workers.kill_all("the host agent was told twice to end")
+
+    def _done(self) -> bool:
+        """Whether all is over, once what happened meanwhile has been taken in."""
+        self._collect()
+        if self._signals and not self._draining:
+            self._drain()
+        if time.monotonic() >= self._drain_until:
+            self._drain_until = float("inf")
+            self._workers.kill_all("it did not end in time")
+        return self._draining and not len(self._workers)
+
+    def _drain(self) -> None:
+        """Take no more workers, and have those there finish what they hold."""
+        self._draining = True
+        self._drain_until = time.monotonic() + self._options.drain_s + _KILL_MARGIN_S
+        log.info("ending; %d workers drain", len(self._workers))
+        while self._waiting:
+            self._refuse(self._waiting.pop()[0], "it is ending")
+        with contextlib.suppress(BrokerError):
+            self._beat()
+            self._presence.drain(self._workers.endpoints(), f"host {self.host} is ending")
+        self._workers.terminate()
+
+    def _leave(self) -> None:
+        until = time.monotonic() + _FAREWELL_S
+        while self._talk() and self._losses and time.monotonic() < until:
+            time.sleep(_RECONNECT_S[0])
+        with contextlib.suppress(BrokerError):
+            self._presence.leave()
+        log.info("host %s has left", self.host)
+
+    # -- waiting -------------------------------------------------------------------------------------
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._wake_r, select.POLLIN)
+        if self._inbox.open:
+            poll.register(self._inbox.fileno(), select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(self._patience_s() * 1000)}
+        if self._wake_r in ready:
+            os.read(self._wake_r, 4096)
+        if self._inbox.open:
+            try:
+                for raw in self._inbox.take():
+                    self._obey(raw)
+            except BrokerError as error:
+                self._lost(error)
+
+    def _patience_s(self) -> float:
+        now = time.monotonic()
+        due = min(self._drain_until, *(until for _, until in self._waiting), now + _LONGEST_WAIT_S)
+        if self._retry_at:
+            due = min(due, self._retry_at)
+        else:
+            due = min(due, self._presence.beat_at)
+        return max(0.0, due - now)
+
+    def _collect(self) -> None:
+        """Workers that have ended, and starts that waited for their GPUs."""
+        for ended in self._workers.ended():
+            self._given_up.discard(ended.worker)
+            self._losses.append(self._loss_of(ended))
+        waiting, self._waiting = self._waiting, []
+        for order, until in waiting:
+            self._start(order, until)
+
+    def _loss_of(self, ended: Ended) -> Loss:
+        why = f"its process {ended.how}" + (f": {ended.killed}" if ended.killed else "")
+        log.log(logging.WARNING if ended.code else logging.INFO, "worker %s: %s", ended.worker, why)
+        if ended.code and (tail := self._home.tail(ended.worker)):
+            why += f"; its last words:\n{tail}"
+        failed = False if ended.killed or not ended.code else None
+        return Loss(ended.worker, ended.endpoint, why, failed, ended.gpu_uuids)
+
+    # -- commands ------------------------------------------------------------------------------------
+    def _obey(self, raw: bytes) -> None:
+        try:
+            command = self._read(raw)
+        except EnvelopeError as error:
+            log.warning("a command is refused: %s: %s", type(error).__name__, error)
+            return
+        if command is None:
+            log.warning("a command is ignored: it was obeyed before")
+        elif isinstance(command, StartWorker):
+            self._start(command, time.monotonic() + _GPU_PATIENCE_S)
+        else:
+            self._kill(command)
+
+    def _read(self, raw: bytes) -> HostCommand | None:
+        try:
+            return self._reader.read(raw, self._presence.now_ms())
+        except EnvelopeExpired:  # unless the broker's clock was set back since the last heartbeat
+            return self._reader.read(raw, self._presence.ask_time())
+
+    def _start(self, order: StartWorker, until: float) -> None:
+        """Start a worker; while others that are ending have its GPUs it waits, `until` then at most."""
+        if order.worker in self._workers:
+            log.warning("worker %s runs already", order.worker)
+            return
+        if self._draining:
+            self._refuse(order, "it is ending")
+            return
+        gpus = self._workers.gpus()
+        holders = sorted({gpus[uuid] for uuid in order.gpu_uuids if uuid in gpus})
+        if holders and time.monotonic() < until:
+            self._waiting.append((order, until))
+            return
+        if holders:
+            self._refuse(order, f"its GPU is held by {', '.join(holders)}")
+            return
+        spawned_ns = time.monotonic_ns()
+        try:
+            pid = self._workers.start(self._config(order, spawned_ns), self._home.log_file(order.worker))
+        except OSError as error:
+            log.error("worker %s cannot be started: %s", order.worker, error)
+            why = f"its process cannot be started: {error}"
+            self._losses.append(Loss(order.worker, order.endpoint, why, before_ready=True))
+            return
+        took_ms = (time.monotonic_ns() - spawned_ns) / 1e6
+        log.info("worker %s is process %d, started in %.1f ms", order.worker, pid, took_ms)
+
+    def _refuse(self, order: StartWorker, why: str) -> None:
+        log.warning("worker %s is not started: %s", order.worker, why)
+        self._losses.append(Loss(order.worker, order.endpoint, f"host {self.host} did not start it: {why}"))
+
+    def _config(self, order: StartWorker, spawned_ns: int) -> WorkerConfig:
+        return WorkerConfig(
+            url=self._broker.url,
+            prefix=self._broker.keys.prefix,
+            endpoint=order.endpoint,
+            worker=order.worker,
+            host=self.host,
+            keys=self._keyring.for_endpoint(order.endpoint),
+            home=self._home.folder,
+            lease_s=self._options.lease_s,
+            drain_s=self._options.drain_s,
+            payload_limit=self._options.payload_limit,
+            gpu_uuids=order.gpu_uuids,
+            cpus=order.cpus,
+            spawned_ns=spawned_ns,
+        )
+
+    def _kill(self, command: KillWorker) -> None:
+        self._waiting = [(order, until) for order, until in self._waiting if order.worker != command.worker]
+        self._workers.kill(command.worker, "the broker gave it up")
+
+    # -- the broker ----------------------------------------------------------------------------------
+    def _talk(self) -> bool:
+        """Say everything that is due, unless it is too soon after a failure; always True."""
+        now = time.monotonic()
+        if now < self._retry_at:
+            return True
+        try:
+            if not self._greeted:
+                self._beat()
+                self._losses.extend(self._presence.predecessors())
+                self._greeted = True
+            if not self._inbox.open:
+                self._inbox.connect()
+            if now >= self._presence.beat_at:
+                self._beat()
+                self._kill_given_up()
+                self._home.tidy_logs(frozenset(self._workers.endpoints()))
+            while self._losses:
+                self._report(self._losses[0])
+                self._losses.popleft()
+        except BrokerError as error:
+            self._lost(error)
+        else:
+            self._retry_at, self._pause_s = 0.0, _RECONNECT_S[0]
+        return True
+
+    def _lost(self, error: BrokerError) -> None:
+        if self._pause_s == _RECONNECT_S[0]:
+            log.warning("%s; trying again", error)
+        self._retry_at = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _RECONNECT_S[1])
+        self._inbox.close()
+
+    def _beat(self) -> None:
+        self._presence.beat(self._workers.gpus().keys(), draining=self._draining)
+
+    def _report(self, loss: Loss) -> None:
+        if self._presence.report(loss, self._workers.gpus().keys(), draining=self._draining):
+            log.warning("worker %s was lost: %s", loss.worker, loss.why.partition("\n")[0])
+
+    def _kill_given_up(self) -> None:
+        """A worker that the broker gave up ends by itself; one that has not by the next heartbeat is killed."""
+        given_up = self._presence.given_up(self._workers.endpoints())
+        for worker in given_up & self._given_up:
+            self._workers.kill(worker, "the broker gave it up, and it did not end")
+        self._given_up = given_up

@@ -1,0 +1,160 @@
+"""What a host agent says to the broker and asks of it: heartbeats, workers that are no more, the time.
+
+Blocking calls; each may raise BrokerError, and may then be made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flashq import __version__
+from flashq.store.command import text
+from flashq_worker import inventory
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from flashq.store.broker import Broker
+    from flashq.store.command import Value
+
+_FREEING_S = 10.0  # how long a GPU may take to be free after its worker's end
+_FREEING_CHECK_S = 0.25  # how often it is looked at meanwhile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostOptions:
+    """What the operator says of this host."""
+
+    lease_s: float = 15.0
+    payload_limit: int = 64 * 2**20
+    drain_s: float = 30.0
+    """How long workers may finish their jobs when the host ends."""
+    labels: tuple[str, ...] = ()
+    slots: int | None = None
+    """Workers at once, at most; None: not limited."""
+    fallback_cpu: bool = False
+    """Without any GPU, run `gpu=` endpoints on the CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A worker that is no more, to be told to the broker."""
+
+    worker: str
+    endpoint: str
+    why: str
+    before_ready: bool | None = False
+    """Whether its start failed; None: it did if it had not become ready."""
+    gpu_uuids: tuple[str, ...] = ()
+
+
+class HostPresence:
+    """The record of one host, and those of the workers on it."""
+
+    def __init__(self, broker: Broker, host: str, options: HostOptions, gpus: inventory.Gpus) -> None:
+        self.host = host
+        self._broker = broker
+        self._transitions = broker.transitions
+        self._options = options
+        self._gpus = gpus
+        self._clock_offset_ms = 0.0
+        self._started_ms = 0
+        self._freeing: dict[str, float] = {}
+        self.beat_at = 0.0
+        """When the next heartbeat is due (monotonic)."""
+
+    def now_ms(self) -> int:
+        """The broker's clock, as of the last answer."""
+        return int(time.monotonic() * 1000 + self._clock_offset_ms)
+
+    def ask_time(self) -> int:
+        """The broker's clock now, in milliseconds."""
+        seconds, micros = (int(part) for part in self._broker.execute("TIME"))
+        self._set_clock(seconds * 1000 + micros // 1000)
+        return self.now_ms()
+
+    def _set_clock(self, now_ms: int) -> None:
+        self._clock_offset_ms = now_ms - time.monotonic() * 1000
+
+    def beat(self, held: Collection[str], *, draining: bool) -> None:
+        """Say that this host lives and what it has; `held`: the GPUs its workers have."""
+        if not self._started_ms:
+            self._started_ms = self.ask_time()
+        found = self._gpus.sample(held)
+        lease_s = self._options.lease_s
+        fields = {**self._fields(found), "draining": int(draining)}
+        self._set_clock(
+            self._broker.run(
+                self._transitions.host_beat(self.host, lease_ms=int(lease_s * 1000), fields=fields)
+            )
+        )
+        now = time.monotonic()
+        busy = {gpu.uuid for gpu in found if gpu.foreign}
+        self._freeing = {uuid: until for uuid, until in self._freeing.items() if uuid in busy and until > now}
+        self.beat_at = now + (_FREEING_CHECK_S if self._freeing else lease_s / 3)
+
+    def _fields(self, gpus: Sequence[inventory.Gpu]) -> dict[str, Value]:
+        options = self._options
+        return {
+            "hostname": inventory.hostname(),
+            "pid": os.getpid(),
+            "version": __version__,
+            "cpus": f"{inventory.cores():g}",
+            "memory_bytes": inventory.memory_bytes(),
+            "gpus": json.dumps([gpu.as_dict() for gpu in gpus]),
+            "labels": ",".join(options.labels),
+            "pythons": inventory.PYTHON,
+            "fallback_cpu": int(options.fallback_cpu),
+            "slots": "" if options.slots is None else options.slots,
+            "started_at": self._started_ms,
+        }
+
+    def report(self, loss: Loss, held: Collection[str], *, draining: bool) -> bool:
+        """Have requeued what a worker held; False where it had left in order.
+
+        Its GPUs are free for others from then on, so whether they are is said first.
+        """
+        if loss.gpu_uuids:
+            until = time.monotonic() + _FREEING_S
+            self._freeing |= dict.fromkeys(loss.gpu_uuids, until)
+            self.beat(held, draining=draining)
+        failed = loss.before_ready
+        if failed is None:
+            key = self._broker.keys.of("worker", loss.worker)
+            failed = text(self._broker.execute("HGET", key, "fq_state")) == "initializing"
+        left = self._transitions.leave(loss.endpoint, loss.worker, loss.why, before_ready=failed)
+        return self._broker.run(left) >= 0
+
+    def drain(self, endpoints: Mapping[str, str], why: str) -> None:
+        """Have workers (with their endpoints) take nothing more."""
+        self._broker.run_all(
+            [self._transitions.drain(e, worker, why, force=True) for worker, e in endpoints.items()]
+        )
+
+    def predecessors(self) -> list[Loss]:
+        """The workers on record that an agent before this one ran here: their lifeline ended with it."""
+        broker, keys = self._broker, self._broker.keys
+        names = [text(name) for name in broker.execute("SMEMBERS", keys.of("endpoints"))]
+        listed = broker.execute_all([("ZRANGE", keys.of("endpoint_workers", name), 0, -1) for name in names])
+        pairs = [(name, text(worker)) for name, row in zip(names, listed, strict=True) for worker in row]
+        records = broker.execute_all([("HMGET", keys.of("worker", w), "fq_host", "pid") for _, w in pairs])
+        return [
+            Loss(worker, endpoint, "the host agent that ran it ended")
+            for (endpoint, worker), (host, pid) in zip(pairs, records, strict=True)
+            if text(host) == self.host and pid
+        ]
+
+    def given_up(self, workers: Iterable[str]) -> set[str]:
+        """Those of `workers` that the broker does not count on any more: lost, or left."""
+        asked = list(workers)
+        requests = [("HMGET", self._broker.keys.of("worker", w), "fq_ep", "death") for w in asked]
+        records = self._broker.execute_all(requests)
+        return {w for w, (endpoint, death) in zip(asked, records, strict=True) if not endpoint or death}
+
+    def leave(self) -> None:
+        """Take the host off the list."""
+        self._broker.run(self._transitions.host_leave(self.host))

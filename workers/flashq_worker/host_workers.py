@@ -1,0 +1,153 @@
+"""The worker processes of one host: started with all they need to know on standard input, watched, ended.
+
+Each has a session of its own and the reading end of one pipe, the lifeline, whose writing end is this
+process's alone: however the host agent ends, they see it. Nothing here talks to the broker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flashq_worker.scrub import scrubbed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from flashq_worker.config import WorkerConfig
+
+WORKER_COMMAND = (sys.executable, "-P", "-m", "flashq_worker")
+"""-P: the folder it starts in is no place to import from."""
+
+
+@dataclass(slots=True)
+class _Running:
+    endpoint: str
+    process: subprocess.Popen[bytes]
+    gpu_uuids: tuple[str, ...]
+    killed: str = ""
+    """Why this host killed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A worker process that is no more."""
+
+    worker: str
+    endpoint: str
+    how: str
+    """For people: "exited with code 4", "was killed by SIGSEGV"."""
+    code: int
+    """Its exit code; negative: the signal that ended it."""
+    gpu_uuids: tuple[str, ...]
+    killed: str
+    """Why this host killed it; empty where it did not."""
+
+
+class HostWorkers:
+    """Starts, watches and ends worker processes. Call it from one thread, which lives as long as they do."""
+
+    def __init__(
+        self, folder: Path, environ: Mapping[str, str], command: Sequence[str] = WORKER_COMMAND
+    ) -> None:
+        """`folder` is where they start; `environ` what they inherit, less what is flashq's own."""
+        self._folder = folder
+        self._environ = scrubbed(environ)
+        self._command = command
+        self._running: dict[str, _Running] = {}
+        self._lifeline, self._held_end = os.pipe2(os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Let go of the lifeline: what still runs ends."""
+        for end in (self._lifeline, self._held_end):
+            os.close(end)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, worker: str) -> bool:
+        return worker in self._running
+
+    def endpoints(self) -> dict[str, str]:
+        """The endpoint of each running worker."""
+        return {worker: running.endpoint for worker, running in self._running.items()}
+
+    def gpus(self) -> dict[str, str]:
+        """The GPUs held, and the worker that holds each until its process has ended."""
+        return {uuid: worker for worker, running in self._running.items() for uuid in running.gpu_uuids}
+
+    def start(self, config: WorkerConfig, log: Path) -> int:
+        """Start a worker that writes to `log`; its process id. Raises OSError where it cannot be started."""
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            process = subprocess.Popen(
+                [*self._command, "--lifeline", str(self._lifeline)],
+                stdin=subprocess.PIPE,
+                stdout=descriptor,
+                stderr=descriptor,
+                pass_fds=(self._lifeline,),
+                cwd=self._folder,
+                env=self._environ,
+                start_new_session=True,
+            )
+        finally:
+            os.close(descriptor)
+        self._running[config.worker] = _Running(config.endpoint, process, config.gpu_uuids)
+        with contextlib.suppress(BrokenPipeError), process.stdin or contextlib.nullcontext() as pipe:
+            if pipe is not None:
+                pipe.write(config.to_json().encode())
+        return process.pid
+
+    def ended(self) -> list[Ended]:
+        """The workers that have ended since the last call."""
+        found: list[Ended] = []
+        for worker, running in list(self._running.items()):
+            code = running.process.poll()
+            if code is not None:
+                del self._running[worker]
+                how = _description(code)
+                found.append(Ended(worker, running.endpoint, how, code, running.gpu_uuids, running.killed))
+        return found
+
+    def terminate(self) -> None:
+        """Ask every worker to finish what it holds and end."""
+        for running in self._running.values():
+            if running.process.returncode is None:
+                running.process.terminate()
+
+    def kill(self, worker: str, why: str) -> bool:
+        """End a worker and what runs in its session now; whether there was one."""
+        running = self._running.get(worker)
+        if running is None:
+            return False
+        running.killed = why
+        self._kill(running)
+        return True
+
+    def kill_all(self, why: str) -> None:
+        """`kill` every worker; may be called from a signal handler."""
+        for worker in list(self._running):
+            self.kill(worker, why)
+
+    @staticmethod
+    def _kill(running: _Running) -> None:
+        # It is not reaped yet, so its id, which is its group's too, cannot have passed to somebody else.
+        if running.process.returncode is None:
+            for kill in (os.killpg, os.kill):
+                with contextlib.suppress(ProcessLookupError):
+                    kill(running.process.pid, signal.SIGKILL)
+
+
+def _description(code: int) -> str:
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
