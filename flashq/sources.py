@@ -1,0 +1,208 @@
+"""Source text of functions and classes; what code names and imports; which modules are the user's own.
+
+The text on disk may be newer than the code that runs, or be missing; so text is an addition to what the code
+itself says (see revision.py), and None is an answer. Nothing here imports a module that was not imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import dis
+import importlib.util
+import inspect
+import linecache
+import sys
+import sysconfig
+import tokenize
+from functools import cache, lru_cache
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+MAIN = frozenset({"__main__", "__mp_main__"})
+_PROVIDED = frozenset({"flashq", "flashq_worker", "flashq_autoscaler", "cloudpickle"})
+_INSTALLED_PARTS = frozenset({"site-packages", "dist-packages"})
+
+
+@cache
+def _installed_folders() -> tuple[Path, ...]:
+    paths = sysconfig.get_paths()
+    return tuple({Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+def is_local_module(name: str) -> bool:
+    """Whether this module is the user's own, so that it must travel with the call.
+
+    True for the main program, for modules outside the standard library and every site-packages (also those
+    installed in editable mode), and for modules that have no file (made by `exec`, in a REPL or a notebook).
+    """
+    if name in MAIN:
+        return True
+    root = name.partition(".")[0]
+    if root in sys.stdlib_module_names or root in _PROVIDED:
+        return False
+    place = _module_place(name)
+    if place is None:
+        return True
+    return _INSTALLED_PARTS.isdisjoint(place.parts) and not any(
+        place.is_relative_to(folder) for folder in _installed_folders()
+    )
+
+
+def module_exists(name: str) -> bool:
+    """Whether a module of this name is imported, or has a file that an import would find."""
+    return name in sys.modules or _module_place(name) is not None
+
+
+def _module_place(name: str) -> Path | None:
+    """A module's file, or a namespace package's folder; None where it has neither or cannot be found."""
+    module = sys.modules.get(name)
+    if module is not None:
+        places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+        return next((Path(place).resolve() for place in places if isinstance(place, str)), None)
+    parent, _, leaf = name.rpartition(".")
+    if not parent:
+        return _find(name)
+    package = _module_place(parent)  # by its files: the import system would import it first
+    if package is None:
+        return None
+    folder = package.parent if package.name == "__init__.py" else package
+    return next(
+        (file for file in (folder / f"{leaf}.py", folder / leaf / "__init__.py") if file.is_file()), None
+    )
+
+
+def _find(name: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    return next((Path(place).resolve() for place in places if place and Path(place).exists()), None)
+
+
+def is_package(name: str) -> bool:
+    """Whether a module that exists is a package."""
+    place = _module_place(name)
+    return place is not None and (place.name == "__init__.py" or place.is_dir())
+
+
+def module_tree(name: str) -> ast.Module | None:
+    """The parsed source of a module, imported or not; None where it has no (valid) source."""
+    place = _module_place(name)
+    return None if place is None or place.suffix != ".py" else _parse("".join(_lines(str(place))))
+
+
+def function_text(function: FunctionType) -> str | None:
+    """A function's lines from `def` on, without its decorators; None for a lambda or without a source."""
+    code = function.__code__
+    lines = _lines(code.co_filename, function.__globals__)[code.co_firstlineno - 1 :]
+    if not lines or not code.co_name.isidentifier():
+        return None
+    try:
+        block = inspect.getblock(lines)
+        inside = block[0][:1].isspace()  # in a class or a function: parsed inside something, too
+        tree = ast.parse("if 1:\n" + "".join(block) if inside else "".join(block))
+    except (SyntaxError, ValueError, tokenize.TokenError):
+        return None
+    body = tree.body[0].body if inside and isinstance(tree.body[0], ast.If) else tree.body
+    node = body[0] if body else None
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name != code.co_name:
+        return None
+    return _text(block, node, first=2 if inside else 1)
+
+
+def class_text(cls: type) -> str | None:
+    """A class's lines from `class` on, without its decorators; None where there is no source."""
+    methods = [value.__code__ for value in vars(cls).values() if isinstance(value, FunctionType)]
+    files = [code.co_filename for code in methods] + [
+        getattr(sys.modules.get(cls.__module__), "__file__", None)
+    ]
+    for file in files:
+        lines = _lines(file) if isinstance(file, str) else []
+        nodes = _classes("".join(lines)).get(cls.__qualname__)
+        if nodes:
+            starts = {code.co_firstlineno for code in methods if code.co_filename == file}
+            holding = [node for node in nodes if any(_holds(node, line) for line in starts)]
+            return _text(lines, max(holding or nodes, key=lambda node: node.lineno), first=1)
+    return None
+
+
+def _holds(node: ast.ClassDef, line: int) -> bool:
+    return node.lineno <= line <= (node.end_lineno or node.lineno)
+
+
+def _text(lines: list[str], node: ast.stmt, *, first: int) -> str:
+    end = node.end_lineno or node.lineno
+    return "\n".join(line.rstrip() for line in lines[node.lineno - first : end - first + 1])
+
+
+def _lines(file: str, module_globals: dict[str, Any] | None = None) -> list[str]:
+    linecache.checkcache(file)
+    return linecache.getlines(file, module_globals)
+
+
+@lru_cache(maxsize=32)
+def _parse(source: str) -> ast.Module | None:
+    try:
+        return ast.parse(source) if source else None
+    except (SyntaxError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=32)
+def _classes(source: str) -> dict[str, list[ast.ClassDef]]:
+    """Every class statement in a source by qualified name."""
+    found: dict[str, list[ast.ClassDef]] = {}
+    pending: list[tuple[ast.AST, str]] = [(tree, "")] if (tree := _parse(source)) else []
+    while pending:
+        node, prefix = pending.pop()
+        if isinstance(node, ast.ClassDef):
+            found.setdefault(prefix + node.name, []).append(node)
+            prefix += f"{node.name}."
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            prefix += f"{node.name}.<locals>."
+        # Only statements hold statements, but for except clauses and match cases.
+        pending += [
+            (inner, prefix)
+            for inner in ast.iter_child_nodes(node)
+            if isinstance(inner, ast.stmt | ast.excepthandler | ast.match_case)
+        ]
+    return found
+
+
+# -- what bytecode names ------------------------------------------------------------------------------
+
+_GLOBAL = frozenset(
+    {"LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
+)
+_UNSTABLE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
+
+
+def names_and_imports(code: CodeType) -> tuple[set[str], set[tuple[int, str, tuple[str, ...]]]]:
+    """Names of globals that code (and code within it) uses, and its imports as (level, module, names)."""
+    names: set[str] = set()
+    imports: set[tuple[int, str, tuple[str, ...]]] = set()
+    pending = [code]
+    while pending:
+        current = pending.pop()
+        pending += [constant for constant in current.co_consts if isinstance(constant, CodeType)]
+        steps = [step for step in dis.get_instructions(current) if step.opname != "EXTENDED_ARG"]
+        names.update(step.argval for step in steps if step.opname in _GLOBAL)
+        for place, step in enumerate(steps):
+            if step.opname == "IMPORT_NAME":
+                imports.add((steps[place - 2].argval, step.argval, steps[place - 1].argval or ()))
+    return names - _UNSTABLE, imports
+
+
+def imported_modules(level: int, module: str, names: Iterable[str], package: str) -> Iterator[str]:
+    """Names of the modules that `from <level dots><module> import <names>` may import."""
+    try:
+        base = importlib.util.resolve_name("." * level + module, package) if level else module
+    except ImportError:
+        return
+    yield base
+    yield from (f"{base}.{name}" for name in names)
