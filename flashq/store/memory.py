@@ -1,0 +1,69 @@
+"""A broker inside this process, for tests: the same scripts on fakeredis, no server and no socket.
+
+What it cannot show: durability, blocking, concurrency between processes. `flashq.testing` builds on it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from flashq.errors import BrokerRefused
+from flashq.store.command import Command, Value
+from flashq.store.keys import Keys
+from flashq.store.scripts import plain
+from flashq.store.transitions import Transitions
+
+T = TypeVar("T")
+
+
+class MemoryBroker:
+    """Like `Broker`, in memory. Needs the package fakeredis with its Lua extra."""
+
+    url = "memory://"
+
+    def __init__(self, *, prefix: str = "rq") -> None:
+        import fakeredis
+
+        self.keys = Keys(prefix)
+        self.transitions = Transitions(self.keys)
+        self._redis = fakeredis.FakeRedis(server=fakeredis.FakeServer(), protocol=2)
+        self._lock = threading.RLock()
+
+    def run(self, command: Command[T]) -> T:
+        """Carry out one command.
+
+        Raises: BrokerRefused.
+        """
+        import redis
+
+        with self._lock:
+            try:
+                reply = self._redis.eval(plain(command.script), 1, command.key, *command.args)
+            except redis.RedisError as error:
+                raise BrokerRefused(f"the broker refused: {error}") from None
+        return command.parse(_as_bytes(reply))
+
+    def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
+        """Carry out several commands."""
+        return [self.run(command) for command in commands]
+
+    def execute(self, *parts: Value) -> Any:
+        """One plain command; for reads."""
+        with self._lock:
+            return self._redis.execute_command(*parts)
+
+    def redis(self) -> Any:
+        """The redis-py client behind it."""
+        return self._redis
+
+    def close(self) -> None:
+        self._redis.close()
+
+
+def _as_bytes(reply: Any) -> Any:
+    """As a server answers: strings are bytes, whatever the fake made of them."""
+    if isinstance(reply, list):
+        return [_as_bytes(item) for item in reply]
+    return reply.encode() if isinstance(reply, str) else reply
