@@ -93,7 +93,7 @@ class Fabricated:
         assert self.broker.run(self.broker.transitions.finish(done)) == "ok"
 
     def ended(self, state: str = "finished", endpoint: str = "embed", **settled: Any) -> str:
-        """A job that ran and ended so. Make it before jobs that shall wait: those would be claimed instead."""
+        """A job that ran and ended so. Make those that shall wait later: it would claim them."""
         worker = self.worker(endpoint)
         job = self.job(endpoint)
         (claimed,) = self.claim(worker, endpoint)
