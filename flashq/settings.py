@@ -23,7 +23,6 @@ import base64
 import os
 import re
 import stat
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,8 +169,13 @@ def _from_pyproject(folder: Path) -> dict[str, _Given]:
 
 def _read_pyproject(file: Path) -> dict[str, _Given]:
     try:
-        tool = tomllib.loads(file.read_text("utf-8")).get("tool", {})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        text = file.read_text("utf-8")
+        if "flashq" not in text:
+            return {}
+        import tomllib  # only where the file speaks of us
+
+        tool = tomllib.loads(text).get("tool", {})
+    except (OSError, ValueError) as error:  # not readable, not UTF-8, not TOML
         raise SettingsError(f"{file}: {error}") from None
     table = tool.get("flashq", {}) if isinstance(tool, dict) else {}
     if not isinstance(table, dict):

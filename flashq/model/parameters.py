@@ -11,9 +11,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-
 from flashq.model.checks import flag, kind, nearest, number, text, whole
 from flashq.model.resources import CpuRequest, GpuRequest, ServerlessScalerType, parse_cpu, parse_gpu
 
@@ -123,6 +120,9 @@ def _requirement(item: object) -> str:
         raise ValueError(f"{item!r} is a URL; only packages of the hosts' index can be named (name>=version)")
     if given.startswith((".", "/", "~")) or "\\" in given or given.endswith(_ARCHIVES):
         raise ValueError(f"{item!r} is a path on this machine; the hosts do not have it")
+    from packaging.requirements import InvalidRequirement, Requirement  # only where there are dependencies
+    from packaging.utils import canonicalize_name
+
     try:
         requirement = Requirement(given)
     except InvalidRequirement as error:
