@@ -34,10 +34,10 @@ class Hand:
         """How many of those waiting could be handed to the executor now."""
         return max(0, self.concurrency - len(self.running))
 
-    @property
     def leases(self) -> tuple[tuple[str, int], ...]:
-        """Id and fence of each, to be renewed."""
-        return tuple([(held.job, held.fence) for held in self])
+        """Id and fence of each, to be renewed. The one method that another thread may call."""
+        held = [*list(self.running.values()), *list(self.waiting)]  # list() of each is one step under the GIL
+        return tuple((h.job, h.fence) for h in held)
 
     @property
     def oldest_began_at(self) -> float:

@@ -1,6 +1,6 @@
 """The worker's pulse: a thread that renews its heartbeat and the leases of its jobs, whatever the jobs do.
 
-It knows nothing of executors: it reports what the broker said (`on_verdict`) and that it was said (`on_renewed`,
+`jobs()` and `fields()` are called in this thread. It knows nothing of executors: it reports what the broker said (`on_verdict`) and that it was said (`on_renewed`,
 which lets the executor live on). While the broker cannot be reached it reports nothing, and the executor's own
 watchdog ends it after a lease.
 """
@@ -31,6 +31,7 @@ class LeaseKeeper:
         worker: str,
         *,
         lease_s: float,
+        jobs: Callable[[], tuple[tuple[str, int], ...]],
         fields: Callable[[], Mapping[str, Value]],
         on_renewed: Callable[[], None],
         on_verdict: Callable[[str, Mapping[str, str]], None],
@@ -39,9 +40,8 @@ class LeaseKeeper:
         self._endpoint, self._worker = endpoint, worker
         self._lease_ms = int(lease_s * 1000)
         self._every_s = lease_s / 3
-        self._fields = fields
+        self._jobs, self._fields = jobs, fields
         self._on_renewed, self._on_verdict = on_renewed, on_verdict
-        self._jobs: tuple[tuple[str, int], ...] = ()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
 
@@ -53,10 +53,6 @@ class LeaseKeeper:
         self._stop.set()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=2.0)
-
-    def hold(self, jobs: tuple[tuple[str, int], ...]) -> None:
-        """The jobs (id, fence) whose leases are to be renewed from now on."""
-        self._jobs = jobs
 
     def _run(self) -> None:
         next_renewal = time.monotonic() + self._every_s
@@ -74,7 +70,7 @@ class LeaseKeeper:
 
         Raises: BrokerError.
         """
-        jobs = self._jobs
+        jobs = self._jobs()
         command = self._broker.transitions.renew(
             self._endpoint, self._worker, lease_ms=self._lease_ms, jobs=jobs, fields=self._fields()
         )

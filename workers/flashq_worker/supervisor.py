@@ -63,6 +63,7 @@ class Supervisor:
             config.endpoint,
             config.worker,
             lease_s=config.lease_s,
+            jobs=self._hand.leases,
             fields=self._vitals,
             on_renewed=self._keepalive,
             on_verdict=self._on_verdict,
@@ -302,7 +303,6 @@ class Supervisor:
                 self._exchange.release([held])
             else:
                 self._hand.waiting.append(held)
-        self._lease.hold(self._hand.leases)
 
     def on_stop(self, job: str, why: Stop) -> None:
         """Interrupt a job; a waiting one simply ends."""
@@ -387,7 +387,6 @@ class Supervisor:
             timing["startup_ms"] = self._presence.startup(held.claimed.enqueued_ms)
         self._exchange.settle(verdicts.of_outcome(held, frame, self._outcomes, timing, process.tail.text))
         self._exchange.look()
-        self._lease.hold(self._hand.leases)
 
     def _kill_for(self, held: Assignment) -> None:
         """A job did not stop within its grace."""
@@ -401,7 +400,6 @@ class Supervisor:
     def _kill_executor(self) -> None:
         """The others in it are innocent: they go back uncounted."""
         self._exchange.release(self._hand.take_running())
-        self._lease.hold(self._hand.leases)
         self._runtime.restart()
 
     def _on_executor_ended(self) -> None:
@@ -420,6 +418,5 @@ class Supervisor:
                 message = f"job {held.job}: the process running it {how}, as often as it may be tried"
                 final = self._outcomes.failure(held, Failure(FailureKind.CRASH, message, log=tail))
                 self._exchange.crash(held, f"the process running it {how}", final)
-        self._lease.hold(self._hand.leases)
         self._exchange.look()
         self._runtime.restart()
