@@ -83,6 +83,10 @@ class Settings:
             )
         return self.secret_key.value
 
+    def require_secrets(self) -> tuple[bytes, ...]:
+        """The signing key as a keyring takes it: the one that signs first. Raises as `require_secret_key`."""
+        return (self.require_secret_key(),)
+
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
         """Read `environ` (default: this process's) and the pyproject.toml nearest above `cwd`.

@@ -51,6 +51,7 @@ def test_the_environment_is_read(tmp_path: Path) -> None:
     )
     assert settings.redis_url == settings.shown_redis_url == "redis://localhost:6379/0"
     assert settings.require_secret_key() == KEY
+    assert settings.require_secrets() == (KEY,)
     assert settings.home == Path("/var/lib/flashq")
     assert (settings.namespace, settings.payload_limit, settings.lease_s) == ("team-a", 2**20, 0.5)
     assert settings.sources["lease_s"] == "FLASHQ_LEASE_S"
@@ -64,6 +65,11 @@ def test_this_processes_environment_and_folder_are_the_default(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLASHQ_NAMESPACE", "mine")
     assert (Settings.load().namespace, Settings.load().lease_s) == ("mine", 7.0)
+
+
+def test_the_prefix_of_keys_is_rqs(tmp_path: Path) -> None:
+    assert load(tmp_path).rq_prefix == "rq"
+    assert load(tmp_path, RQ_KEY_PREFIX="{rq}").rq_prefix == "{rq}"
 
 
 def test_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
