@@ -121,7 +121,7 @@ def test_an_oversized_frame_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_large_frame_over_a_socket() -> None:
-    """Given a frame larger than a socket holds, expect it whole, then the next; then the end of the stream."""
+    """Given a frame larger than a socket holds, expect it whole, then the next, then the end."""
     ours, theirs = socket.socketpair()
     large: dict[str, Any] = {"job": "large"}
     blob = bytes(range(256)) * 4096

@@ -1,0 +1,355 @@
+"""Environments built by the real uv out of tiny wheels made here: no network is needed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import uv
+
+from flashq.errors import EnvironmentBuildError, SpecError
+from flashq.model import spec
+from flashq_worker import environment
+from flashq_worker.inject import PACKAGES, inject_folder
+from tests.integration.executor_rig import PYTHON, is_running, until
+
+
+def make_wheel(folder: Path, name: str, version: str, code: str = "", requires: str | None = None) -> None:
+    """A wheel of one module, with a console script that prints the version."""
+    module = name.replace("-", "_")
+    dist_info = f"{module}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    files = {
+        f"{module}.py": f"__version__ = {version!r}\ndef main(): print(__version__)\n{code}",
+        f"{dist_info}/METADATA": metadata + (f"Requires-Dist: {requires}\n" if requires else ""),
+        f"{dist_info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{dist_info}/entry_points.txt": f"[console_scripts]\n{name} = {module}:main\n",
+    }
+    record = [
+        f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip('=')},"
+        f"{len(text.encode())}"
+        for path, text in files.items()
+    ]
+    files[f"{dist_info}/RECORD"] = "\n".join([*record, f"{dist_info}/RECORD,,", ""])
+    with zipfile.ZipFile(folder / f"{module}-{version}-py3-none-any.whl", "w") as wheel:
+        for path, text in files.items():
+            wheel.writestr(path, text)
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of wheels: tiny-a 1.0 and 2.0, tiny-b which needs tiny-a<2, and one that lacks a part."""
+    folder = tmp_path_factory.mktemp("wheels")
+    make_wheel(folder, "tiny-a", "1.0")
+    make_wheel(folder, "tiny-a", "2.0")
+    make_wheel(folder, "tiny-b", "1.0", requires="tiny-a<2")
+    make_wheel(folder, "tiny-broken", "1.0", requires="tiny-missing>=3")
+    return folder
+
+
+class Site:
+    """A host's folder of environments, with an operator who has only those wheels."""
+
+    def __init__(self, root: Path, wheels: Path) -> None:
+        self.root = root / "environments"
+        self.lines: list[str] = []
+        self.variables = {
+            "HOME": str(root),
+            "PATH": os.environ["PATH"],
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_FIND_LINKS": str(wheels),
+            "PIP_NO_INDEX": "1",
+            "UV_CACHE_DIR": str(root / "cache"),
+            "FLASHQ_SECRET_KEY": "canary",
+        }
+
+    def ensure(self, *dependencies: str, python: str = PYTHON) -> environment.Environment:
+        """The environment of these dependencies."""
+        return environment.ensure(dependencies, python, self.root, self.lines.append, self.variables)
+
+
+@pytest.fixture
+def site(tmp_path: Path, wheels: Path) -> Site:
+    """A host with no environments yet."""
+    return Site(tmp_path, wheels)
+
+
+def version_of(built: environment.Environment, module: str = "tiny_a") -> str:
+    """The version of a module in an environment."""
+    code = f"import {module}; print({module}.__version__)"
+    return subprocess.run(
+        [built.python, "-I", "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+# -- requirements and digests ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "--index-url=https://evil.test",
+        "-r /etc/passwd",
+        "-e .",
+        "git+ssh://evil.test/x",
+        "x @ file:///etc/passwd",
+        "x @ https://evil.test/x.whl",
+        "https://evil.test/x.whl",
+        "./local",
+        "/abs/x.whl",
+        "x; curl evil.test",
+        "x\n--index-url=https://evil.test",
+        "",
+        "x==",
+    ],
+)
+def test_anything_but_a_requirement_is_refused(bad: str, site: Site) -> None:
+    """Given an option, URL, path or nonsense as a dependency, expect SpecError that quotes it."""
+    with pytest.raises(SpecError) as refused:
+        site.ensure("tiny-a", bad)
+    assert refused.value.parameter == "dependencies"
+    assert repr(bad) in str(refused.value)
+    assert not site.root.exists()
+
+
+def test_requirements_are_normalised() -> None:
+    """Given one set written in two ways, expect one digest, which is the spec's own."""
+    first = ["Tiny_A >= 1 , <2", "tiny-b[Y,x]"]
+    second = ["tiny-b[x,y]", "tiny.a<2,>=1", "tiny-a>=1,<2"]
+
+    assert environment.requirements(first) == environment.requirements(second)
+    digest = environment.environment_digest(first, PYTHON)
+    assert digest == environment.environment_digest(second, PYTHON)
+    assert digest != environment.environment_digest(first, "3.99")
+    assert digest == spec.environment_digest(spec.EndpointSpec(name="e", dependencies=first))
+
+
+# -- building ----------------------------------------------------------------------------------------
+
+
+def test_an_environment_is_built_once(site: Site) -> None:
+    """Given a set of dependencies, expect it to be installed by the first call and found by the second."""
+    first = site.ensure("tiny-b")
+    assert first.built
+    assert first.build_ms > 0
+    assert first.digest == environment.environment_digest(["tiny-b"], PYTHON)
+    assert version_of(first) == "1.0"
+    assert first.log is not None
+    assert "tiny-a==1.0" in first.log.read_text()
+    assert any("tiny-b==1.0" in line for line in site.lines)
+
+    again = site.ensure("Tiny_B")
+    assert (again.built, again.python, again.log) == (False, first.python, first.log)
+    assert again.build_ms < 50
+
+
+def test_sets_do_not_share(site: Site) -> None:
+    """Given two sets, expect two environments, files shared by hard links into uv's cache."""
+    one, two = site.ensure("tiny-a<2"), site.ensure("tiny-a")
+    assert (version_of(one), version_of(two)) == ("1.0", "2.0")
+    installed = next(two.python.parent.parent.glob("lib/*/site-packages/tiny_a.py"))
+    assert installed.stat().st_nlink > 1
+
+
+def test_console_scripts_work_where_the_environment_lies(site: Site) -> None:
+    """Given an environment that was built aside and moved, expect its scripts to run."""
+    built = site.ensure("tiny-a")
+    said = subprocess.run([built.python.parent / "tiny-a"], check=True, capture_output=True, text=True)
+    assert said.stdout == "2.0\n"
+
+
+def test_it_holds_the_dependencies_and_nothing_else(site: Site) -> None:
+    """Given an environment, expect no flashq, no redis and no package of the worker's in it."""
+    built = site.ensure("tiny-a")
+    others = ("flashq", "redis", "cloudpickle", "pip")
+    code = f"import importlib.util as util; print([name for name in {others} if util.find_spec(name)])"
+    said = subprocess.run([built.python, "-I", "-c", code], check=True, capture_output=True, text=True)
+    assert said.stdout == "[]\n"
+
+
+def test_no_dependencies_is_the_workers_own_interpreter(site: Site) -> None:
+    """Given no dependencies, expect the interpreter that runs the worker, and nothing made."""
+    own = site.ensure()
+    assert (own.python, own.built, own.log) == (Path(sys.executable), False, None)
+    assert not site.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("dependency", "said"),
+    [
+        ("tiny-missing", "tiny-missing"),
+        ("tiny-a>=3", "tiny-a>=3"),
+        ("tiny-broken", "tiny-missing"),
+    ],
+)
+def test_a_set_that_cannot_be_resolved(site: Site, dependency: str, said: str) -> None:
+    """Given a dependency that does not exist, expect uv's words in the error, and no leftovers."""
+    with pytest.raises(EnvironmentBuildError, match="could not install") as failed:
+        site.ensure(dependency)
+    assert dependency in str(failed.value)
+    assert "No solution found" in failed.value.log_tail
+    assert said in failed.value.log_tail
+    left = sorted(path.suffix for path in site.root.iterdir())
+    assert left == [".lock", ".log"]
+
+
+def test_two_requirements_that_contradict(site: Site) -> None:
+    """Given tiny-b, which needs tiny-a<2, beside tiny-a>=2, expect uv's explanation."""
+    with pytest.raises(EnvironmentBuildError) as failed:
+        site.ensure("tiny-b", "tiny-a>=2")
+    assert "tiny-b" in failed.value.log_tail
+
+
+def test_a_python_this_host_lacks(site: Site) -> None:
+    """Given a Python version that is not installed, expect an error that names those that are."""
+    with pytest.raises(EnvironmentBuildError, match=rf"no Python 3\.99; it has .*{PYTHON}"):
+        site.ensure(python="3.99")
+
+
+def test_another_python_of_this_host(site: Site) -> None:
+    """Given another installed Python version, expect an environment of it, also without dependencies."""
+    listing = subprocess.run(
+        [uv.find_uv_bin(), "python", "list", "--only-installed", "--output-format", "json"],
+        check=True,
+        capture_output=True,
+        env=site.variables,
+    )
+    minors = {f"3.{entry['version_parts']['minor']}" for entry in json.loads(listing.stdout)}
+    others = sorted(minors - {PYTHON, "3.9", "3.8", "3.7"})
+    if not others:
+        pytest.skip(f"the only Python here is {PYTHON}")
+    built = site.ensure(python=others[-1])
+    code = "import sys; print(f'{sys.version_info.major}.{sys.version_info.minor}')"
+    said = subprocess.run([built.python, "-c", code], check=True, capture_output=True, text=True)
+    assert said.stdout.strip() == others[-1]
+
+
+def test_a_folder_that_cannot_be_written(site: Site, tmp_path: Path) -> None:
+    """Given a root that is a file, expect EnvironmentBuildError, not OSError."""
+    site.root = tmp_path / "file" / "environments"
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentBuildError, match="cannot be built"):
+        site.ensure("tiny-a")
+
+
+def test_a_host_without_uv(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given no uv, neither as a package nor on PATH, expect an error that says how to get it."""
+    monkeypatch.setitem(sys.modules, "uv", None)
+    site.variables["PATH"] = "/nowhere"
+    with pytest.raises(EnvironmentBuildError, match=r"pip install 'flashq\[worker\]'"):
+        site.ensure("tiny-a")
+
+
+def test_the_installer_sees_no_key(site: Site, tmp_path: Path) -> None:
+    """Given a worker with a signing key in its environment, expect the installer to be started without it."""
+    fake = tmp_path / "bin" / "uv"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\nenv\nexit 1\n")
+    fake.chmod(0o755)
+    site.variables["PATH"] = f"{fake.parent}:/usr/bin:/bin"
+    site.variables["UV_TORCH_BACKEND"] = "cpu"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "uv", None)
+        with pytest.raises(EnvironmentBuildError, match="uv venv exited with status 1") as failed:
+            site.ensure("tiny-a")
+    assert "UV_TORCH_BACKEND=cpu" in failed.value.log_tail
+    assert "canary" not in failed.value.log_tail
+
+
+@pytest.mark.slow
+def test_a_real_package_from_the_index(tmp_path: Path) -> None:
+    """Given this machine's own configuration, expect a small real package to be installed."""
+    built = environment.ensure(["six==1.17.0"], PYTHON, tmp_path, lambda line: None)
+    assert version_of(built, "six") == "1.17.0"
+
+
+# -- several at once, and crashes --------------------------------------------------------------------
+
+
+def test_one_builds_while_the_others_wait(site: Site) -> None:
+    """Given ten workers that need one environment at once, expect one build, and all to have it."""
+    with ThreadPoolExecutor(10) as workers:
+        ready = list(workers.map(lambda _: site.ensure("tiny-a"), range(10)))
+    assert sum(one.built for one in ready) == 1
+    assert len({one.python for one in ready}) == 1
+    assert any("waiting for another worker" in line for line in site.lines)
+
+
+BUILDER = """
+import json, sys
+from pathlib import Path
+from flashq_worker import environment
+environment.ensure(["tiny-a"], sys.argv[1], Path(sys.argv[2]), lambda line: None, json.loads(sys.argv[3]))
+"""
+
+
+def test_a_build_killed_midway_is_begun_anew(site: Site, tmp_path: Path) -> None:
+    """Given kill -9 of a worker in the middle of a build, expect the next to remove it and build its own."""
+    stuck = tmp_path / "bin" / "uv"
+    stuck.parent.mkdir()
+    script = (
+        "#!/bin/sh",
+        f"echo $$ > {tmp_path}/pid",
+        "for last; do :; done",
+        "mkdir $last/bin",
+        "exec sleep 1000",
+    )
+    stuck.write_text("\n".join(script))
+    stuck.chmod(0o755)
+    variables = json.dumps({**site.variables, "PATH": f"{stuck.parent}:/usr/bin:/bin"})
+    code = "import sys; sys.modules['uv'] = None\n" + BUILDER
+    builder = subprocess.Popen([sys.executable, "-c", code, PYTHON, site.root, variables])
+    until(lambda: list(site.root.glob(".*/bin")))
+    (half_built,) = site.root.glob(".*")
+    builder.send_signal(signal.SIGKILL)
+    builder.wait()
+    stuck_pid = int((tmp_path / "pid").read_text())
+    os.kill(stuck_pid, signal.SIGKILL)
+    until(lambda: not is_running(stuck_pid))
+
+    built = site.ensure("tiny-a")
+
+    assert built.built
+    assert version_of(built) == "2.0"
+    assert not half_built.exists()
+
+
+def test_a_folder_without_its_marker_is_built_anew(site: Site) -> None:
+    """Given an environment whose marker or interpreter is gone, expect it to be replaced."""
+    first = site.ensure("tiny-a")
+    place = first.python.parent.parent
+    (place / environment._MARKER).unlink()
+    assert site.ensure("tiny-a").built
+    first.python.unlink()
+    assert site.ensure("tiny-a").built
+    assert version_of(first) == "2.0"
+
+
+# -- the inject folder -------------------------------------------------------------------------------
+
+
+def test_the_inject_folder_holds_three_packages(tmp_path: Path) -> None:
+    """Given a home, expect a folder of links to flashq, flashq_worker and cloudpickle, made once."""
+    folder = inject_folder(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(PACKAGES)
+    assert (folder / "flashq_worker" / "executor" / "boot.py").is_file()
+    made = folder.stat().st_mtime_ns
+    assert inject_folder(tmp_path) == folder
+    assert folder.stat().st_mtime_ns == made
+
+
+def test_many_make_the_inject_folder_at_once(tmp_path: Path) -> None:
+    """Given ten workers that start at once, expect one folder and nothing beside it."""
+    with ThreadPoolExecutor(10) as workers:
+        folders = set(workers.map(lambda _: inject_folder(tmp_path), range(10)))
+    assert set((tmp_path / "inject").iterdir()) == folders
+    assert len(folders) == 1
