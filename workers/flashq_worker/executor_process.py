@@ -251,7 +251,7 @@ class ExecutorProcess:
         self._send(FrameType.CANCEL, {"job": job, "reason": reason}, then_poke=True)
 
     def stop(self) -> None:
-        """Have it exit when it has run what it was given."""
+        """Have it exit when it has run what it was given; `kill` after a grace where it does not."""
         self._send(FrameType.STOP, {})
 
     def keepalive(self) -> None:

@@ -104,7 +104,7 @@ class Inbox:
                     self._receive(MSG_DONTWAIT)
             except BlockingIOError:
                 pass
-            except EOFError:
+            except (EOFError, ConnectionResetError):
                 watchdog.end_group()
 
     def _receive(self, flags: int) -> None:

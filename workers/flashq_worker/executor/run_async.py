@@ -13,7 +13,7 @@ import os
 from collections import deque
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flashq_worker.executor import frames, outcome, output, watchdog
 from flashq_worker.executor.frames import FrameType
@@ -59,9 +59,7 @@ class AsyncRunner(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the way to the supervisor."""
-        if not isinstance(transport, asyncio.WriteTransport):
-            raise TypeError(f"{transport!r} cannot be written to")
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Act on every frame that `data` completes."""

@@ -22,11 +22,13 @@ import time
 from typing import NoReturn
 
 _F_SETSIG = getattr(fcntl, "F_SETSIG", None)  # Linux only
-_leader = os.getpid()
+_leader: int | None = None  # the executor's process id, which is its group's
 
 
 def start(lifeline: int, pulse: int, lease_s: float) -> None:
     """Watch both pipes from now on. To be called once, by the leader of its own process group."""
+    global _leader
+    _leader = os.getpid()
     _kill_at_end(lifeline)
     watch = threading.Thread(
         target=_watch, args=(lifeline, pulse, lease_s), name="flashq-watchdog", daemon=True
@@ -46,7 +48,7 @@ def _kill_at_end(lifeline: int) -> None:
     if _F_SETSIG is None:
         return
     with contextlib.suppress(OSError):
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -_leader)
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid())
         fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
