@@ -9,6 +9,7 @@ FLASHQ_REDIS_URL set, on your hosts. The run checks itself and says by name what
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from flashq import Endpoint, EndpointFunction, FlashqError, GpuGroup
 NAME = "ask-your-python"
 IDLE_S = 8
 IDLE_WHEN_TYPING_S = 60  # people think between questions
-BATCH = 32
+BATCH = 16  # larger ones outgrow the cache and are slower
 FEWEST_BATCHES = 40  # so that two workers have something to share when there is little
 SAMPLE = 8
 PATIENCE_S = 30
@@ -78,22 +79,15 @@ def parse(arguments: list[str]) -> Options:
 
 def endpoint(options: Options) -> Embed:
     """Make the function an endpoint. Nothing starts before its first call."""
-    workers = (0, options.workers)
-    if options.gpu:
-        requirements = embedding.GPU_REQUIREMENTS
-        made = Endpoint(
-            name=NAME,
-            gpu=GpuGroup.ANY,
-            workers=workers,
-            idle_timeout=options.idle_s,
-            dependencies=requirements,
-        )
-    else:
-        requirements = embedding.REQUIREMENTS
-        made = Endpoint(
-            name=NAME, cpu="any", workers=workers, idle_timeout=options.idle_s, dependencies=requirements
-        )
-    return made(embedding.embed)
+    on = {"gpu": GpuGroup.ANY} if options.gpu else {"cpu": "any"}
+    make = Endpoint(
+        name=NAME,
+        **on,
+        workers=(0, options.workers),
+        idle_timeout=options.idle_s,
+        dependencies=embedding.GPU_REQUIREMENTS if options.gpu else embedding.REQUIREMENTS,
+    )
+    return make(embedding.embed)
 
 
 def run(options: Options, embed: Embed) -> int:
@@ -186,11 +180,12 @@ def converse(embed: Embed, index: Index) -> int:
     """Answer questions from the keyboard until an empty line; return how many there were."""
     print("\nYour questions (an empty line ends):")
     asked = 0
-    for line in iter(partial(input, "? "), ""):
-        began = time.monotonic()
-        (vector,) = embed.remote([line])
-        print(report.answer(line, index.nearest(vector), time.monotonic() - began))
-        asked += 1
+    with contextlib.suppress(EOFError):  # Ctrl-D ends, too
+        while line := input("? ").strip():
+            began = time.monotonic()
+            (vector,) = embed.remote([line])
+            print(report.answer(line, index.nearest(vector), time.monotonic() - began))
+            asked += 1
     return asked
 
 
