@@ -1,5 +1,6 @@
-"""The `flashq` command: which commands there are, and what an error looks like. A command's module is loaded only
-when it is used or its help is asked for.
+"""The `flashq` command: which commands there are, and what an error looks like.
+
+Each command is loaded only when it is used, or its help is asked for.
 
 A command is a click command named in `COMMANDS`; its help ends with an example (`epilog=example(...)`). Exit
 codes: 0 done, 1 a `FlashqError` (one line on stderr, `flashq: …`), 2 wrong usage, 130 interrupted; a command
