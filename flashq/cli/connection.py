@@ -125,7 +125,7 @@ def keyring(settings: Settings) -> Keyring:
     from flashq.model.keyring import Keyring
 
     if settings.redis_url is not None:
-        return Keyring(settings.require_secrets(), settings.namespace)
+        return Keyring([settings.require_secret_key()], settings.namespace)
     from flashq import embedded
 
     return Keyring(embedded.secrets(settings), settings.namespace)

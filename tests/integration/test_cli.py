@@ -1,0 +1,521 @@
+"""The commands that look after endpoints, jobs and workers, on a real broker; calls on a real worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from flashq import Endpoint
+from flashq.cli import flashq
+from flashq.model.lifecycle import JobState
+from flashq.store.broker import Broker
+from tests.integration.fabricated import Fabricated
+from tests.rig import SECRET, BrokerServer, Rig, rig, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from click.testing import Result
+
+pytestmark = pytest.mark.requires("valkey")
+
+
+class CommandLine:
+    """Runs commands in this process, against one broker."""
+
+    def __init__(self, url: str, home: Path) -> None:
+        self.home = home
+        self.environ = {"FLASHQ_REDIS_URL": url, "FLASHQ_HOME": str(home), "FLASHQ_SECRET_KEY": SECRET.hex()}
+
+    def __call__(self, *args: str, code: int = 0, stdin: str | None = None) -> Result:
+        result = CliRunner().invoke(flashq, args, env=self.environ, input=stdin)
+        assert result.exit_code == code, (result.output, result.exception)
+        return result
+
+    def rows(self, *args: str) -> list[dict[str, Any]]:
+        """What a command prints with --json."""
+        found = json.loads(self(*args, "--json").stdout)
+        assert isinstance(found, list)
+        return found
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[BrokerServer]:
+    with closing(BrokerServer(appendonly="no")) as server:
+        yield server
+
+
+@pytest.fixture
+def broker(server: BrokerServer) -> Iterator[Broker]:
+    with closing(Broker(server.url)) as broker:
+        broker.execute("FLUSHALL")
+        yield broker
+
+
+@pytest.fixture
+def made(broker: Broker) -> Fabricated:
+    return Fabricated(broker)
+
+
+@pytest.fixture
+def cli(broker: Broker, tmp_path: Path) -> CommandLine:
+    return CommandLine(broker.url, tmp_path)
+
+
+# -- listings ----------------------------------------------------------------------------------------
+
+
+def test_json_fields_are_a_promise(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    made.broker.run(made.broker.transitions.host_beat("host-1", lease_ms=15_000, fields={"hostname": "box"}))
+    job = made.job()
+    made.claim(made.worker())
+    promised = {
+        "endpoints": "name revision workers_min workers_max"
+        " initializing idle running throttled outdated unhealthy",
+        "queues": "endpoint queued in_progress failed oldest_age_s scheduled parked",
+        "workers": "id endpoint state host pid since job",
+        "jobs": "id endpoint status attempts enqueued_at started_at ended_at worker cold_start",
+        "hosts": "id hostname cpus memory gpus workers since state",
+        f"job {job}": "id endpoint status attempts losses worker cold_start timing error log traceback"
+        " enqueued_at claimed_at started_at ended_at",
+    }
+
+    for command, fields in promised.items():
+        (row,) = cli.rows(*command.split())
+        assert set(fields.split()) <= set(row), command
+
+
+def test_queues_in_json(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    made.endpoint("idle")
+    made.ended("failed")
+    made.job(priority=1)
+
+    busy, idle = cli.rows("queues")
+
+    assert 0 <= busy.pop("oldest_age_s") < 60
+    assert busy == {
+        "endpoint": "embed", "queued": 1, "in_progress": 0, "failed": 1, "scheduled": 0, "parked": 0
+    }  # fmt: skip
+    assert idle["oldest_age_s"] is None
+
+
+def test_times_in_json_are_utc_and_unknown_values_null(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    job = made.job(delay_ms=60_000)
+    made.set("job", job, fq_enqueued=1_700_000_000_123)
+
+    (row,) = cli.rows("jobs")
+
+    assert row == {
+        "id": job,
+        "endpoint": "embed",
+        "status": "IN_QUEUE",
+        "attempts": 0,
+        "enqueued_at": "2023-11-14T22:13:20.123Z",
+        "started_at": None,
+        "ended_at": None,
+        "worker": None,
+        "cold_start": None,
+    }
+
+
+def test_jobs_are_filtered_and_limited(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    failed = made.ended("failed")
+    waiting = [made.job() for _ in range(3)]
+
+    assert [row["id"] for row in cli.rows("jobs", "--status", "failed")] == [failed]
+    assert [row["id"] for row in cli.rows("jobs", "--limit", "2", "--endpoint", "embed")] == waiting[:2]
+    assert "no endpoint nope" in cli("jobs", "--endpoint", "nope", code=3).stderr
+
+
+@pytest.mark.parametrize("command", ["endpoints", "queues", "jobs", "workers", "hosts"])
+def test_nothing_to_list(cli: CommandLine, command: str) -> None:
+    assert cli.rows(command) == []
+
+    result = cli(command)
+    assert result.stdout == ""
+    assert result.stderr.startswith("no ")
+
+
+@pytest.mark.parametrize("command", ["queues", "jobs", "cancel x"])
+def test_a_lost_broker_is_an_error_and_no_empty_list(tmp_path: Path, command: str) -> None:
+    cli = CommandLine("unix:///nowhere/at/all", tmp_path)
+    arguments = command.split() if command == "cancel x" else [*command.split(), "--json"]
+
+    result = cli(*arguments, code=1)
+
+    assert result.stdout == ""
+    assert "no broker at unix:///nowhere/at/all" in result.stderr
+
+
+def test_rows_in_a_pipe_are_separated_by_tabs(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    job = made.job()
+    made.set("job", job, worker_name="a\tb\x1b[2J")
+
+    header, row = cli("jobs").stdout.splitlines()
+
+    assert header.split("\t")[:3] == ["id", "endpoint", "status"]
+    assert row.split("\t")[:3] == [job, "embed", "IN_QUEUE"]
+    assert row.split("\t")[7] == r"a\tb\x1b[2J"
+
+
+def on_terminal(cli: CommandLine, *args: str) -> tuple[str, int]:
+    """What `python -m flashq …` writes to a terminal, and its exit code."""
+    ours, theirs = pty.openpty()
+    environ = {**os.environ, **cli.environ, "TERM": "xterm-256color", "COLUMNS": "160"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flashq", *args], stdin=theirs, stdout=theirs, stderr=theirs, env=environ
+    )
+    os.close(theirs)
+    pieces: list[bytes] = []
+    with open(ours, "rb", buffering=0, closefd=True) as screen:  # noqa: PTH123 — a descriptor has no path
+        try:
+            while piece := screen.read(4096):
+                pieces.append(piece)
+        except OSError:  # the terminal's other end was closed
+            pass
+    return b"".join(pieces).decode(), process.wait(30)
+
+
+def test_a_table_on_a_terminal(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    job = made.job()
+    worker = made.worker()
+    made.claim(worker)
+    made.set("job", job, worker_name="w\x1b]0;owned\x07")
+
+    shown, code = on_terminal(cli, "jobs")
+
+    assert code == 0
+    assert "STATUS" in shown
+    assert "ENQUEUED" in shown
+    assert job in shown
+    assert " ago" in shown
+    assert r"w\x1b]0;owned\x07" in shown
+    assert "\x1b]0;" not in shown
+
+
+def test_exit_codes_reach_the_shell(cli: CommandLine) -> None:
+    shown, code = on_terminal(cli, "job", "embed-none")
+
+    assert code == 3
+    assert shown.startswith("flashq: no job embed-none in the broker")
+
+
+def test_one_job_for_people(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    job = made.ended("failed", reason="exception", text="KeyError: 'x'", timing='{"execution_ms": 1500}')
+    made.broker.run(made.broker.transitions.log(job, b"reading\nfailing\x1b[2J\n"))
+
+    lines = [line.split(None, 1) for line in cli("job", job).stdout.splitlines()]
+    shown = {words[0]: words[1] for words in lines if len(words) == 2}
+
+    assert (shown["id"], shown["status"], shown["error"]) == (job, "FAILED", "KeyError: 'x'")
+    assert shown["execution_s"] == "1.5"
+    assert ["failing\\x1b[2J"] in lines
+
+
+# -- cancel, retry, purge, undeploy ------------------------------------------------------------------
+
+
+def state(made: Fabricated, job: str) -> JobState:
+    return JobState(made.get("job", job, "fq_state") or "")
+
+
+def test_cancel(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    done = made.ended()
+    running = made.job()
+    made.claim(made.worker())
+    waiting = made.job()
+
+    assert cli("cancel", waiting).stdout == f"{waiting}: cancelled\n"
+    assert cli("cancel", running).stdout == f"{running}: its worker was asked to stop it\n"
+    assert f"{done} is finished" in cli("cancel", done, code=4).stderr
+    assert "no job embed-none" in cli("cancel", "embed-none", code=3).stderr
+    assert state(made, waiting) is JobState.CANCELLED
+    assert made.get("job", running, "fq_cancel") == "1"
+
+
+def test_retry(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    done, failed, other = made.ended(), made.ended("failed"), made.ended("timed_out")
+
+    assert cli("retry", failed, other).stdout == f"{failed}: queued again\n{other}: queued again\n"
+    assert f"{done} is finished: only" in cli("retry", done, code=4).stderr
+    assert f"{failed} is queued: only" in cli("retry", failed, code=4).stderr
+    assert state(made, failed) is JobState.QUEUED
+
+
+def test_of_several_jobs_each_is_tried_and_the_gravest_code_is_kept(
+    cli: CommandLine, made: Fabricated
+) -> None:
+    made.endpoint()
+    done = made.ended()
+    failed = made.ended("failed")
+
+    result = cli("retry", "embed-none", done, failed, code=4)
+
+    assert result.stdout == f"{failed}: queued again\n"
+    assert len(result.stderr.splitlines()) == 2
+
+
+def test_purge(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    running = made.job()
+    made.claim(made.worker())
+    waiting = [made.job(), made.job(priority=1), made.job(delay_ms=60_000)]
+
+    assert cli("purge", "embed").stdout == "embed: 3 waiting jobs cancelled\n"
+    assert cli("purge", "embed").stdout == "embed: 0 waiting jobs cancelled\n"
+    assert "no endpoint nope" in cli("purge", "nope", code=3).stderr
+    assert [state(made, job) for job in waiting] == [JobState.CANCELLED] * 3
+    assert state(made, running) is JobState.RUNNING
+
+
+def test_purge_of_more_than_one_page(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    submits = [
+        made.broker.transitions.submit("embed", f"embed-{n}", revision="r1", call=b"") for n in range(1100)
+    ]
+    made.broker.run_all(submits)
+
+    assert cli("purge", "embed").stdout == "embed: 1100 waiting jobs cancelled\n"
+
+
+def test_undeploy(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    made.job()
+
+    assert "`--purge` cancels" in cli("undeploy", "embed", code=4).stderr
+    assert cli("undeploy", "embed", "--purge").stdout == "embed: undeployed\n"
+    assert "no endpoint embed" in cli("undeploy", "embed", code=3).stderr
+    assert cli.rows("endpoints") == []
+
+
+def test_an_endpoint_whose_jobs_run_is_not_undeployed(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    made.job()
+    made.claim(made.worker())
+
+    assert "in progress" in cli("undeploy", "embed", "--purge", code=4).stderr
+    assert [row["name"] for row in cli.rows("endpoints")] == ["embed"]
+
+
+# -- logs --------------------------------------------------------------------------------------------
+
+
+def test_logs_of_a_job(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    job = made.job()
+    made.broker.run(made.broker.transitions.log(job, b"one\ntwo"))
+
+    assert cli("logs", job).stdout == "one\ntwo\n"
+    assert "no job embed-none" in cli("logs", "embed-none", code=3).stderr
+
+
+def test_logs_of_a_worker_here_need_no_broker(tmp_path: Path) -> None:
+    cli = CommandLine("unix:///nowhere/at/all", tmp_path)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "embed-w1.log").write_bytes(b"started\n\xffready")
+
+    assert cli("logs", "embed-w1").stdout == "started\n�ready\n"
+    assert cli("logs", "embed-w1", "--follow").stdout == "started\n�ready\n"
+
+
+def test_logs_of_a_worker_elsewhere(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    worker = made.worker(hostname="gpu-7")
+
+    assert f"worker {worker} runs on gpu-7" in cli("logs", worker, code=3).stderr
+
+
+def test_following_a_worker_ends_with_it(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    worker = made.worker()
+    file = cli.home / "logs" / f"{worker}.log"
+    file.parent.mkdir()
+    file.write_text("started\nhal")
+
+    def later() -> None:
+        with file.open("a") as stream:
+            stream.write("f a line\nlast")
+        made.broker.run(made.broker.transitions.leave("embed", worker, "drained"))
+
+    thread = threading.Timer(0.2, later)
+    thread.start()
+    result = cli("logs", "-f", worker)
+    thread.join()
+
+    assert result.stdout == "started\nhalf a line\nlast\n"
+
+
+# -- calls -------------------------------------------------------------------------------------------
+
+
+@Endpoint(name="play", cpu="any", workers=(0, 1))
+def play(*args: Any, **kwargs: Any) -> Any:
+    print("playing", *args)
+    if "fail" in kwargs:
+        raise LookupError("no such \x1b[31mtune")
+    if "object" in kwargs:
+        return object()
+    return {"args": list(args), "kwargs": kwargs}
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Rig]:
+    with rig(appendonly="no") as made:
+        made.ready_worker(play)
+        yield made
+
+
+@pytest.fixture
+def on_stage(stage: Rig) -> CommandLine:
+    return CommandLine(stage.server.url, stage.home)
+
+
+def test_call_prints_the_result_as_json(on_stage: CommandLine) -> None:
+    result = on_stage("call", "play", '{"x": [1, null, "ü"]}', "2.5", 'by="name"', "-", stdin="[true]")
+
+    assert json.loads(result.stdout) == {
+        "args": [{"x": [1, None, "ü"]}, 2.5, [True]],
+        "kwargs": {"by": "name"},
+    }
+
+
+def test_call_detached_prints_the_id(on_stage: CommandLine, stage: Rig) -> None:
+    job = on_stage("call", "play", "1", "--detach").stdout.strip()
+
+    wait_until(lambda: stage.job_field(job, "fq_state") == "finished", what="the job finished")
+    (row,) = on_stage.rows("job", job)
+    assert (row["status"], row["attempts"], row["error"], row["traceback"]) == ("COMPLETED", 1, None, None)
+    assert row["timing"]["execution_s"] >= 0
+    wait_until(lambda: on_stage("logs", job).stdout == "playing 1\n", what="what it printed")
+
+
+def test_call_of_a_job_that_fails(on_stage: CommandLine) -> None:
+    result = on_stage("call", "play", "fail=true", code=5)
+
+    assert result.stdout == ""
+    assert r"LookupError: no such \x1b[31mtune" in result.stderr
+    assert "Traceback" in result.stderr
+    failed = on_stage.rows("jobs", "--status", "FAILED", "--endpoint", "play")[0]
+    (row,) = on_stage.rows("job", failed["id"])
+    assert row["error"] == "LookupError: no such \x1b[31mtune"
+    assert "in play" in row["traceback"]
+
+
+def test_call_of_a_result_that_is_no_json(on_stage: CommandLine) -> None:
+    result = on_stage("call", "play", "object=1", code=5)
+
+    assert "JSON" in result.stderr
+
+
+def test_a_job_without_the_right_key_shows_no_traceback(on_stage: CommandLine) -> None:
+    on_stage("call", "play", "fail=true", code=5)
+    failed = on_stage.rows("jobs", "--status", "FAILED", "--endpoint", "play")[0]
+    on_stage.environ["FLASHQ_SECRET_KEY"] = "ab" * 32
+
+    (row,) = on_stage.rows("job", failed["id"])
+
+    assert row["error"].startswith("LookupError")
+    assert row["traceback"].startswith("(not shown: ")
+
+
+def test_call_with_the_wrong_key_is_refused_by_the_worker(on_stage: CommandLine) -> None:
+    on_stage.environ["FLASHQ_SECRET_KEY"] = "ab" * 32
+
+    result = on_stage("call", "play", "1", code=5)
+
+    assert "refused" in result.stderr
+
+
+def test_call_without_a_key(on_stage: CommandLine) -> None:
+    del on_stage.environ["FLASHQ_SECRET_KEY"]
+
+    assert "FLASHQ_SECRET_KEY" in on_stage("call", "play", "1", code=1).stderr
+
+
+def test_call_of_nothing_registered(cli: CommandLine) -> None:
+    assert "no endpoint nope" in cli("call", "nope", code=3).stderr
+
+
+def test_call_that_nobody_takes(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+
+    result = cli("call", "embed", "--timeout", "0.1", code=1)
+
+    assert "has not ended within 0.1 s; it goes on" in result.stderr
+    (row,) = cli.rows("jobs")
+    assert row["status"] == "IN_QUEUE"
+    assert row["id"] in result.stderr
+
+
+def test_call_over_the_payload_limit(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+    cli.environ["FLASHQ_PAYLOAD_LIMIT"] = "1024"
+
+    assert "the limit is 1,024" in cli("call", "embed", json.dumps("x" * 2000), code=1).stderr
+    assert cli.rows("jobs") == []
+
+
+def test_a_call_carries_the_terms_of_its_endpoint(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint(call_defaults={"priority": 4, "ttl": 30})
+
+    job = cli("call", "embed", "--detach").stdout.strip()
+
+    assert made.get("job", job, "origin") == "embed--p4"
+    (row,) = cli.rows("job", job)
+    assert row["expires_at"] is not None
+
+
+def test_call_of_a_job_that_is_cancelled_meanwhile(cli: CommandLine, made: Fabricated) -> None:
+    made.endpoint()
+
+    def cancel() -> None:
+        job = wait_until(lambda: waiting(made.broker), what="the call")[0]
+        made.broker.run(made.broker.transitions.cancel(job))
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    assert "cancelled" in cli("call", "embed", "--timeout", "20", code=5).stderr
+    thread.join()
+
+
+def waiting(broker: Broker) -> list[str]:
+    """Ids of what waits."""
+    return [i.decode() for i in broker.execute("LRANGE", broker.keys.of("queue", "embed"), 0, -1)]
+
+
+def test_a_call_outlives_a_restart_of_the_broker(tmp_path: Path) -> None:
+    with closing(BrokerServer(appendonly="always")) as server, closing(Broker(server.url)) as broker:
+        made, cli = Fabricated(broker), CommandLine(server.url, tmp_path)
+        made.endpoint()
+
+        def restart() -> None:
+            wait_until(lambda: waiting(broker), what="the call")
+            server.kill()
+            server.start()
+            broker.run(broker.transitions.cancel(waiting(broker)[0]))
+
+        thread = threading.Thread(target=restart)
+        thread.start()
+        result = cli("call", "embed", "--timeout", "30", code=5)
+        thread.join()
+
+    assert "cancelled" in result.stderr
