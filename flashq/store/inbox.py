@@ -1,16 +1,19 @@
 """A list in the broker that one process waits on, over a connection of its own, from a loop that selects.
 
-The blocking pop has a short life and is renewed, so that a connection that died without a word is noticed. What is
-popped while the connection breaks is lost: whoever pushes must not depend on its being read.
+The blocking pop has a short life and is renewed, so that a connection that died without a word is noticed.
+What is popped while the connection breaks is lost: whoever pushes must not depend on its being read.
 """
 
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from flashq.errors import BrokerUnreachable
-from flashq.store.broker import Broker
 from flashq.store.line import Line, pack
+
+if TYPE_CHECKING:
+    from flashq.store.broker import Broker
 
 _POP_S = 5.0
 
@@ -30,9 +33,8 @@ class Inbox:
         return self._line is not None
 
     def fileno(self) -> int:
-        """The descriptor to wait on, while `open`."""
-        assert self._line is not None
-        return self._line.fileno()
+        """The descriptor to wait on. Raises BrokerUnreachable while not `open`."""
+        return self._connected().fileno()
 
     def connect(self) -> None:
         """Connect and begin to wait. Raises: BrokerError."""
@@ -47,6 +49,11 @@ class Inbox:
             self._line.close()
             self._line = None
 
+    def _connected(self) -> Line:
+        if self._line is None:
+            raise BrokerUnreachable(f"not waiting on {self._key}")
+        return self._line
+
     def _ask(self, line: Line) -> None:
         line.send(pack("BLPOP", self._key, _POP_S))
         self._asked_at = time.monotonic()
@@ -56,14 +63,12 @@ class Inbox:
 
         Raises BrokerUnreachable (it is closed then) where the connection is lost, or silent for too long.
         """
-        line = self._line
-        if line is None:
-            raise BrokerUnreachable("not connected")
+        line = self._connected()
         values: list[bytes] = []
         try:
             for reply in line.receive():
                 if isinstance(reply, Exception):
-                    raise BrokerUnreachable(f"the broker ended the wait: {reply}")  # noqa: TRY301
+                    raise BrokerUnreachable(f"the broker ended the wait: {reply}")
                 if reply is not None:
                     values.append(reply[1])
                 self._ask(line)

@@ -8,21 +8,27 @@ there is to report waits.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
 import select
 import signal
+import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from flashq.errors import BrokerError, EnvelopeError, EnvelopeExpired
+from flashq.errors import BrokerError, ConfigurationError, EnvelopeError, EnvelopeExpired, SettingsError
 from flashq.model.host_command import StartWorker
+from flashq.model.keyring import Keyring
+from flashq.settings import Settings
+from flashq.store.broker import Broker
 from flashq.store.inbox import Inbox
 from flashq_worker import inventory
 from flashq_worker.config import WorkerConfig
 from flashq_worker.host_commands import CommandReader
+from flashq_worker.host_home import HostHome
 from flashq_worker.host_presence import HostOptions, HostPresence, Loss
 from flashq_worker.host_workers import WORKER_COMMAND, HostWorkers
 
@@ -30,9 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from flashq.model.host_command import HostCommand, KillWorker
-    from flashq.model.keyring import Keyring
-    from flashq.store.broker import Broker
-    from flashq_worker.host_home import HostHome
     from flashq_worker.host_workers import Ended
 
 log = logging.getLogger("flashq.host")
@@ -56,8 +59,12 @@ class HostAgent:
         *,
         worker_command: Sequence[str] = WORKER_COMMAND,
         gpus: inventory.Gpus | None = None,
+        lifeline: int | None = None,
     ) -> None:
-        """`home` is locked by the caller. `environ`: what workers inherit, less what is flashq's own."""
+        """`home` is locked by the caller. `environ`: what workers inherit, less what is flashq's own.
+
+        `lifeline`: a descriptor at whose end of file the agent kills its workers and leaves.
+        """
         self.host = home.host_id(inventory.hostname())
         self._broker = broker
         self._keyring = keyring
@@ -66,10 +73,11 @@ class HostAgent:
         self._presence = HostPresence(broker, self.host, self._options, gpus or inventory.Gpus())
         self._workers = HostWorkers(home.folder, environ, worker_command)
         self._reader = CommandReader(keyring, self.host)
+        self._lifeline = lifeline
         self._inbox = Inbox(broker, broker.keys.of("commands", self.host))
         self._losses: deque[Loss] = deque()
         self._waiting: list[tuple[StartWorker, float]] = []  # for a GPU, and until when
-        self._given_up: set[str] = set()  # by the broker, at the last heartbeat
+        self._given_up: dict[str, float] = {}  # workers the broker gave up, and when that was seen
         self._greeted = False
         self._retry_at = 0.0
         self._pause_s = _RECONNECT_S[0]
@@ -80,7 +88,7 @@ class HostAgent:
 
     # -- from start to end ---------------------------------------------------------------------------
     def run(self) -> int:
-        """Serve until SIGTERM or SIGINT; then drain, and leave. 0, or 1 where a second signal cut that short."""
+        """Serve until SIGTERM or SIGINT, then drain and leave; 1 where a second signal cut that short."""
         log.info("host %s serves %r from %s", self.host, self._broker, self._home.folder)
         with self._taking_signals():
             try:
@@ -139,8 +147,10 @@ class HostAgent:
 
     def _leave(self) -> None:
         until = time.monotonic() + _FAREWELL_S
-        while self._talk() and self._losses and time.monotonic() < until:
+        self._talk()
+        while self._losses and time.monotonic() < until:
             time.sleep(_RECONNECT_S[0])
+            self._talk()
         with contextlib.suppress(BrokerError):
             self._presence.leave()
         log.info("host %s has left", self.host)
@@ -149,11 +159,18 @@ class HostAgent:
     def _wait(self) -> None:
         poll = select.poll()
         poll.register(self._wake_r, select.POLLIN)
+        if self._lifeline is not None:
+            poll.register(self._lifeline, select.POLLIN)
         if self._inbox.open:
             poll.register(self._inbox.fileno(), select.POLLIN)
         ready = {fd for fd, _ in poll.poll(self._patience_s() * 1000)}
         if self._wake_r in ready:
             os.read(self._wake_r, 4096)
+        if self._lifeline in ready:
+            log.error("what started this host agent is gone")
+            self._lifeline = None
+            self._signals += 2
+            self._workers.kill_all("what started its host agent is gone")
         if self._inbox.open:
             try:
                 for raw in self._inbox.take():
@@ -163,17 +180,13 @@ class HostAgent:
 
     def _patience_s(self) -> float:
         now = time.monotonic()
-        due = min(self._drain_until, *(until for _, until in self._waiting), now + _LONGEST_WAIT_S)
-        if self._retry_at:
-            due = min(due, self._retry_at)
-        else:
-            due = min(due, self._presence.beat_at)
-        return max(0.0, due - now)
+        talk_at = self._retry_at or self._presence.beat_at
+        due = [now + _LONGEST_WAIT_S, self._drain_until, talk_at, *(until for _, until in self._waiting)]
+        return max(0.0, min(due) - now)
 
     def _collect(self) -> None:
         """Workers that have ended, and starts that waited for their GPUs."""
         for ended in self._workers.ended():
-            self._given_up.discard(ended.worker)
             self._losses.append(self._loss_of(ended))
         waiting, self._waiting = self._waiting, []
         for order, until in waiting:
@@ -204,8 +217,12 @@ class HostAgent:
     def _read(self, raw: bytes) -> HostCommand | None:
         try:
             return self._reader.read(raw, self._presence.now_ms())
-        except EnvelopeExpired:  # unless the broker's clock was set back since the last heartbeat
-            return self._reader.read(raw, self._presence.ask_time())
+        except EnvelopeExpired as expired:  # unless the broker's clock was set back since the last heartbeat
+            try:
+                now_ms = self._presence.ask_time()
+            except BrokerError:
+                raise expired from None
+            return self._reader.read(raw, now_ms)
 
     def _start(self, order: StartWorker, until: float) -> None:
         """Start a worker; while others that are ending have its GPUs it waits, `until` then at most."""
@@ -260,11 +277,11 @@ class HostAgent:
         self._workers.kill(command.worker, "the broker gave it up")
 
     # -- the broker ----------------------------------------------------------------------------------
-    def _talk(self) -> bool:
-        """Say everything that is due, unless it is too soon after a failure; always True."""
+    def _talk(self) -> None:
+        """Say everything that is due, unless it is too soon after a failure."""
         now = time.monotonic()
         if now < self._retry_at:
-            return True
+            return
         try:
             if not self._greeted:
                 self._beat()
@@ -283,7 +300,6 @@ class HostAgent:
             self._lost(error)
         else:
             self._retry_at, self._pause_s = 0.0, _RECONNECT_S[0]
-        return True
 
     def _lost(self, error: BrokerError) -> None:
         if self._pause_s == _RECONNECT_S[0]:
@@ -300,8 +316,50 @@ class HostAgent:
             log.warning("worker %s was lost: %s", loss.worker, loss.why.partition("\n")[0])
 
     def _kill_given_up(self) -> None:
-        """A worker that the broker gave up ends by itself; one that has not by the next heartbeat is killed."""
+        """A worker the broker gave up ends by itself; one that has not after a lease is killed."""
+        now = time.monotonic()
         given_up = self._presence.given_up(self._workers.endpoints())
-        for worker in given_up & self._given_up:
-            self._workers.kill(worker, "the broker gave it up, and it did not end")
-        self._given_up = given_up
+        self._given_up = {worker: self._given_up.get(worker, now) for worker in given_up}
+        for worker, since in self._given_up.items():
+            if now >= since + self._options.lease_s:
+                self._workers.kill(worker, "the broker gave it up, and it did not end")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m flashq_worker.host`: the agent of this machine, as settings and options say."""
+    parser = argparse.ArgumentParser(prog="flashq host", description="Run workers on this machine.")
+    parser.add_argument("--label", action="append", default=[], help="a label of this host; may be repeated")
+    parser.add_argument("--slots", type=int, help="workers at once, at most")
+    parser.add_argument("--cpu-fallback", action="store_true", help="no GPU: run gpu= endpoints on the CPU")
+    parser.add_argument("--drain-s", type=float, default=30.0, help="how long workers may finish at the end")
+    parser.add_argument("--lifeline", type=int, help="a descriptor at whose end of file the agent ends too")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
+    try:
+        settings = Settings.load()
+        if settings.redis_url is None:
+            raise SettingsError("no broker: set FLASHQ_REDIS_URL, or let `flashq up` start one here")
+        options = HostOptions(
+            lease_s=settings.lease_s,
+            payload_limit=settings.payload_limit,
+            drain_s=given.drain_s,
+            labels=tuple(given.label),
+            slots=given.slots,
+            fallback_cpu=given.cpu_fallback,
+        )
+        broker = Broker(settings.redis_url, prefix=settings.rq_prefix, patience_s=0.5)
+        keyring = Keyring(settings.require_secrets(), settings.namespace)
+        home = HostHome(settings.home)
+        with home.lock():
+            # What the workers inherit is this program's own environment.
+            environ = os.environ  # noqa: TID251
+            return HostAgent(broker, keyring, home, environ, options, lifeline=given.lifeline).run()
+    except ConfigurationError as error:
+        log.error("%s", error)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What a host agent keeps on disk: its host's name, the lock that makes it the only one, its workers' logs."""
+"""What a host agent keeps on disk: the host's name, the lock that makes it the only one, workers' logs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LOG_LIMIT_BYTES = 32 * 2**20
 """A worker's log is emptied when it is longer: a job that prints for ever does not fill the disk."""
 LOGS_KEPT = 200
+_WORKER_LOGS = f"*-{'-'.join('?' * n for n in (8, 4, 4, 4, 12))}.log"  # a worker's id ends with a UUID
 
 
 class HostHome:
@@ -77,7 +78,7 @@ class HostHome:
     def tidy_logs(self, running: frozenset[str]) -> None:
         """Empty what has grown too long, and keep the newest `LOGS_KEPT` logs of workers that ended."""
         ended: list[tuple[float, Path]] = []
-        for file in self.logs.glob("*.log"):
+        for file in self.logs.glob(_WORKER_LOGS):
             with contextlib.suppress(OSError):
                 status = file.stat()
                 if status.st_size > LOG_LIMIT_BYTES:

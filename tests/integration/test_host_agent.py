@@ -1,0 +1,319 @@
+"""The host agent on a real broker: what it obeys, what it sees die, how it ends. Its workers are fakes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flashq.model.host_command import KillWorker, StartWorker
+from flashq.model.keyring import Direction, Keyring
+from tests.integration.fleet_rig import FleetRig, alive
+from tests.rig import wait_until
+
+if TYPE_CHECKING:
+    from tests.integration.fleet_rig import AgentProcess
+
+pytestmark = pytest.mark.requires("valkey")
+
+
+@pytest.fixture
+def agent(fleet: FleetRig) -> AgentProcess:
+    return fleet.agent(lease_s=1.0, drain_s=2.0)
+
+
+@pytest.fixture
+def host(fleet: FleetRig, agent: AgentProcess) -> str:
+    return fleet.host(agent)
+
+
+def told(agent: AgentProcess, worker: str) -> dict[str, Any]:
+    """What a fake worker was told, once it runs."""
+    wait_until(lambda: worker in agent.workers(), what=f"{worker} runs")
+    return agent.workers()[worker]
+
+
+# -- what it says of itself ----------------------------------------------------------------------------
+
+
+def test_host_on_record_says_what_it_has_and_beats(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
+    fields = fleet.host_fields(host)
+    assert fields["pid"] == str(agent.process.pid)
+    assert float(fields["cpus"]) > 0
+    assert int(fields["memory_bytes"]) > 1 << 26
+    assert fields["draining"] == "0"
+    assert {"hostname", "version", "gpus", "labels", "pythons", "fallback_cpu", "slots", "started_at"} <= set(
+        fields
+    )
+    wait_until(lambda: int(fleet.host_fields(host)["beat"]) > int(fields["beat"]), what="another heartbeat")
+
+
+def test_host_id_is_kept_with_its_home(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
+    agent.signal(signal.SIGTERM)
+    agent.process.wait(10)
+    assert fleet.host(fleet.agent()) == host
+
+
+def test_second_agent_of_one_home_is_refused(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
+    other = fleet.agent()
+    assert other.process.wait(10) != 0
+    assert other.logged(f"a host agent (process {agent.process.pid})")
+    assert agent.process.poll() is None
+
+
+# -- commands ------------------------------------------------------------------------------------------
+
+
+def test_worker_starts_on_the_signed_word(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
+    fleet.register("embed")
+    worker = fleet.order(host, "embed")
+    config = told(agent, worker)
+    assert (config["endpoint"], config["host"], config["gpus"]) == ("embed", host, [])
+    assert config["keys_for"] == "embed"
+    assert config["keys"] == ["call", "chunk", "environment", "outcome", "revision"]
+    assert config["session"]
+    assert not [name for name in config["variables"] if name.startswith(("FLASHQ_", "RQ_", "REDIS_"))]
+    wait_until(lambda: fleet.states("embed") == ["idle"], what="the worker has joined")
+    assert "a line on stderr" in (agent.home / "logs" / f"{worker}.log").read_text()
+
+
+def test_forged_commands_are_refused_and_the_agent_lives(
+    fleet: FleetRig, agent: AgentProcess, host: str
+) -> None:
+    fleet.register("embed")
+    command = StartWorker("embed-forged", "embed")
+    flipped = bytearray(fleet.sign(host, command))
+    flipped[-1] ^= 1
+    forged = {
+        "UnknownKey": fleet.sign(host, command, keyring=Keyring([b"x" * 32])),
+        "BadSignature: the signature does not match": bytes(flipped),
+        "EnvelopeExpired": fleet.sign(host, command, expires_ms=1),
+        "MalformedEnvelope: a command for a host must say when it expires": fleet.sign(
+            host, command, expires_ms=0
+        ),
+        "WrongBinding: signed for endpoint 'other', to start one of 'embed'": fleet.sign(
+            host, command, endpoint="other"
+        ),
+        "BadSignature: a signature has 32 bytes, not 0": b"\x93\xc4\x00\xc4\x00\xc4\x00",
+        "MalformedEnvelope: not an envelope": b"\xc1",
+        "MalformedEnvelope: 200000 bytes are over the limit": b"x" * 200_000,
+    }
+    for why, raw in forged.items():
+        fleet.send(host, raw)
+        wait_until(lambda why=why: agent.logged(f"a command is refused: {why}"), what=f"refused: {why}")
+    for elsewhere in ({"host": "elsewhere-12345678"}, {"direction": Direction.CALL}):
+        fleet.send(host, fleet.sign(host, command, **elsewhere))
+    fleet.send(host, b"")
+    refusals = len(forged) + 3
+    wait_until(
+        lambda: agent.log.read_text().count("a command is refused") == refusals, what="all are refused"
+    )
+    told(agent, fleet.order(host, "embed"))
+    assert "embed-forged" not in agent.workers()
+
+
+def test_replayed_command_is_ignored(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
+    fleet.register("embed")
+    worker = fleet.order(host, "embed")
+    pid = told(agent, worker)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid), what="it is dead")
+    fleet.send(host, fleet.sent[worker])
+    wait_until(lambda: agent.logged("it was obeyed before"), what="ignored")
+    assert told(agent, worker)["pid"] == pid
+
+
+def test_kill_command_ends_a_worker(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
+    fleet.register("stubborn")
+    worker = fleet.order(host, "stubborn")
+    pid = told(agent, worker)["pid"]
+    fleet.send(host, fleet.sign(host, KillWorker(worker)))
+    wait_until(lambda: not alive(pid), what="it is dead")
+    wait_until(lambda: fleet.workers("stubborn") == [], what="it is off the record")
+
+
+def test_order_beyond_the_most_is_refused(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
+    fleet.register("embed")
+    fleet.order(host, "embed", most=1)
+    with pytest.raises(AssertionError):
+        fleet.order(host, "embed", most=1)
+
+
+# -- deaths --------------------------------------------------------------------------------------------
+
+
+def test_job_of_a_killed_worker_is_queued_again_within_a_second(
+    fleet: FleetRig, agent: AgentProcess, host: str
+) -> None:
+    fleet.register("embed")
+    (job,) = fleet.submit("embed")
+    worker = fleet.order(host, "embed")
+    wait_until(lambda: fleet.job_state(job) == "running", what="the job runs")
+    killed_at = time.monotonic()
+    os.kill(told(agent, worker)["pid"], signal.SIGKILL)
+    wait_until(lambda: fleet.job_state(job) == "queued", what="the job is queued again")
+    assert time.monotonic() - killed_at < 1.0
+    (event,) = fleet.events("worker-lost")
+    assert "killed by SIGKILL" in event["text"]
+    assert "a line on stderr" in event["text"]
+    assert "failures" not in fleet.endpoint_fields("embed")
+
+
+def test_worker_that_dies_before_it_is_ready_counts_as_a_failed_start(
+    fleet: FleetRig, agent: AgentProcess, host: str
+) -> None:
+    fleet.register("crash")
+    fleet.order(host, "crash")
+    wait_until(lambda: fleet.endpoint_fields("crash").get("failures") == "1", what="the failure is counted")
+    failure = fleet.endpoint_fields("crash")["failure"]
+    assert "exited with code 9" in failure
+    assert "a line on stderr" in failure
+    assert fleet.workers("crash") == []
+
+
+def test_worker_that_cannot_be_spawned_counts_as_a_failed_start(fleet: FleetRig) -> None:
+    agent = fleet.agent(worker_command=["/nonexistent/python"])
+    host = fleet.host(agent)
+    fleet.register("embed")
+    fleet.order(host, "embed")
+    wait_until(lambda: fleet.endpoint_fields("embed").get("failures") == "1", what="the failure is counted")
+    assert "cannot be started" in fleet.endpoint_fields("embed")["failure"]
+    assert agent.process.poll() is None
+
+
+def test_workers_end_with_their_agent(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
+    fleet.register("embed")
+    pids = [told(agent, worker)["pid"] for worker in [fleet.order(host, "embed") for _ in range(2)]]
+    wait_until(lambda: fleet.states("embed") == ["idle", "idle"], what="both have joined")
+    agent.signal(signal.SIGKILL)
+    wait_until(lambda: not any(alive(pid) for pid in pids), timeout_s=3.0, what="its workers ended")
+
+
+def test_next_agent_reports_the_workers_of_one_that_was_killed(
+    fleet: FleetRig, agent: AgentProcess, host: str
+) -> None:
+    fleet.register("embed")
+    (job,) = fleet.submit("embed")
+    fleet.order(host, "embed")
+    wait_until(lambda: fleet.job_state(job) == "running", what="the job runs")
+    agent.signal(signal.SIGKILL)
+    agent.process.wait()
+    fleet.host(fleet.agent())
+    wait_until(lambda: fleet.job_state(job) == "queued", what="the job is queued again")
+
+
+def test_worker_given_up_by_the_broker_is_killed_where_it_stays(
+    fleet: FleetRig, agent: AgentProcess, host: str
+) -> None:
+    fleet.register("stubborn")
+    worker = fleet.order(host, "stubborn")
+    pid = told(agent, worker)["pid"]
+    wait_until(lambda: fleet.states("stubborn") == ["idle"], what="it has joined")
+    fleet.broker.run(fleet.transitions.leave("stubborn", worker, "lost, as far as the broker knows"))
+    wait_until(lambda: not alive(pid), what="it is killed")
+
+
+# -- GPUs ----------------------------------------------------------------------------------------------
+
+
+def test_start_waits_for_the_gpu_of_a_worker_that_is_ending(
+    fleet: FleetRig, agent: AgentProcess, host: str
+) -> None:
+    fleet.register("embed")
+    first = fleet.order(host, "embed", gpu_uuids=("GPU-1",))
+    assert told(agent, first)["gpus"] == ["GPU-1"]
+    second = fleet.order(host, "embed", gpu_uuids=("GPU-1",))
+    third = fleet.order(host, "embed", gpu_uuids=("GPU-2",))
+    assert told(agent, third)["gpus"] == ["GPU-2"]
+    assert second not in agent.workers()
+    os.kill(told(agent, first)["pid"], signal.SIGTERM)
+    assert told(agent, second)["gpus"] == ["GPU-1"]
+    assert not alive(told(agent, first)["pid"])
+
+
+# -- its end -------------------------------------------------------------------------------------------
+
+
+def test_sigterm_drains_and_leaves(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
+    fleet.register("embed")
+    (job,) = fleet.submit("embed")
+    worker = fleet.order(host, "embed")
+    wait_until(lambda: fleet.job_state(job) == "running", what="the job runs")
+    agent.signal(signal.SIGTERM)
+    assert agent.process.wait(10) == 0
+    assert fleet.hosts() == []
+    assert fleet.workers("embed") == []
+    assert fleet.job_state(job) == "queued"
+    assert fleet.worker_fields(worker)["fq_drain"] == "1"
+    assert fleet.broker.execute("EXISTS", fleet.broker.keys.of("commands", host)) == 0
+
+
+def test_draining_host_says_so_and_starts_nothing(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
+    fleet.register("stubborn")
+    fleet.register("embed")
+    told(agent, fleet.order(host, "stubborn"))
+    agent.signal(signal.SIGTERM)
+    wait_until(lambda: fleet.host_fields(host)["draining"] == "1", what="it says so")
+    fleet.order(host, "embed")
+    wait_until(lambda: fleet.workers("embed") == [], what="the order is given back")
+    assert "failures" not in fleet.endpoint_fields("embed")
+
+
+def test_second_sigterm_kills(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
+    fleet.register("stubborn")
+    pid = told(agent, fleet.order(host, "stubborn"))["pid"]
+    agent.signal(signal.SIGTERM)
+    wait_until(lambda: fleet.host_fields(host)["draining"] == "1", what="it drains")
+    agent.signal(signal.SIGTERM)
+    assert agent.process.wait(5) == 1
+    assert not alive(pid)
+    assert fleet.workers("stubborn") == []
+
+
+# -- the broker away -----------------------------------------------------------------------------------
+
+
+def test_broker_outage_is_survived_and_deaths_meanwhile_are_reported(
+    fleet: FleetRig, agent: AgentProcess, host: str
+) -> None:
+    fleet.register("embed")
+    (job,) = fleet.submit("embed")
+    worker = fleet.order(host, "embed")
+    wait_until(lambda: fleet.job_state(job) == "running", what="the job runs")
+    fleet.server.kill(signal.SIGTERM)
+    os.kill(told(agent, worker)["pid"], signal.SIGKILL)
+    wait_until(lambda: agent.logged("trying again"), what="the outage is seen")
+    fleet.server.start()
+    wait_until(lambda: fleet.job_state(job) == "queued", what="the job is queued again")
+    told(agent, fleet.order(host, "embed"))
+
+
+def test_broker_that_lost_everything_gets_the_host_again(
+    fleet: FleetRig, agent: AgentProcess, host: str
+) -> None:
+    fleet.server.kill()
+    fleet.server.wipe()
+    fleet.server.start()
+    wait_until(lambda: fleet.hosts() == [host], what="the host is on record again")
+
+
+def test_agent_started_before_its_broker_waits_for_it(fleet: FleetRig) -> None:
+    fleet.server.kill(signal.SIGTERM)
+    agent = fleet.agent()
+    wait_until(lambda: agent.logged("trying again"), what="it waits")
+    fleet.server.start()
+    assert fleet.host(agent)
+
+
+def test_commands_round_trip() -> None:
+    from flashq.model import host_command
+
+    start = StartWorker("embed-1", "embed", "r", "e", ("GPU-1", "GPU-2"), 2.0, 1 << 30)
+    assert host_command.unpack(host_command.pack(start)) == start
+    assert host_command.unpack(host_command.pack(replace(start, gpu_uuids=()))) == replace(
+        start, gpu_uuids=()
+    )
