@@ -923,8 +923,7 @@ def test_a_child_that_returns_from_the_job_answers_nothing(mode: Any) -> None:
         rig.load(fork_and_return if mode == "sync" else fork_and_return_async, mode=mode)
         children = [rig.value() for _ in range(3)]
         assert all(children)
-        for child in children:
-            until(lambda child=child: not is_running(child))
+        until(lambda: not any(map(is_running, children)))
         assert rig.frames == []
         assert rig.process.alive
 
@@ -935,7 +934,7 @@ def test_kill_right_after_start() -> None:
     assert rig.process.alive
     assert rig.process.exit_description() == "is still running"
     assert rig.process.kill()
-    assert not rig.process.alive
+    assert rig.process.wait(0)
     assert rig.process.exit_description() == "killed by SIGKILL"
     assert rig.process.kill()
 

@@ -125,7 +125,8 @@ def test_a_large_frame_over_a_socket() -> None:
     ours, theirs = socket.socketpair()
     large: dict[str, Any] = {"job": "large"}
     blob = bytes(range(256)) * 4096
-    decoder, received = FrameDecoder(), []
+    decoder = FrameDecoder()
+    received: list[Frame] = []
     with ours, theirs:
         theirs.setblocking(False)
         unsent = b"".join([*frames.pieces(FrameType.RUN, large, blob), *frames.pieces(FrameType.STOP, {})])

@@ -57,7 +57,7 @@ class Uv:
             found = [
                 (f"{entry['version_parts']['major']}.{entry['version_parts']['minor']}", Path(entry["path"]))
                 for entry in json.loads(listing.stdout)
-                if entry["implementation"] == "cpython" and entry["variant"] == "default"
+                if entry["implementation"] == "cpython" and entry.get("variant", "default") == "default"
             ]
         except (ValueError, KeyError, TypeError) as error:
             said = listing.stderr.decode("utf-8", "replace").strip() or repr(error)
