@@ -1,0 +1,98 @@
+"""A proxy before the broker that lets a test act at a chosen script call: before it, after it, after its reply."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+Moment = Literal["before", "after", "reply"]
+
+
+class Tripwire:
+    """`arm(script, moment, action)`: `action` runs once, when the next call of `script` passes.
+
+    before: the broker has not seen the call; after: it has carried it out, and its reply is held back; reply: the
+    reply was delivered too. Replies are matched by counting on connections that carry one call at a time.
+    """
+
+    def __init__(self, target: Path, place: Path) -> None:
+        self.url = f"unix://{place}"
+        self._target = target
+        self._lock = threading.Lock()
+        self._armed: tuple[bytes, Moment, Callable[[], None]] | None = None
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(place))
+        self._listener.listen(64)
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def arm(self, script: str, moment: Moment, action: Callable[[], None]) -> None:
+        with self._lock:
+            self._armed = (f"_{script}\r\n".encode(), moment, action)
+
+    @property
+    def armed(self) -> bool:
+        return self._armed is not None
+
+    def close(self) -> None:
+        for one in [self._listener, *self._sockets]:
+            one.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            try:
+                server.connect(str(self._target))
+            except OSError:
+                client.close()
+                server.close()
+                continue
+            self._sockets += [client, server]
+            held = threading.Event()
+            held.set()
+            pending: list[tuple[Moment, Callable[[], None]]] = []
+            for source, sink, outbound in ((client, server, True), (server, client, False)):
+                threading.Thread(target=self._pump, args=(source, sink, outbound, pending), daemon=True).start()
+
+    def _pump(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        outbound: bool,
+        pending: list[tuple[Moment, Callable[[], None]]],
+    ) -> None:
+        try:
+            while data := source.recv(1 << 20):
+                trip = self._trip(data) if outbound else None
+                if trip is not None and trip[0] == "before":
+                    trip[1]()
+                    return
+                if trip is not None:
+                    pending.append(trip)
+                if not outbound and pending:
+                    moment, action = pending.pop()
+                    if moment == "reply":
+                        sink.sendall(data)
+                    action()
+                    return
+                sink.sendall(data)
+        except OSError:
+            return
+        finally:
+            for one in (source, sink):
+                one.close()
+
+    def _trip(self, data: bytes) -> tuple[Moment, Callable[[], None]] | None:
+        with self._lock:
+            if self._armed is None or self._armed[0] not in data:
+                return None
+            _, moment, action = self._armed
+            self._armed = None
+            return moment, action
