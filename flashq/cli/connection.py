@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flashq.store.broker import Broker
 
 _PATIENCE_S = 3.0
+_KEEPER_PATIENCE_S = 10.0
 
 
 class Exit(IntEnum):
@@ -104,17 +105,29 @@ def load_settings() -> Settings:
 
 def broker_url(settings: Settings) -> str:
     """Where the broker is. Raises BrokerUnreachable where none is configured and none of our own runs."""
-    if settings.redis_url is not None:
-        return settings.redis_url
-    from flashq import embedded
-
-    url = embedded.find(settings)
+    url = settings.redis_url or _running_embedded(settings)
     if url is None:
         raise BrokerUnreachable(
             f"no broker: FLASHQ_REDIS_URL is not set, and none runs for {settings.home}. "
             "`flashq up --detach` starts one"
         )
     return url
+
+
+def _running_embedded(settings: Settings) -> str | None:
+    """The address of the private broker, without becoming one of those for whom it goes on."""
+    from flashq import embedded
+    from flashq.embedded.membership import Stopping
+
+    link = embedded.find(settings)
+    if link is None:
+        return None
+    try:
+        return str(link.ask({"ask": "status"}, _KEEPER_PATIENCE_S)["url"])
+    except Stopping:
+        return None
+    finally:
+        link.close()
 
 
 def keyring(settings: Settings) -> Keyring:
@@ -125,7 +138,7 @@ def keyring(settings: Settings) -> Keyring:
     from flashq.model.keyring import Keyring
 
     if settings.redis_url is not None:
-        return Keyring([settings.require_secret_key()], settings.namespace)
+        return Keyring(settings.require_secrets(), settings.namespace)
     from flashq import embedded
 
     return Keyring(embedded.secrets(settings), settings.namespace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -241,20 +242,22 @@ def _refuse_distant_worker(broker: Broker, target: str, file: Path) -> None:
 
 def _worker_log(settings: Settings, worker: str, file: Path, follow: bool) -> Iterator[str]:
     """The lines of the file; with `follow` also those to come, until the worker has ended."""
-    with file.open(encoding="utf-8", errors="replace") as stream:
-        rest = ""
+    with file.open("rb") as stream:
+        rest = b""
         while True:
             ended = not follow or not _lives(settings, worker)
+            if os.fstat(stream.fileno()).st_size < stream.tell():
+                stream.seek(0)  # its host emptied it, because it had grown too long
             while piece := stream.readline():
                 rest += piece
-                if rest.endswith("\n"):
-                    yield rest.removesuffix("\n")
-                    rest = ""
+                if rest.endswith(b"\n"):
+                    yield rest[:-1].decode("utf-8", "replace")
+                    rest = b""
             if ended:
                 break
             time.sleep(0.5)
     if rest:
-        yield rest
+        yield rest.decode("utf-8", "replace")
 
 
 def _lives(settings: Settings, worker: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,9 @@ from click.testing import CliRunner
 
 from flashq import Endpoint
 from flashq.cli import flashq
+from flashq.cli.jobs import _worker_log
 from flashq.model.lifecycle import JobState
+from flashq.settings import Settings
 from flashq.store.broker import Broker
 from tests.integration.fabricated import Fabricated
 from tests.rig import SECRET, BrokerServer, Rig, rig, wait_until
@@ -364,6 +367,21 @@ def test_following_a_worker_ends_with_it(cli: CommandLine, made: Fabricated) -> 
     assert result.stdout == "started\nhalf a line\nlast\n"
 
 
+def test_following_a_worker_whose_log_is_emptied(made: Fabricated, cli: CommandLine) -> None:
+    made.endpoint()
+    worker = made.worker()
+    file = cli.home / "logs" / f"{worker}.log"
+    file.parent.mkdir()
+    file.write_text("so long that it is emptied\n")
+    lines = _worker_log(Settings.load(cli.environ), worker, file, follow=True)
+    assert next(lines) == "so long that it is emptied"
+
+    file.write_text("anew\n")
+    made.broker.run(made.broker.transitions.leave("embed", worker, "drained"))
+
+    assert list(lines) == ["anew"]
+
+
 # -- calls -------------------------------------------------------------------------------------------
 
 
@@ -519,3 +537,45 @@ def test_a_call_outlives_a_restart_of_the_broker(tmp_path: Path) -> None:
         thread.join()
 
     assert "cancelled" in result.stderr
+
+
+# -- which broker ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["queues", "--json"], ["call", "embed"], ["cancel", "j"]])
+def test_with_nothing_configured_and_nothing_running_no_broker_is_started(
+    tmp_path: Path, command: list[str]
+) -> None:
+    cli = CommandLine("", tmp_path)
+
+    result = cli(*command, code=1)
+
+    assert result.stdout == ""
+    assert "none runs for" in result.stderr
+    assert "`flashq up --detach` starts one" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_nothing_configured_the_running_private_broker_is_asked(
+    broker: Broker, made: Fabricated, tmp_path: Path
+) -> None:
+    made.endpoint()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "keeper.json").write_text(json.dumps({"control": str(tmp_path / "c.sock")}))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "c.sock"))
+        listener.listen()
+
+        def keep() -> None:
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rw") as lines:
+                assert json.loads(lines.readline()) == {"ask": "status"}
+                lines.write(json.dumps({"url": broker.url}) + "\n")
+                lines.flush()
+
+        keeper = threading.Thread(target=keep)
+        keeper.start()
+        rows = CommandLine("", tmp_path).rows("endpoints")
+        keeper.join()
+
+    assert [row["name"] for row in rows] == ["embed"]
