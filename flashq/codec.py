@@ -7,12 +7,13 @@ sealed (encrypted and authenticated), since unlike everything else they must not
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import msgpack
@@ -68,28 +69,29 @@ def _blame(args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -
     return errors.SerializationError(f"the arguments cannot be pickled: {type(error).__name__}: {error}")
 
 
-def dump_function(function: Callable[..., Any]) -> bytes:
-    """Pickle a function by value, with what its own module defines and it uses.
+_by_value_lock = threading.Lock()
+
+
+def dump_function(function: Callable[..., Any], by_value: Collection[str] = ()) -> bytes:
+    """Pickle a function with what it uses of its own module and of the modules `by_value` (names), by value.
 
     Raises: SerializationError naming the function.
     """
     import cloudpickle
 
-    module = sys.modules.get(function.__module__)
-    by_value = isinstance(module, ModuleType) and module.__name__ != "__main__"
-    registered = by_value and module.__name__ in cloudpickle.list_registry_pickle_by_value()  # type: ignore[union-attr]
-    try:
-        if by_value and not registered:
-            cloudpickle.register_pickle_by_value(module)
-        return bytes(cloudpickle.dumps(function, protocol=5))
-    except Exception as error:
-        raise errors.SerializationError(
-            f"the function {function.__qualname__} cannot be pickled: {type(error).__name__}: {error}. It travels by "
-            "value with the globals it uses; create such objects inside the function."
-        ) from error
-    finally:
-        if by_value and not registered:
-            cloudpickle.unregister_pickle_by_value(module)
+    names = {*by_value, function.__module__} - {"__main__"}
+    with _by_value_lock, contextlib.ExitStack() as stack:  # cloudpickle keeps these in one global table
+        for name in sorted(names - set(cloudpickle.list_registry_pickle_by_value())):
+            if (module := sys.modules.get(name)) is not None:
+                cloudpickle.register_pickle_by_value(module)
+                stack.callback(cloudpickle.unregister_pickle_by_value, module)
+        try:
+            return bytes(cloudpickle.dumps(function, protocol=5))
+        except Exception as error:
+            raise errors.SerializationError(
+                f"the function {function.__qualname__} cannot be pickled: {type(error).__name__}: {error}. It travels "
+                "by value with the globals it uses; create such objects inside the function."
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

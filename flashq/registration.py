@@ -7,6 +7,7 @@ import hmac
 import inspect
 import json
 import uuid
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from flashq.model import spec as specs
 from flashq.model.envelope import Header, seal
 from flashq.model.keyring import Direction, Keyring
 from flashq.model.spec import EndpointSpec
-from flashq.revision import code_digest
+from flashq.revision import RevisionWarning, describe
 from flashq.store.command import Command
 from flashq.store.records import Registered
 from flashq.store.transitions import Transitions
@@ -66,10 +67,16 @@ def prepare(spec: EndpointSpec, function: Callable[..., Any], keys: Keyring, pay
     assert spec.name is not None
     environment = specs.environment_digest(spec)
     resources = specs.resource_digest(spec)
-    code = code_digest(function)
-    digest = hashlib.sha256(f"flashq/revision/1\0{code}\0{environment}\0{resources}".encode()).hexdigest()
+    code = describe(function)
+    digest = hashlib.sha256(f"flashq/revision/1\0{code.digest}\0{environment}\0{resources}".encode()).hexdigest()
     public = specs.canonical_json(specs.public(spec))
-    pickled = codec.dump_function(function)
+    if code.uncomparable:
+        warnings.warn(
+            f"endpoint {spec.name} captures {', '.join(code.uncomparable)}: a change in such a value is not noticed",
+            RevisionWarning,
+            stacklevel=4,
+        )
+    pickled = codec.dump_function(function, code.by_value)
     codec.check_size(len(pickled), payload_limit, f"the function {function.__qualname__}")
     revision = codec.Revision(
         function=pickled,

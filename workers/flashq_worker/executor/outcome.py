@@ -83,7 +83,8 @@ def unserializable(job: str, encoding: str, execution_ms: float, value: Any, err
 def raised(job: str, encoding: str, execution_ms: float, error: BaseException) -> Outcome:
     """The job raised `error`: its text always, and the exception itself where it survives the journey."""
     blob = b"" if encoding == "json" else _pickled_exception(error)
-    return _error(job, encoding, execution_ms, {"kind": "exception", **described(error)}, blob)
+    about: dict[str, Any] = {"kind": "exception", **described(error), "types": _family(type(error))}
+    return _error(job, encoding, execution_ms, about, blob)
 
 
 def interrupted(job: str, encoding: str, execution_ms: float, reason: str) -> Outcome:
@@ -106,7 +107,7 @@ def milliseconds_since(started: float) -> float:
     return round((perf_counter() - started) * 1000, 3)
 
 
-def _error(job: str, encoding: str, execution_ms: float, error: dict[str, str], blob: bytes = b"") -> Outcome:
+def _error(job: str, encoding: str, execution_ms: float, error: dict[str, Any], blob: bytes = b"") -> Outcome:
     meta = {"job": job, "status": "error", "encoding": encoding, "execution_ms": execution_ms, "error": error}
     return Outcome(meta, blob)
 
@@ -126,6 +127,12 @@ def _type_name(kind: type) -> str:
     """The name as a traceback shows it: bare for builtins and for what the user's script defines."""
     module = kind.__module__
     return kind.__qualname__ if module in ("builtins", "__main__") else f"{module}.{kind.__qualname__}"
+
+
+def _family(kind: type) -> list[str]:
+    """The exception's class and its bases, nearest first, as retry policies name them (flashq.model.retry)."""
+    classes = [c for c in kind.__mro__ if issubclass(c, BaseException)]
+    return [c.__qualname__ if c.__module__ == "builtins" else f"{c.__module__}.{c.__qualname__}" for c in classes]
 
 
 def _message(error: BaseException) -> str:
