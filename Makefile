@@ -8,7 +8,7 @@ STAMP := $(VENV)/.complete
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-engines check format bench lock clean
+.PHONY: help setup demo test test-engines chaos check format bench lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: $(STAMP) ## The tests (ARGS=… are passed on)
 
 test-engines: $(STAMP) ## The tests that need container engines and other heavy services
 	$(BIN)/python -m pytest -m engines $(ARGS)
+
+chaos: $(STAMP) ## The tests that kill processes for many minutes
+	$(BIN)/python -m pytest -m chaos $(ARGS)
 
 check: $(STAMP) ## What CI checks beside the tests: style, types, layering
 	$(BIN)/ruff check

@@ -42,7 +42,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test whose servers are missing; fail it in CI."""
+    """Skip a test whose GPU or servers are missing; a missing server fails it in CI."""
+    if item.get_closest_marker("gpu") is not None and not Path("/dev/nvidiactl").exists():
+        pytest.skip("no NVIDIA GPU on this machine")
     for marker in item.iter_markers("requires"):
         for server in marker.args:
             reason = missing_server(server)
