@@ -9,7 +9,7 @@ import click
 
 from flashq.cli import example
 from flashq.cli.connection import Exit, connected, exit_codes, keyring, load_settings
-from flashq.cli.render import as_json_text, entries, show
+from flashq.cli.render import as_json_text, entries, plain, show
 from flashq.errors import FlashqError
 from flashq.model.lifecycle import Status
 from flashq.store import queries_fleet as fleet
@@ -29,10 +29,37 @@ def endpoints(as_json: bool) -> None:
     """List endpoints, with a count of their workers in each state."""
     with connected() as broker:
         rows = fleet.endpoints(broker)
-    columns = ["name", "revision", "workers_min", "workers_max", *fleet.WORKER_STATES]
+    columns = ["name", "revision", "workers", *fleet.WORKER_STATES]
     if any(row.reason for row in rows):
         columns.append("reason")
-    show(rows, as_json=as_json, columns=columns, none="no endpoints: none has been called or deployed yet")
+    none = "no endpoints: none has been called or deployed yet"
+    show(rows, as_json=as_json, columns=columns, none=none, people=[_short_endpoint(row) for row in rows])
+
+
+@dataclass(frozen=True, slots=True)
+class _EndpointForPeople:
+    """An endpoint in few words."""
+
+    name: str
+    revision: str
+    workers: str
+    initializing: int
+    idle: int
+    running: int
+    throttled: int
+    outdated: int
+    unhealthy: int
+    reason: str | None
+
+
+def _short_endpoint(row: fleet.ListedEndpoint) -> _EndpointForPeople:
+    return _EndpointForPeople(
+        name=row.name,
+        revision=row.revision[:12],
+        workers=f"{plain(row.workers_min)}–{plain(row.workers_max)}",
+        reason=row.reason,
+        **{state: getattr(row, state) for state in fleet.WORKER_STATES},
+    )
 
 
 @click.command(epilog=example("flashq queues", "flashq queues --json | jq '.[].queued'") + exit_codes())
@@ -95,7 +122,7 @@ class _HostForPeople:
     state: str
 
 
-def _for_people(host: fleet.ListedHost) -> _HostForPeople:
+def _short_host(host: fleet.ListedHost) -> _HostForPeople:
     names = [str(gpu.get("name", "?")) for gpu in host.gpus]
     counted = ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names))
     memory = None if host.memory is None else f"{host.memory / 2**30:.1f} GiB"
@@ -113,7 +140,7 @@ def hosts(as_json: bool) -> None:
         now = moment(fleet.now_ms(broker))
     columns = [f.name for f in fields(_HostForPeople)]
     none = "no hosts: `flashq host` makes this machine one"
-    show(rows, as_json=as_json, columns=columns, now=now, none=none, people=[_for_people(r) for r in rows])
+    show(rows, as_json=as_json, columns=columns, now=now, none=none, people=[_short_host(r) for r in rows])
 
 
 # -- one job -----------------------------------------------------------------------------------------

@@ -124,17 +124,16 @@ def plain(value: Any) -> str:
 
 def table(rows: Sequence[Any], columns: Sequence[str], now: datetime | None) -> Table:
     """A table for people."""
-    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in columns:
-        numbers = all(isinstance(getattr(row, name), int | float | None) for row in rows)
+        numbers = all(type(getattr(row, name)) in (int, float, type(None)) for row in rows)
         made.add_column(_heading(name), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         made.add_row(
-            *(Text(_for_people(getattr(row, name), now), style=_style(name, row)) for name in columns)
+            *(Text(_for_people(name, getattr(row, name), now), style=_style(name, row)) for name in columns)
         )
     return made
 
@@ -143,9 +142,11 @@ def _heading(name: str) -> str:
     return name.removesuffix("_at").removesuffix("_s").replace("_", " ").upper()
 
 
-def _for_people(value: Any, now: datetime | None) -> str:
+def _for_people(name: str, value: Any, now: datetime | None) -> str:
     if isinstance(value, datetime) and now is not None:
         return f"{age((now - value).total_seconds())} ago"
+    if name.endswith("_s") and value is not None:
+        return age(value)
     return plain(value)
 
 
