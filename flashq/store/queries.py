@@ -34,13 +34,17 @@ class EndpointNotFound(FlashqError):
 
 def read_hash(broker: Broker, key: str, names: tuple[str, ...]) -> dict[str, str]:
     """Some fields of one hash as text; '' for those it lacks."""
-    return read_hashes(broker, [key], names)[0]
+    return _fields(names, broker.execute("HMGET", key, *names))
 
 
 def read_hashes(broker: Broker, keys: Sequence[str], names: tuple[str, ...]) -> list[dict[str, str]]:
     """Some fields of several hashes, in one round trip."""
     replies = broker.execute_all([("HMGET", key, *names) for key in keys])
-    return [{name: text(value) for name, value in zip(names, reply, strict=True)} for reply in replies]
+    return [_fields(names, reply) for reply in replies]
+
+
+def _fields(names: tuple[str, ...], reply: list[bytes | None]) -> dict[str, str]:
+    return {name: text(value) for name, value in zip(names, reply, strict=True)}
 
 
 def whole(value: str | None) -> int | None:
