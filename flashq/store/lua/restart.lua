@@ -1,0 +1,22 @@
+-- RESTART: all processes of a private broker ended with it, so nobody holds anything of this endpoint any more: jobs
+-- go back to where they waited (uncounted: it was no fault of theirs) and workers are closed.
+-- KEYS  1 the endpoint's record
+-- ARGV  1 prefix  2 endpoint
+-- Returns how many jobs were in hand.
+local P, ep, at = ARGV[1], ARGV[2], now()
+local held = redis.call('ZREVRANGE', P .. N.leases .. ep, 0, -1)
+for _, id in ipairs(held) do  -- each to the front: the one claimed first ends up first
+  local f = read(P, id)
+  if not f or not live(P, id, f, f.fence) then
+    redis.call('ZREM', P .. N.leases .. ep, id)
+  elseif f.cancel or f.status == 'canceled' or (f.mode == 'at_most_once' and f.state == 'running') then
+    lose(P, id, f, 'the broker was restarted', '', nil, at)
+  else
+    put_back(P, id, f, true)
+  end
+end
+for _, worker in ipairs(redis.call('ZRANGE', P .. N.endpoint_workers .. ep, 0, -1)) do
+  lose_worker(P, ep, worker, 'the broker was restarted', at)
+end
+redis.call('DEL', P .. N.idle .. ep)
+return #held
