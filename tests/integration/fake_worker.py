@@ -1,6 +1,6 @@
 """Stands in for a worker: tells what it was told, joins, takes a job and holds it; its endpoint says how.
 
-`crash`: dies before it joins. `stubborn`: does not end on SIGTERM. Others: leave on SIGTERM.
+`crash`: dies before it joins. `stubborn`: does not end on SIGTERM. Others leave on SIGTERM, and when drained.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def main() -> int:
             return 3
         if ending in ready:
             os.read(ending, 64)
-            if config.endpoint != "stubborn":
-                for job, fence in jobs:
-                    broker.run(transitions.release(job, fence))
-                broker.run(transitions.leave(config.endpoint, config.worker, "left"))
-                return 0
-        broker.run(transitions.renew(config.endpoint, config.worker, lease_ms=lease_ms, jobs=jobs))
+        told = broker.run(transitions.renew(config.endpoint, config.worker, lease_ms=lease_ms, jobs=jobs))
+        if (ending in ready or told.verdict == "drain") and config.endpoint != "stubborn":
+            for job, fence in jobs:
+                broker.run(transitions.release(job, fence))
+            broker.run(transitions.leave(config.endpoint, config.worker, "left"))
+            return 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+"""How long an endpoint's jobs and its workers' starts take, by what its last workers reported. Pure.
+
+It outlives the workers: an endpoint scaled to zero still knows what a start costs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flashq.store.records import WorkerRow
+
+_REMEMBERED = 16  # workers
+
+
+@dataclass(slots=True)
+class _Past:
+    service_s: dict[str, float] = field(default_factory=dict)
+    cold_s: dict[str, float] = field(default_factory=dict)
+
+
+class Estimates:
+    """Medians over the last workers of each endpoint."""
+
+    def __init__(self) -> None:
+        self._past: defaultdict[str, _Past] = defaultdict(_Past)
+
+    def learn(self, endpoint: str, workers: Iterable[WorkerRow]) -> None:
+        """Take in what these workers report of themselves."""
+        past = self._past[endpoint]
+        for worker in workers:
+            _remember(past.service_s, worker, "fq_service_ms")
+            _remember(past.cold_s, worker, "fq_cold_ms")
+
+    def forget(self, endpoint: str) -> None:
+        """The endpoint is gone."""
+        self._past.pop(endpoint, None)
+
+    def service_s(self, endpoint: str) -> float | None:
+        """A job's execution time; None: not known yet."""
+        past = self._past[endpoint].service_s
+        return median(past.values()) if past else None
+
+    def cold_s(self, endpoint: str) -> float | None:
+        """From a worker's order until it is ready; None: not known yet."""
+        past = self._past[endpoint].cold_s
+        return median(past.values()) if past else None
+
+
+def _remember(past: dict[str, float], worker: WorkerRow, name: str) -> None:
+    try:
+        value = float(worker.fields.get(name) or -1)
+    except ValueError:
+        return
+    if value < 0:
+        return
+    past[worker.id] = value / 1000
+    if len(past) > _REMEMBERED:
+        del past[next(iter(past))]

@@ -1,0 +1,175 @@
+"""The autoscaler's loop: observe, decide, reconcile, apply; woken by a submit that found no idle worker.
+
+A token on the wake list begins a tick at once; behind it stand the time the last plan named and a tick a
+second. A wake that changed nothing is followed by a short pause that grows while that goes on, so that a full
+fleet under a flood of submits costs little. The loop keeps nothing that it could not find out again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+from typing import TYPE_CHECKING
+
+from flashq.errors import BrokerError, BrokerUnreachable
+from flashq.store.inbox import Inbox
+from flashq_autoscaler.apply import Applier
+from flashq_autoscaler.decide import DEFAULTS, decide
+from flashq_autoscaler.health import gate_of
+from flashq_autoscaler.observe import Observer
+from flashq_autoscaler.reconcile import reconcile
+from flashq_autoscaler.views import Unknown
+
+if TYPE_CHECKING:
+    from flashq.model.keyring import Keyring
+    from flashq.store.broker import Broker
+    from flashq_autoscaler.observe import Seen
+    from flashq_autoscaler.views import Params
+
+log = logging.getLogger("flashq.autoscaler")
+RECONCILE_S = 1.0
+_RECONNECT_S = (0.05, 1.0)  # the first pause after losing the broker, and the longest
+_QUIET_S = (0.001, 0.02)  # the pause after a wake that changed nothing, and the longest
+_QUIET_SHARE = 4  # and at least so many times what the tick took
+
+
+class Autoscaler:
+    """Scales every endpoint of one broker. Two at once do no harm."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        keyring: Keyring,
+        *,
+        lease_s: float = 15.0,
+        reconcile_s: float = RECONCILE_S,
+        params: Params = DEFAULTS,
+    ) -> None:
+        """`reconcile_s`: how often it looks though nothing woke it, and recovers what stopped talking."""
+        self._params = params
+        self._reconcile_s = reconcile_s
+        self._observer = Observer(broker, lease_ms=int(lease_s * 1000))
+        self._applier = Applier(broker, keyring)
+        self._inbox = Inbox(broker, broker.keys.of("wake"))
+        self._reconcile_at = 0.0  # when the next tick with REAP is due; all of these are monotonic
+        self._tick_at = 0.0  # when the next tick is due though nobody asks
+        self._not_before = 0.0  # when it may come at the earliest
+        self._pause_s = _QUIET_S[0]
+        self._reconnect_s = _RECONNECT_S[0]
+        self._stopping = False
+        self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def stop(self) -> None:
+        """End `run` after the tick it is in; from any thread or signal handler."""
+        self._stopping = True
+        os.write(self._wake_w, b"\0")
+
+    def run(self, lifeline: int | None = None) -> None:
+        """Scale until `stop`, or until end of file on the descriptor `lifeline`."""
+        log.info("scaling")
+        try:
+            while not self._stopping:
+                woken = self._wait(lifeline)
+                if not self._stopping:
+                    self._step(woken=woken)
+        finally:
+            self._inbox.close()
+            os.close(self._wake_r)
+            os.close(self._wake_w)
+        log.info("ended")
+
+    # -- one tick ------------------------------------------------------------------------------------
+    def tick(self, *, reap: bool = True) -> tuple[bool, float | None]:
+        """Bring the world one step nearer to what is wanted.
+
+        Whether there was anything to do, and after how many seconds time alone changes the decision. `reap`:
+        recover first what stopped talking. Raises: BrokerError.
+        """
+        seen = self._observer.look(reap=reap)
+        snapshot = seen.snapshot
+        if isinstance(snapshot.endpoints, Unknown):
+            raise BrokerUnreachable(snapshot.endpoints.reason)
+        failed = self._fail_hopeless(seen)
+        plan = decide(snapshot, self._params)
+        actions = reconcile(plan, snapshot)
+        if actions:
+            self._applier.apply(actions, snapshot)
+        if seen.silent_hosts:
+            self._applier.forget_hosts(seen.silent_hosts)
+        return bool(actions or failed), None if plan.wake_at is None else plan.wake_at - snapshot.now
+
+    def _fail_hopeless(self, seen: Seen) -> int:
+        """Fail the jobs that wait for what cannot start, until it is registered anew or its retry is due."""
+        snapshot, count = seen.snapshot, 0
+        if isinstance(snapshot.endpoints, Unknown):
+            return 0
+        views = {view.name: view for view in snapshot.endpoints}
+        for case in seen.hopeless:
+            view = views[case.endpoint]
+            if view.queued and not gate_of(view.name, view, snapshot.now, self._params).open:
+                failed = self._applier.fail_waiting(case.endpoint, case.revision, case.why)
+                why = view.last_failure_reason
+                log.warning("%s: %d jobs failed, it cannot start: %s", view.name, failed, why)
+                count += failed
+        return count
+
+    def _step(self, *, woken: bool) -> None:
+        began = time.monotonic()
+        reap = began >= self._reconcile_at
+        try:
+            if not self._inbox.open:
+                self._inbox.connect()
+            changed, wake_s = self.tick(reap=reap)
+        except BrokerError as error:
+            self._lost(error)
+            return
+        now = time.monotonic()
+        self._reconnect_s = _RECONNECT_S[0]
+        if reap:
+            self._reconcile_at = began + self._reconcile_s
+        if changed or not woken:
+            self._pause_s = _QUIET_S[0]
+        else:
+            self._pause_s = min(2 * self._pause_s, _QUIET_S[1])
+        pause_s = 0.0 if changed else max(self._pause_s, _QUIET_SHARE * (now - began))
+        due_s = self._reconcile_s if wake_s is None else wake_s
+        self._not_before = now + pause_s
+        self._tick_at = max(self._not_before, min(now + due_s, self._reconcile_at))
+
+    def _lost(self, error: BrokerError) -> None:
+        if self._reconnect_s == _RECONNECT_S[0]:
+            log.warning("%s; trying again", error)
+        self._inbox.close()
+        self._tick_at = self._not_before = time.monotonic() + self._reconnect_s
+        self._reconnect_s = min(2 * self._reconnect_s, _RECONNECT_S[1])
+
+    # -- waiting -------------------------------------------------------------------------------------
+    def _wait(self, lifeline: int | None) -> bool:
+        """Until the next tick is due; whether a token on the wake list made it due."""
+        woken = False
+        while not self._stopping:
+            left_s = (self._not_before if woken else self._tick_at) - time.monotonic()
+            if left_s <= 0:
+                break
+            poll = select.poll()
+            poll.register(self._wake_r, select.POLLIN)
+            if lifeline is not None:
+                poll.register(lifeline, select.POLLIN)
+            if self._inbox.open and not woken:
+                poll.register(self._inbox.fileno(), select.POLLIN)
+            ready = {fd for fd, _ in poll.poll(left_s * 1000)}
+            if lifeline in ready:
+                log.error("what started this autoscaler is gone")
+                self._stopping = True
+            elif self._inbox.open and not woken:
+                woken = self._take_tokens()
+        return woken
+
+    def _take_tokens(self) -> bool:
+        try:
+            return bool(self._inbox.take())
+        except BrokerError as error:
+            self._lost(error)
+            return False
