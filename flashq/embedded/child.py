@@ -104,6 +104,11 @@ class Child:
         self.poll()
         return self._process is not None
 
+    @property
+    def failing(self) -> bool:
+        """Whether it has ended lately, and not run for long since."""
+        return self.failures > 0 and (self._process is None or time.monotonic() - self._started < _STABLE_S)
+
     def failed(self, how: str) -> None:
         """It ended, or could not be started: it waits for its next start, longer each time in a row."""
         self._process = None

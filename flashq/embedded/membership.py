@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashq.embedded.child import tail
@@ -23,8 +24,6 @@ from flashq.embedded.secret import secrets
 from flashq.errors import BrokerError, ConfigurationError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from flashq.settings import Settings
 
 _LOCK_PATIENCE_S = 60.0
@@ -219,6 +218,9 @@ def _launch(plan: Plan, theirs: socket.socket, log: Path) -> None:
     # -P: no module of the current folder stands in for one of ours.
     command = [sys.executable, "-P", "-m", "flashq.embedded", "--holder", str(holder), plan.dump()]
     environment = {**os.environ, "FLASHQ_HOME": plan.home}  # noqa: TID251 — handed on, not read
+    if path := environment.get("PYTHONPATH"):  # it may name folders by their way from the current one
+        folders = [str(Path(folder).absolute()) for folder in path.split(os.pathsep)]
+        environment["PYTHONPATH"] = os.pathsep.join(folders)
     try:
         with log.open("ab") as out:
             # It forks at once and the parent ends: nothing is left for this process to wait for.

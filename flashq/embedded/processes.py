@@ -115,9 +115,9 @@ class Processes:
         return min((due for process in self._beside if (due := process.due_s()) is not None), default=None)
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """Pid, recent failures and last end of each, by name."""
+        """Of each by name: its pid, how it ended last, and whether it keeps doing so."""
         return {
-            process.name: {"pid": process.pid, "failures": process.failures, "last_end": process.last_end}
+            process.name: {"pid": process.pid, "last_end": process.last_end, "failing": process.failing}
             for process in (self.broker, *self._beside)
         }
 
