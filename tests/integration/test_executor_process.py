@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import pytest
 
 from flashq_worker import executor
+from flashq_worker.executor import watchdog
 from flashq_worker.executor.frames import FrameType
 from flashq_worker.executor_process import ExecutorProcess, OutputTail
 from flashq_worker.inject import inject_folder
@@ -556,6 +557,17 @@ def test_a_cancel_right_behind_its_job_is_never_lost() -> None:
                 pass
             rig.process.cancel(job, "cancel")
             assert rig.outcome(job).meta["status"] == "cancelled"
+
+
+def test_a_signal_without_effect_is_repeated() -> None:
+    """Given CANCEL whose signal came too early to end the job's system call, expect the watchdog's to do it."""
+    with Rig() as rig:
+        rig.load(time.sleep)
+        job = rig.submit(1e6)
+        rig.process._send(FrameType.CANCEL, {"job": job, "reason": "cancel"})
+        rig.process._pulse_with(watchdog.POKE)
+        assert rig.outcome(job).meta["status"] == "cancelled"
+        assert rig.value(0) is None
 
 
 def test_a_late_cancel_does_not_hit_the_next_job() -> None:

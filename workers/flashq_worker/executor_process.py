@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from flashq_worker import executor
-from flashq_worker.executor import frames
+from flashq_worker.executor import frames, watchdog
 from flashq_worker.executor.frames import Frame, FrameDecoder, FrameType
 from flashq_worker.scrub import scrubbed
 
@@ -256,8 +256,7 @@ class ExecutorProcess:
 
     def keepalive(self) -> None:
         """Tell it that the lease was renewed, which lets it live for another `lease_s`."""
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            os.write(self._pulse, b".")
+        self._pulse_with(watchdog.BEAT)
 
     def flush(self) -> None:
         """Send what is still queued, as far as it goes without waiting."""
@@ -305,7 +304,14 @@ class ExecutorProcess:
         if not self.ready:
             self._poke_when_ready = True
         elif not self._killed:
+            self._pulse_with(watchdog.POKE)
             os.kill(self.pid, signal.SIGUSR1)
+
+    def _pulse_with(self, byte: bytes) -> None:
+        if self._killed:
+            return
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._pulse, byte)
 
     # -- its end -------------------------------------------------------------------------------------
 

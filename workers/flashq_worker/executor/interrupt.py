@@ -8,6 +8,7 @@ and decides by the job id each CANCEL names:
     a job not yet begun       -> it will be answered without being run
     anything else             -> nothing: the job ended before the word came
 
+(Where the signal comes too early to end a system call that the job is about to make, `watchdog` repeats it.)
 So a signal never hits a job it was not meant for, however late it arrives. What must not be interrupted
 halfway (reading frames) is guarded by `_receiving`; what the handler then could not do is done right after.
 """
@@ -88,6 +89,7 @@ class Inbox:
 
     def on_signal(self, signum: int, frame: PythonFrame | None) -> None:
         """Read what the supervisor announces by SIGUSR1; raises JobInterrupt inside the job that it names."""
+        watchdog.answered()
         self._poked = True
         if not self._receiving:
             self._drain()

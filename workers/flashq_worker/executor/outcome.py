@@ -130,9 +130,11 @@ def _type_name(kind: type) -> str:
 
 
 def _family(kind: type) -> list[str]:
-    """The exception's class and its bases, nearest first, as retry policies name them (flashq.model.retry)."""
+    """The exception's class and its bases, nearest first, as flashq.model.retry names them."""
     classes = [c for c in kind.__mro__ if issubclass(c, BaseException)]
-    return [c.__qualname__ if c.__module__ == "builtins" else f"{c.__module__}.{c.__qualname__}" for c in classes]
+    return [
+        c.__qualname__ if c.__module__ == "builtins" else f"{c.__module__}.{c.__qualname__}" for c in classes
+    ]
 
 
 def _message(error: BaseException) -> str:

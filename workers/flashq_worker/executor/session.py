@@ -90,6 +90,7 @@ def _load(load: Frame) -> Callable[..., Any]:
 
 def _nothing_to_add(signum: int, frame: object) -> None:
     """SIGUSR1 in async mode: the CANCEL frame before it says all. (Children would inherit SIG_IGN.)"""
+    watchdog.answered()
 
 
 def _keep_from_forks(sock: socket.socket, *pipes: int) -> None:

@@ -1,13 +1,13 @@
-"""Ends the executor, and everything it started, when its supervisor is gone or has lost its lease.
+"""The executor's one thread beside the main one: it ends what has lost its supervisor, and passes on pokes.
 
 Two pipes whose write ends only the supervisor holds:
 
     lifeline  nothing is ever written to it; it ends when the supervisor does. The kernel itself then kills
               the process group (a signal-driven read end with SIGKILL as its signal), so that not even a job
               that holds the interpreter lock in C outlives its supervisor.
-    pulse     one byte each time the lease was renewed. A thread that sees none for a lease kills the group.
-              It needs the interpreter lock for that: a job that holds it in C while the supervisor is stopped
-              ends when it lets go.
+    pulse     BEAT each time the lease was renewed. Without one for a lease the group is killed. (The thread
+              needs the interpreter lock for that: a job that holds it in C while the supervisor is stopped
+              ends when it lets go.) POKE each time the supervisor sent SIGUSR1: see `answered`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,15 @@ import threading
 import time
 from typing import NoReturn
 
+BEAT = b"."
+POKE = b"!"
+
 _F_SETSIG = getattr(fcntl, "F_SETSIG", None)  # Linux only
+_FIRST_REPEAT_S = 0.02
+_LAST_REPEAT_S = 1.0
+
 _leader: int | None = None  # the executor's process id, which is its group's
+_poked = False  # a POKE came, and the signal's handler has not run since
 
 
 def start(lifeline: int, pulse: int, lease_s: float) -> None:
@@ -34,6 +41,17 @@ def start(lifeline: int, pulse: int, lease_s: float) -> None:
         target=_watch, args=(lifeline, pulse, lease_s), name="flashq-watchdog", daemon=True
     )
     watch.start()
+
+
+def answered() -> None:
+    """The handler of SIGUSR1 runs.
+
+    A signal that arrives just before the main thread enters a blocking system call is noted by the
+    interpreter, but its handler would only run when that call returns, which may be never. So the thread
+    repeats the signal until it has been answered: the next one ends the call.
+    """
+    global _poked
+    _poked = False
 
 
 def end_group() -> NoReturn:
@@ -54,12 +72,30 @@ def _kill_at_end(lifeline: int) -> None:
 
 
 def _watch(lifeline: int, pulse: int, lease_s: float) -> None:
+    global _poked
+    main_thread = threading.main_thread().ident or 0
     poller = select.poll()
     poller.register(lifeline, select.POLLIN)
     poller.register(pulse, select.POLLIN)
     deadline = time.monotonic() + lease_s
-    while ready := poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        if any(not os.read(fd, 4096) for fd, _ in ready):
-            break
-        deadline = time.monotonic() + lease_s
-    end_group()
+    repeat_s = _FIRST_REPEAT_S
+    while True:
+        remaining = deadline - time.monotonic()
+        wait = min(remaining, repeat_s) if _poked else remaining
+        ready = poller.poll(max(0.0, wait) * 1000)
+        if not ready and wait == remaining:
+            end_group()
+        received = b""
+        for fd, _ in ready:
+            data = os.read(fd, 4096)
+            if not data:
+                end_group()
+            received += data
+        if BEAT in received:
+            deadline = time.monotonic() + lease_s
+        if POKE in received:
+            _poked = True
+            repeat_s = _FIRST_REPEAT_S
+        elif _poked:
+            signal.pthread_kill(main_thread, signal.SIGUSR1)
+            repeat_s = min(2 * repeat_s, _LAST_REPEAT_S)
