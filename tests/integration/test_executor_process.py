@@ -560,7 +560,7 @@ def test_a_cancel_right_behind_its_job_is_never_lost() -> None:
 
 
 def test_a_signal_without_effect_is_repeated() -> None:
-    """Given CANCEL whose signal came too early to end the job's system call, expect the watchdog's to do it."""
+    """Given CANCEL whose signal came too early to end a system call, expect the watchdog to repeat it."""
     with Rig() as rig:
         rig.load(time.sleep)
         job = rig.submit(1e6)
