@@ -44,8 +44,8 @@ def view(fields: dict[str, str] | None = None, **changes: Any) -> EndpointView:
 
 def worker_row(**fields: Any) -> WorkerRow:
     written = {
-        "fq_state": "idle", "fq_since": NOW_MS - 2000, "fq_beat": NOW_MS - 1000, "fq_host": "h1", "fq_rev": "r1",
-        "fq_env": "digest", "fq_jobs": 0, "fq_ordered": NOW_MS - 5000,
+        "fq_state": "idle", "fq_since": NOW_MS - 2000, "fq_beat": NOW_MS - 1000, "fq_host": "h1",
+        "fq_rev": "r1", "fq_env": "digest", "fq_jobs": 0, "fq_ordered": NOW_MS - 5000,
     }  # fmt: skip
     kept = {name: str(value) for name, value in (written | fields).items() if value is not None}
     return WorkerRow("embed-1", NOW_MS + 14_000, kept)
@@ -113,7 +113,7 @@ def test_start_that_would_fail_again_holds_others_back_only_from_the_second_on(
     ],
 )
 def test_unreadable_record_is_an_error_never_a_zero(broken: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         view({**record(), **broken})
 
 
@@ -191,7 +191,7 @@ def test_host_has_what_its_record_says() -> None:
 
 @pytest.mark.parametrize("broken", [{"beat": ""}, {"gpus": "7"}, {"gpus": "[{}]"}, {"cpus": "two"}])
 def test_unreadable_host_is_an_error(broken: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         rows.host_view("h1", host_fields(**broken), NOW_MS)
 
 

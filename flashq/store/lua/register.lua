@@ -17,6 +17,10 @@ local version = tonumber(r[1] or 0)
 if ARGV[3] ~= '' and tonumber(ARGV[3]) ~= version then return {'moved', version, epoch, r[7] or ''} end
 local revision = P .. N.revision .. ep .. ':' .. ARGV[4]
 if redis.call('SETNX', revision, ARGV[10]) == 0 then redis.call('PERSIST', revision) end
+-- Whoever registers has perhaps mended what could not start: it is tried anew.
+local function forget_failures()
+  redis.call('HDEL', key, 'failures', 'failure', 'failed_at', 'first_failed_at', 'broken')
+end
 local verdict
 if not r[1] then
   verdict = 'created'
@@ -27,15 +31,17 @@ elseif r[2] ~= ARGV[4] then
 elseif r[6] ~= ARGV[8] or r[5] ~= ARGV[7] or (r[8] or '') ~= ARGV[12] then
   verdict = 'scaled'
 else
+  if redis.call('HEXISTS', key, 'broken') == 1 then
+    forget_failures()
+    wake(P)
+  end
   return {'reused', version, epoch, r[7] or ''}
 end
 -- The revision that is no longer current stays a week, so that its waiting jobs can be run.
 if r[2] and r[2] ~= ARGV[4] then redis.call('PEXPIRE', P .. N.revision .. ep .. ':' .. r[2], 604800000) end
 redis.call('HSET', key, 'version', version + 1, 'revision', ARGV[4], 'environment', ARGV[5], 'resources', ARGV[6],
   'spec', ARGV[7], 'scaling', ARGV[8], 'program', ARGV[9], 'registered_at', at, 'env_tag', ARGV[12], 'env', ARGV[13])
-if verdict ~= 'scaled' then
-  redis.call('HDEL', key, 'failures', 'failure', 'failed_at', 'first_failed_at')
-end
+if verdict ~= 'scaled' or redis.call('HEXISTS', key, 'broken') == 1 then forget_failures() end
 redis.call('SADD', P .. N.endpoints, ep)
 redis.call('ZADD', P .. N.endpoint_queues .. ep, 0, ep)
 redis.call('SADD', P .. N.queues, P .. N.queue .. ep)
