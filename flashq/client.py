@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flashq import codec, errors
-from flashq.job import EndpointJob, Ending, Reply, Timing
-from flashq.model.envelope import Header
+from flashq.ending import Ending, verified_value
+from flashq.job import EndpointJob, Reply, Timing
+from flashq.model.envelope import CALL_LIFETIME_MS, Header
 from flashq.model.keyring import Direction, Keyring
 from flashq.model.lifecycle import STATUS, TERMINAL, JobState, Status
-from flashq.model.outcome import Failure, FailureKind
 from flashq.registration import PROGRAM, Registration, prepare
 from flashq.settings import Settings
 from flashq.store.command import Command
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from flashq.store.broker import Broker
 
 log = logging.getLogger("flashq")
-CALL_LIFETIME_MS = 7 * 86_400_000
 _CHECK_S = 5.0
 _WATCH_AT_ONCE = 100
 
@@ -330,30 +329,14 @@ class Client:
 
     def decode(self, job: EndpointJob[Any], ending: Ending) -> Any:
         """The value of an ended job; or raises why there is none. Verifies before it unpickles."""
-        if not ending.outcome:
-            raise self._unsigned_ending(job, ending)
-        opened = codec.open_outcome(
-            ending.outcome, self.keyring, endpoint=job.endpoint, job=job.id, call_digest=job._call_digest  # noqa: SLF001
+        opened = verified_value(
+            ending,
+            self.keyring,
+            endpoint=job.endpoint,
+            job=job.id,
+            call_digest=job._call_digest,  # noqa: SLF001
         )
-        if opened.header.fence != ending.fence or opened.header.status != ending.state.value:
-            raise errors.WrongBinding(f"the outcome of job {job.id} is of another attempt or of another ending")
-        if ending.state is JobState.FINISHED:
-            return codec.load_value(opened)
-        raise codec.exception_for(codec.failure_of(opened), job.id)
-
-    def _unsigned_ending(self, job: EndpointJob[Any], ending: Ending) -> BaseException:
-        """Endings the broker made by itself carry only text; a value is never taken from them."""
-        if ending.state is JobState.FINISHED:
-            return errors.ResultExpired(f"job {job.id} completed; its result is kept no longer", job_id=job.id)
-        kinds = {
-            "lost": FailureKind.LOST,
-            "expired": FailureKind.EXPIRED,
-            "start": FailureKind.START,
-            "refused": FailureKind.REFUSED,
-        }
-        kind = kinds.get(ending.reason, FailureKind.CANCELLED)
-        message = f"job {job.id}: {ending.text or ending.reason}"
-        return codec.exception_for(Failure(kind, message), job.id)
+        return codec.load_value(opened)
 
     # -- asking about a job --------------------------------------------------------------------------
     def cancel(self, job: EndpointJob[Any]) -> Reply[str]:

@@ -28,6 +28,7 @@
     │   ├── EndpointFailed                  the endpoint cannot start (environment, load)
     │   ├── ResultExpired                   it completed, and its result was kept no longer
     │   └── JobNotFound
+    ├── EndpointNotFound                    no endpoint of this name is registered
     ├── EnvironmentBuildError               dependencies could not be installed
     ├── EnvelopeError                       a signed record is not what it claims to be
     │   ├── MalformedEnvelope
@@ -194,6 +195,10 @@ class ResultExpired(JobError):
 
 class JobNotFound(JobError):
     """The broker knows no such job: it never existed, was deleted, or expired long ago."""
+
+
+class EndpointNotFound(FlashqError):
+    """No endpoint of this name is registered."""
 
 
 # -- elsewhere ---------------------------------------------------------------------------------------

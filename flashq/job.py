@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from flashq.errors import WaitTimeout
-from flashq.model.lifecycle import STATUS, JobState, Status
+from flashq.model.lifecycle import STATUS, Status
 
 if TYPE_CHECKING:
     from flashq.client import Client
+    from flashq.ending import Ending
 
 R = TypeVar("R")
 _NOTHING: Any = object()
@@ -128,17 +129,6 @@ class Timing:
     total_s: float | None = None  # submitted → ended
     attempts: int = 0
     startup: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a job ended, as told by the broker; `outcome` is signed and not yet verified."""
-
-    state: JobState
-    fence: int
-    reason: str = ""
-    text: str = ""
-    outcome: bytes = b""
 
 
 class EndpointJob(Generic[R]):

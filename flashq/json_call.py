@@ -11,16 +11,16 @@ import json
 import select
 import time
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flashq import codec, errors
-from flashq.model.envelope import Header
+from flashq.ending import Ending, verified_value
+from flashq.model.envelope import CALL_LIFETIME_MS, Header
 from flashq.model.keyring import Direction
-from flashq.model.lifecycle import TERMINAL, JobState
-from flashq.model.outcome import Failure, FailureKind
+from flashq.model.lifecycle import TERMINAL
 from flashq.store.line import pack
-from flashq.store.queries import EndpointNotFound, read_hash
+from flashq.store.queries import read_hash
 from flashq.store.queries_fleet import now_ms
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from flashq.store.line import Line
     from flashq.store.records import Submitted, Watched
 
-CALL_LIFETIME_MS = 7 * 86_400_000
 _CHECK_S = 5.0  # what a push may have missed is asked for this often
 
 
@@ -61,7 +60,7 @@ def submit(
     payload = _payload(args, kwargs or {}, payload_limit)
     record = read_hash(broker, broker.keys.of("endpoint", endpoint), ("revision", "spec"))
     if not record["revision"]:
-        raise EndpointNotFound(f"no endpoint {endpoint} is registered: see `flashq endpoints`")
+        raise errors.EndpointNotFound(f"no endpoint {endpoint} is registered: see `flashq endpoints`")
     job, defaults = f"{endpoint}-{uuid.uuid4()}", json.loads(record["spec"])["call_defaults"]
     header = _header(endpoint, job, record["revision"], defaults, now_ms(broker))
     call, digest = codec.seal_call(header, payload, keys)
@@ -120,7 +119,7 @@ def _accepted(endpoint: str, answer: Submitted) -> bool:
         case "full":
             raise errors.QueueFull(f"{endpoint}: {answer.detail} jobs wait already")
         case "unregistered":
-            raise EndpointNotFound(f"endpoint {endpoint} was undeployed a moment ago")
+            raise errors.EndpointNotFound(f"endpoint {endpoint} was undeployed a moment ago")
         case other:
             raise errors.BrokerError(f"endpoint {endpoint}: the broker answered {other!r}")
 
@@ -171,24 +170,11 @@ def _until_ended(broker: Broker, call: JsonCall, timeout_s: float | None) -> Wat
 
 def value_of(ended: Watched, keys: Keys, call: JsonCall) -> Any:
     """The value of a job that ended, verified; or raises why there is none (see `wait`)."""
-    if not ended.outcome:
-        raise _unsigned(ended, call.job)
-    opened = codec.open_outcome(
-        ended.outcome, keys, endpoint=call.endpoint, job=call.job, call_digest=call.digest
+    assert ended.state is not None
+    ending = Ending(ended.state, ended.fence, ended.reason, ended.text, ended.outcome)
+    opened = verified_value(
+        ending, keys, endpoint=call.endpoint, job=call.job, call_digest=call.digest, unpickle=False
     )
-    if opened.header.fence != ended.fence or opened.header.status != ended.state:
-        raise errors.WrongBinding(f"the outcome of job {call.job} is of another attempt or of another ending")
-    if ended.state is not JobState.FINISHED:
-        raise codec.exception_for(replace(codec.failure_of(opened), exception=b""), call.job)
     if opened.header.encoding != "json":
         raise errors.WrongBinding(f"the outcome of job {call.job} is encoded as {opened.header.encoding!r}")
     return json.loads(opened.payload)
-
-
-def _unsigned(ended: Watched, job: str) -> BaseException:
-    """Endings the broker made by itself carry only text; a value is never taken from them."""
-    if ended.state is JobState.FINISHED:
-        return errors.ResultExpired(f"job {job} completed; its result is kept no longer", job_id=job)
-    own = (FailureKind.LOST, FailureKind.EXPIRED, FailureKind.START, FailureKind.REFUSED)
-    kind = next((k for k in own if k == ended.reason), FailureKind.CANCELLED)
-    return codec.exception_for(Failure(kind, f"job {job}: {ended.text or ended.reason}"), job)

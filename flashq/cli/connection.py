@@ -13,8 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from flashq.cli.render import visible_lines
-from flashq.errors import BrokerUnreachable, FlashqError, JobNotFound
-from flashq.store.queries import EndpointNotFound
+from flashq.errors import BrokerUnreachable, EndpointNotFound, FlashqError, JobNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

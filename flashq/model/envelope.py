@@ -26,6 +26,7 @@ VERSION = 1
 ALGORITHM = "hs256"
 MAX_HEADER_BYTES = 16 * 1024
 SIGNATURE_BYTES = 32
+CALL_LIFETIME_MS = 7 * 86_400_000  # a call expires so long after it was made, and its delay and ttl
 _DOMAIN = b"flashq/envelope/1\0"
 
 

@@ -17,7 +17,7 @@ import redis
 from flashq.errors import BrokerUnreachable
 from flashq.store.command import Command, Value
 from flashq.store.keys import Keys
-from flashq.store.line import Line, LibraryMissing, masked, pack, pack_all, pack_script, refusal
+from flashq.store.line import LibraryMissing, Line, masked, pack, pack_all, pack_script, refusal
 from flashq.store.scripts import Library, library
 from flashq.store.transitions import Transitions
 

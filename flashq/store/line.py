@@ -7,7 +7,9 @@ measured, a round trip costs about a third less CPU than through redis-py's own 
 
 from __future__ import annotations
 
+import select
 import socket
+import ssl
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +24,7 @@ from flashq.store.scripts import Library
 CONNECT_TIMEOUT_S = 3.0
 REPLY_TIMEOUT_S = 15.0
 _READ = 256 * 1024
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class LibraryMissing(BrokerError):
@@ -72,7 +75,8 @@ class Line:
         except (RedisError, OSError, ValueError) as error:
             raise BrokerUnreachable(f"no broker at {masked(url)}: {error}") from None
         self._socket: socket.socket = self._connection._sock  # noqa: SLF001 — redis-py has no public way to it
-        self._socket.settimeout(reply_timeout_s)
+        # Non-blocking, and waited for only where it would block: with a timeout set, Python polls before each call.
+        self._socket.setblocking(False)
         self._timeout_s = reply_timeout_s
         self._reader = hiredis.Reader()
 
@@ -86,56 +90,61 @@ class Line:
         self.close()
         return BrokerUnreachable(f"lost the broker at {masked(self._url)}: {error}")
 
+    def _until(self, event: int, timeout_s: float) -> None:
+        poll = select.poll()
+        poll.register(self._socket, event)
+        if not poll.poll(timeout_s * 1000):
+            raise self._lost(f"no answer within {timeout_s:g} s")
+
     def send(self, packed: bytes) -> None:
         """Send what `pack` or `pack_script` made (one request or many)."""
         try:
-            self._socket.sendall(packed)
+            sent = self._socket.send(packed)
+        except _WOULD_BLOCK:
+            sent = 0
         except OSError as error:
             raise self._lost(error) from None
+        if sent < len(packed):
+            self._send_rest(memoryview(packed)[sent:])
+
+    def _send_rest(self, rest: memoryview) -> None:
+        while rest:
+            self._until(select.POLLOUT, self._timeout_s)
+            try:
+                rest = rest[self._socket.send(rest) :]
+            except _WOULD_BLOCK:
+                continue
+            except OSError as error:
+                raise self._lost(error) from None
+
+    def _feed(self) -> int:
+        """Take in what is there, without waiting: how many bytes."""
+        try:
+            data = self._socket.recv(_READ)
+        except _WOULD_BLOCK:
+            return 0
+        except OSError as error:
+            raise self._lost(error) from None
+        if not data:
+            raise self._lost("it closed the connection")
+        self._reader.feed(data)
+        return len(data)
 
     def read(self, timeout_s: float | None = None) -> Any:
         """The next reply, waited for. An error reply is returned as a value (hiredis.ReplyError)."""
-        reply = self._reader.gets()
-        if reply is not False:
-            return reply
-        try:
-            if timeout_s is not None:
-                self._socket.settimeout(timeout_s)
-            while reply is False:
-                data = self._socket.recv(_READ)
-                if not data:
-                    raise self._lost("it closed the connection")
-                self._reader.feed(data)
-                reply = self._reader.gets()
-            if timeout_s is not None:
-                self._socket.settimeout(self._timeout_s)
-        except TimeoutError:
-            raise self._lost("no answer in time") from None
-        except OSError as error:
-            raise self._lost(error) from None
+        while (reply := self._reader.gets()) is False:
+            if not self._feed():
+                self._until(select.POLLIN, self._timeout_s if timeout_s is None else timeout_s)
         return reply
 
     def receive(self) -> list[Any]:
         """Every reply that is there now, without waiting."""
-        try:
-            self._socket.settimeout(0)
-            while True:
-                data = self._socket.recv(_READ)
-                if not data:
-                    raise self._lost("it closed the connection")
-                self._reader.feed(data)
-                if len(data) < _READ:
-                    break
-        except (BlockingIOError, TimeoutError):
-            pending: list[Any] = []
-        except OSError as error:
-            raise self._lost(error) from None
-        else:
-            pending = []
-        self._socket.settimeout(self._timeout_s)
+        while self._feed() == _READ:
+            continue
+        replies = []
         while (reply := self._reader.gets()) is not False:
-            pending.append(reply)
-        return pending
+            replies.append(reply)
+        return replies
 
     def call(self, packed: bytes, timeout_s: float | None = None) -> Any:
         """Send one request and wait for its reply; error replies are raised."""

@@ -52,6 +52,7 @@ class Multiplexer:
         self._library = library()
         self._stream = CommandStream(self._library)
         self._push: Line | None = None
+        self._poll = select.poll()
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_w.setblocking(False)
         self._asleep = False
@@ -139,6 +140,9 @@ class Multiplexer:
                     raise BrokerUnreachable("closed") from None
         self._stream.attach(line)
         self._push = push
+        self._poll = select.poll()
+        for source in (self._wake_r, line, push):
+            self._poll.register(source, select.POLLIN)
         self._on_connect()
         self._connected_once = True
 
@@ -167,13 +171,13 @@ class Multiplexer:
         self._asleep = True
         if self._stream.queued:  # added between the flush and the line above: nobody will wake us for it
             timeout_s = 0.0
-        ready, _, _ = select.select([self._wake_r, line, push], [], [], timeout_s)
+        ready = [fd for fd, _ in self._poll.poll(timeout_s * 1000)]
         self._asleep = False
-        if self._wake_r in ready:
+        if self._wake_r.fileno() in ready:
             self._wake_r.recv(4096)
-        if line in ready:
+        if line.fileno() in ready:
             self._stream.receive()
-        if push in ready:
+        if push.fileno() in ready:
             for message in push.receive():
                 if isinstance(message, list) and message[0] == b"message":
                     self._on_push(message[2])

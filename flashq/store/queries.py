@@ -12,7 +12,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from flashq.errors import FlashqError, JobNotFound
+from flashq.errors import JobNotFound
 from flashq.model.lifecycle import TERMINAL, WAITING, JobState
 from flashq.store.broker import Broker
 from flashq.store.command import text
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 _LOG_PAGE = 200  # entries of a log read at once
 _LOG_BLOCK_MS = 500  # how long a follower waits for output before it looks whether the job has ended
 _LONGEST_LINE = 64 * 1024
-
-
-class EndpointNotFound(FlashqError):
-    """No endpoint of this name is registered."""
 
 
 # -- reading fields ----------------------------------------------------------------------------------

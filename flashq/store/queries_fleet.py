@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flashq.errors import EndpointNotFound
 from flashq.store.command import mapping, text
-from flashq.store.queries import EndpointNotFound, moment, read_hashes, whole
+from flashq.store.queries import moment, read_hashes, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -35,7 +35,7 @@ class Claimed:
     call: bytes
     revision: str
     generation: int
-    attempts: int  # before this one
+    attempt: int  # the number that this run of it has, from 1
     losses: int
     enqueued_ms: int
     cold: bool

@@ -14,7 +14,7 @@ import hiredis
 
 from flashq.errors import BrokerError, BrokerUnreachable
 from flashq.store.command import Command
-from flashq.store.line import Line, LibraryMissing, pack_script, refusal
+from flashq.store.line import LibraryMissing, Line, pack_script, refusal
 from flashq.store.scripts import Library
 
 Callback = Callable[[Any, Exception | None], None]

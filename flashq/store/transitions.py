@@ -308,7 +308,7 @@ def _job(row: list[bytes]) -> Claimed:
         call=row[2],
         revision=row[3].decode(),
         generation=int(row[4]),
-        attempts=int(row[5]),
+        attempt=int(row[5]),
         losses=int(row[6]),
         enqueued_ms=int(float(row[7])),
         cold=row[8] == b"1",

@@ -73,7 +73,7 @@ class OutcomeWriter:
             python=held.header.python,
             call_digest=held.call_digest,
             fence=held.fence,
-            attempt=held.claimed.attempts,
+            attempt=held.claimed.attempt,
             status=state.value,
         )
         return seal(header, payload, self._keys)

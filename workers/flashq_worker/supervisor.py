@@ -25,6 +25,7 @@ from flashq_worker.assignment import Assignment, Stop
 from flashq_worker.config import WorkerConfig
 from flashq_worker.exchange import Exchange
 from flashq_worker.executor.frames import Frame, FrameError, FrameType
+from flashq_worker.executor_process import ExecutorProcess
 from flashq_worker.exit_policy import ExitCode, Standing, exit_code
 from flashq_worker.hand import Hand
 from flashq_worker.lease import LeaseKeeper
@@ -50,6 +51,8 @@ class Supervisor:
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._runtime = Runtime(config, self._wake)
         self._outcomes = OutcomeWriter(config.keys, config.endpoint, config.payload_limit)
+        self._poll = select.poll()
+        self._polled: dict[int, int] = {}
         self._verdicts: deque[tuple[str, Mapping[str, str]]] = deque()
         self._signals = 0
         self._draining = False
@@ -126,28 +129,31 @@ class Supervisor:
 
     # -- waiting -------------------------------------------------------------------------------------
     def _wait(self) -> None:
-        poll = select.poll()
-        poll.register(self._wake_r, select.POLLIN)
+        wanted = {self._wake_r: select.POLLIN}
         if self._lifeline is not None:
-            poll.register(self._lifeline, select.POLLIN)
+            wanted[self._lifeline] = select.POLLIN
         for fd in self._exchange.readers():
-            poll.register(fd, select.POLLIN)
+            wanted[fd] = select.POLLIN
         process = self._runtime.process
-        executors = [] if process is None else process.readers()
-        for fd in executors:
-            poll.register(fd, select.POLLIN)
-        for fd in [] if process is None else process.writers():
-            poll.register(fd, select.POLLIN | select.POLLOUT)
-            executors.append(fd)
-        ready = {fd for fd, _ in poll.poll(max(0.0, (self._due_at() - time.monotonic()) * 1000))}
+        if process is not None:
+            for fd in process.readers():
+                wanted[fd] = select.POLLIN
+            for fd in process.writers():
+                wanted[fd] = select.POLLIN | select.POLLOUT
+        if wanted != self._polled:
+            self._poll = select.poll()
+            self._polled = wanted
+            for fd, events in wanted.items():
+                self._poll.register(fd, events)
+        ready = {fd for fd, _ in self._poll.poll(max(0.0, (self._due_at() - time.monotonic()) * 1000))}
         if self._wake_r in ready:
             self._on_wake()
         if self._lifeline is not None and self._lifeline in ready:
             log.error("the host agent is gone")
             self._runtime.close()
             os._exit(ExitCode.LOST)
-        if not ready.isdisjoint(executors):
-            self._on_executor()
+        if process is not None:
+            self._on_executor(process, ready)
         self._exchange.receive(ready)
 
     def _due_at(self) -> float:
@@ -251,7 +257,7 @@ class Supervisor:
             process.run(
                 held.job,
                 held.payload,
-                attempt=held.claimed.attempts,
+                attempt=held.claimed.attempt,
                 fence=held.fence,
                 generation=held.claimed.generation,
                 encoding="json" if held.header.encoding == "json" else "pickle",
@@ -343,12 +349,12 @@ class Supervisor:
         self._drain_until = float("inf")
 
     # -- what the executor says ----------------------------------------------------------------------
-    def _on_executor(self) -> None:
-        process = self._runtime.process
-        if process is None:
+    def _on_executor(self, process: ExecutorProcess, ready: set[int]) -> None:
+        if process.output_fileno() in ready:  # what a job printed was written before its outcome
+            self._on_output(process.read_output())
+        if process.closed or process.fileno() not in ready:
             return
         process.flush()
-        self._on_output(process.read_output())
         try:
             for frame in process.frames():
                 if frame.type is FrameType.OUTCOME:

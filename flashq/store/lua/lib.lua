@@ -215,9 +215,9 @@ local function reopen(P, id, f, at)
   redis.call('ZREM', P .. REGISTRY[f.state] .. f.origin, id)
 end
 
--- What CLAIM answers with for one job.
-local function row(id, f, fence)
-  return {id, fence, f.call or '', f.rev or '', f.gen, f.attempts, f.losses, f.enqueued or '0', f.cold or '0',
+-- What CLAIM answers with for one job; attempt: the number that this run of it has.
+local function row(id, f, fence, attempt)
+  return {id, fence, f.call or '', f.rev or '', f.gen, attempt, f.losses, f.enqueued or '0', f.cold or '0',
     f.retries or '0'}
 end
 
@@ -255,9 +255,8 @@ local function take(P, ep, worker, count, lease_ms, start, at)
         elseif f.state == 'queued' then
           local fence = int(tonumber(f.fence) + 1)
           if #rows < start then
-            f.attempts = f.attempts + 1
             redis.call('HSET', job_key(P, id), 'fq_state', 'running', 'status', 'started', 'fq_fence', fence,
-              'worker_name', worker, 'started_at', iso(at), 'fq_claimed', at, 'fq_attempts', f.attempts, 'fq_began', at)
+              'worker_name', worker, 'started_at', iso(at), 'fq_claimed', at, 'fq_attempts', f.attempts + 1, 'fq_began', at)
             if f.timed then redis.call('ZREM', P .. N.ttls .. ep, id) end
           else
             redis.call('HSET', job_key(P, id), 'fq_state', 'claimed', 'status', 'started', 'fq_fence', fence,
@@ -265,7 +264,7 @@ local function take(P, ep, worker, count, lease_ms, start, at)
           end
           redis.call('ZADD', P .. N.leases .. ep, at + lease_ms, id)
           redis.call('ZADD', P .. N.wip .. f.origin, '+inf', id .. ':' .. fence)
-          rows[#rows + 1] = row(id, f, fence)
+          rows[#rows + 1] = row(id, f, fence, f.attempts + 1)
         elseif TERMINAL[f.state] then
           redis.call('HSET', job_key(P, id), 'status', RQ_STATUS[f.state])
         end
@@ -287,7 +286,9 @@ local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room
     local rows = {}
     for id, fence in string.gmatch(w[2] or '', '([^ ]+):(%d+)') do
       local f = read(P, id, CLAIM_FIELDS)
-      if live(f, fence) then rows[#rows + 1] = row(id, f, fence) end
+      if live(f, fence) then
+        rows[#rows + 1] = row(id, f, fence, f.state == 'running' and f.attempts or f.attempts + 1)
+      end
     end
     return {'ok', rows}
   end
@@ -296,12 +297,15 @@ local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room
   if count > 0 and not draining and redis.call('HGET', P .. N.endpoint .. ep, 'paused') ~= '1' then
     rows = take(P, ep, worker, count, lease_ms, start, at)
   end
-  local last = {}
-  for i, r in ipairs(rows) do last[i] = r[1] .. ':' .. r[2] end
   local state = (holding + #rows > 0) and 'running' or 'idle'
-  redis.call('HSET', key, 'fq_nonce', nonce, 'fq_last', table.concat(last, ' '), 'fq_jobs', holding + #rows)
+  if #rows > 0 then  -- an empty answer need not be remembered: asking again is as good
+    local last = {}
+    for i, r in ipairs(rows) do last[i] = r[1] .. ':' .. r[2] end
+    redis.call('HSET', key, 'fq_nonce', nonce, 'fq_last', table.concat(last, ' '), 'fq_jobs', holding + #rows)
+  end
   if state ~= w[5] then
-    redis.call('HSET', key, 'fq_state', state, 'fq_since', at, 'state', state == 'idle' and 'idle' or 'busy')
+    redis.call('HSET', key, 'fq_state', state, 'fq_since', at, 'state', state == 'idle' and 'idle' or 'busy',
+      'fq_jobs', holding + #rows)
   end
   if #rows < room and not draining then
     redis.call('ZADD', P .. N.idle .. ep, at, worker)

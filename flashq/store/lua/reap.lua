@@ -63,9 +63,9 @@ for _, queue in ipairs(queues) do
     redis.call('ZREM', P .. N.scheduled .. queue, id)
     local f = read(P, id)
     if f and f.ep == ep and f.state == 'scheduled' then
-      redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'enqueued_at', iso(at))
       enqueue(P, id, ep, f.origin, nil, false)
-      ring_idle(P, ep)
+      redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'enqueued_at', iso(at),
+        'fq_cold', ring_idle(P, ep))
       promoted = promoted + 1
     end
   end

@@ -1,0 +1,55 @@
+"""How a job ended, as the broker tells it, and what follows from that for whoever waits: its value or an error.
+
+The broker's word is believed for failures (text only); a value is taken from a verified outcome alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flashq import codec, errors
+from flashq.model.lifecycle import JobState
+from flashq.model.outcome import Failure, FailureKind
+
+if TYPE_CHECKING:
+    from flashq.model.envelope import Envelope, Keys
+
+_BROKERS_OWN = (FailureKind.LOST, FailureKind.EXPIRED, FailureKind.START, FailureKind.REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """`outcome` is signed and not yet verified; empty where the broker itself ended the job."""
+
+    state: JobState
+    fence: int
+    reason: str = ""
+    text: str = ""
+    outcome: bytes = b""
+
+
+def verified_value(
+    ending: Ending, keys: Keys, *, endpoint: str, job: str, call_digest: str, unpickle: bool = True
+) -> Envelope:
+    """The verified outcome that holds the job's value.
+
+    Raises why there is none: the function's own exception (with `unpickle=False` always as text), a JobError,
+    or an EnvelopeError where the outcome is not what this call may be answered with.
+    """
+    if not ending.outcome:
+        raise _unsigned(ending, job)
+    opened = codec.open_outcome(ending.outcome, keys, endpoint=endpoint, job=job, call_digest=call_digest)
+    if opened.header.fence != ending.fence or opened.header.status != ending.state.value:
+        raise errors.WrongBinding(f"the outcome of job {job} is of another attempt or of another ending")
+    if ending.state is not JobState.FINISHED:
+        failure = codec.failure_of(opened)
+        raise codec.exception_for(failure if unpickle else replace(failure, exception=b""), job)
+    return opened
+
+
+def _unsigned(ending: Ending, job: str) -> BaseException:
+    if ending.state is JobState.FINISHED:
+        return errors.ResultExpired(f"job {job} completed; its result is kept no longer", job_id=job)
+    kind = next((k for k in _BROKERS_OWN if k == ending.reason), FailureKind.CANCELLED)
+    return codec.exception_for(Failure(kind, f"job {job}: {ending.text or ending.reason}"), job)
