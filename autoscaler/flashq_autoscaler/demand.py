@@ -45,6 +45,8 @@ class Demand:
     workers: int = 0
     reason: str = ""
     withheld: Withheld | None = None
+    keep: int = 0
+    """How many workers the rule wants in all, idle or not, where it says so."""
 
 
 NONE = Demand()
@@ -130,19 +132,19 @@ def _earliest_finish(
     late = math.ceil(max(0, queue.queued - taken) / per_worker)
 
     overdue = sum(now + (slots.cold_s - wait) <= now for wait in queue.waits_s[: queue.queued])
-    uncovered = queue.queued - slots.covered
     floor = math.ceil(max(0, overdue - slots.covered) / endpoint.concurrency)
     workers = max(late, floor)
-    if workers:
-        return Demand(workers, _start_reason(queue, slots, overdue=late < floor))
-    if uncovered <= 0:
-        return NONE
-    due_at = now + (slots.cold_s - queue.wait_s(slots.covered))
+    reason = _start_reason(queue, slots, overdue=late < floor) if workers else ""
+    placed = slots.covered + workers * endpoint.concurrency
+    if queue.queued <= placed:
+        return Demand(workers, reason)
+    due_at = now + (slots.cold_s - queue.wait_s(placed))
     detail = (
-        f"{queue.queued} queued, {slots.covered} of them with a slot: the queue will be empty in about "
-        f"{_empty_in_s(queue.queued, slots, service_s):.2f} s, a start takes {slots.cold_s:.2f} s"
+        f"{queue.queued} queued, {placed} of them with a slot: the queue will be empty in about "
+        f"{_empty_in_s(queue.queued, slots, workers * endpoint.concurrency, service_s):.2f} s, "
+        f"a start takes {slots.cold_s:.2f} s"
     )
-    return Demand(withheld=Withheld(endpoint.name, "QUEUE_SOON_EMPTY", detail, due_at))
+    return Demand(workers, reason, Withheld(endpoint.name, "QUEUE_SOON_EMPTY", detail, due_at))
 
 
 def _fills(free_s: float, limit_s: float, service_s: float | None) -> int:
@@ -156,9 +158,10 @@ def _fills(free_s: float, limit_s: float, service_s: float | None) -> int:
     return int((limit_s - free_s) / service_s) + 1
 
 
-def _empty_in_s(queued: int, slots: _Slots, service_s: float | None) -> float:
-    """About when the last of `queued` jobs begins on the slots there are, each taking its turn."""
-    free = sorted((*[0.0] * min(slots.free, queued), *slots.starting, *slots.busy))[:queued]
+def _empty_in_s(queued: int, slots: _Slots, new: int, service_s: float | None) -> float:
+    """About when the last of `queued` jobs begins on the slots there are and `new` ones, in turns."""
+    known = (*[0.0] * min(slots.free, queued), *slots.starting, *slots.busy, *[slots.cold_s] * new)
+    free = sorted(known)[:queued]
     if not free:
         return math.inf
     rounds = (queued - len(free)) / len(free)
@@ -204,4 +207,4 @@ def _request_count(endpoint: EndpointView, queue: Queue, group: Group) -> Demand
         f"REQUEST_COUNT: ceil(({queue.queued - low} queued + {endpoint.running} running) / "
         f"{endpoint.scaler_value:g}) = {target} workers, {group.capacity} there"
     )
-    return Demand(max(0, target - group.capacity), reason)
+    return Demand(max(0, target - group.capacity), reason, keep=target)

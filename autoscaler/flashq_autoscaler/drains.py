@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from flashq_autoscaler.fleet import Fleet
-    from flashq_autoscaler.views import EndpointView, Params, WorkerView
+    from flashq_autoscaler.views import EndpointView, Params, ThrottleCode, WorkerView
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,18 @@ class Outcome:
     """What became of an endpoint's wishes for workers in this decision."""
 
     started: int = 0
+    replacements: int = 0
+    """Those of `started` that are of the current environment."""
     unplaced: int = 0
     """Wanted, with room below `maximum`, but no host had a place."""
-    older_short: bool = False
-    """A job of an older environment wants a worker and only an idle one's end can make room."""
+    obstacle: ThrottleCode | None = None
+    """What such a place lacked."""
+    keep: int = 0
+    """Ready workers that the scaling rule keeps however long they are idle."""
+    crowded_out: bool = False
+    """A job of an older environment has no worker, and `maximum` leaves no room for one."""
+    only_hopes: int = 0
+    """Those of `unplaced` that were to be the only worker of an older environment."""
 
 
 def batch_of(endpoint: EndpointView, params: Params) -> int:
@@ -39,14 +47,6 @@ def replacing(fleet: Fleet) -> int:
     return fleet.draining_outdated + len(fleet.current.initializing)
 
 
-def outdated_workers(endpoint: EndpointView, fleet: Fleet) -> list[WorkerView]:
-    """The workers of other environments that no queued job needs and that hold none, longest idle first."""
-    needed = {backlog.environment for backlog in endpoint.older if backlog.queued > 0}
-    groups = [group for environment, group in fleet.others.items() if environment not in needed]
-    jobless = [w for group in groups for w in (*group.idle, *group.initializing) if not w.jobs]
-    return sorted(jobless, key=_turn)
-
-
 def idle_drains(endpoint: EndpointView, fleet: Fleet, outcome: Outcome, now: float) -> list[Drain]:
     """Idle workers above `maximum`, one in the way of an older environment's job, those idle too long."""
     idle = sorted(fleet.current.idle, key=_turn)
@@ -54,23 +54,27 @@ def idle_drains(endpoint: EndpointView, fleet: Fleet, outcome: Outcome, now: flo
     over = fleet.serving - maximum
     if over > 0:
         reason = f"{fleet.serving} workers, at most {maximum} wanted"
-        surplus = (*_outdated_idle(endpoint, fleet), *idle)[:over]
+        surplus = (*sorted(fleet.outdated.idle, key=_turn), *idle)[:over]
         return [_drain(worker, endpoint, reason) for worker in surplus]
     spare = idle[: max(0, len(idle) - _reserved(endpoint))]
-    if outcome.older_short and not fleet.draining:
-        return [_drain(w, endpoint, "a job of an older environment waits for its place") for w in spare[:1]]
-    expired = _expired(spare, endpoint, now)[: max(0, fleet.current.ready - endpoint.minimum)]
-    left = max(0, fleet.ready - len(expired) - endpoint.minimum)
-    expired += _expired(_outdated_idle(endpoint, fleet), endpoint, now)[:left]
+    keep = max(endpoint.minimum, outcome.keep)
+    expired = _expired(spare, endpoint, now)[: max(0, fleet.current.ready - keep)]
+    left = max(0, _ready(fleet) - len(expired) - endpoint.minimum)
+    expired += _expired(sorted(fleet.outdated.idle, key=_turn), endpoint, now)[:left]
+    if not expired and not fleet.draining and (outcome.crowded_out or outcome.only_hopes):
+        makes_way = [w for w in spare if outcome.crowded_out or _makes_place(w, outcome.obstacle)]
+        return [
+            _drain(w, endpoint, "a job of an older environment waits for its place") for w in makes_way[:1]
+        ]
     limit = f"idle_timeout {endpoint.idle_timeout_s:g} s"
     return [_drain(w, endpoint, f"idle for {now - w.since:.2f} s, {limit}") for w in expired]
 
 
 def idle_expiry(endpoint: EndpointView, fleet: Fleet, drained: int, now: float) -> float | None:
     """When the next idle worker will have been idle too long, if any could go then."""
-    if fleet.ready - drained <= endpoint.minimum:
+    if _ready(fleet) - drained <= endpoint.minimum:
         return None
-    idle = (*fleet.current.idle, *_outdated_idle(endpoint, fleet)) if fleet.others else fleet.current.idle
+    idle = (*fleet.current.idle, *fleet.outdated.idle)
     later = [worker.since + endpoint.idle_timeout_s for worker in idle]
     return min((at for at in later if at > now), default=None)
 
@@ -79,29 +83,27 @@ def _expired(workers: Iterable[WorkerView], endpoint: EndpointView, now: float) 
     return [worker for worker in workers if now >= worker.since + endpoint.idle_timeout_s]
 
 
-def _outdated_idle(endpoint: EndpointView, fleet: Fleet) -> list[WorkerView]:
-    return [worker for worker in outdated_workers(endpoint, fleet) if worker.state != "initializing"]
-
-
 def rollout_drains(
     endpoint: EndpointView, fleet: Fleet, outcome: Outcome, drained: Iterable[Drain], params: Params
 ) -> list[Drain]:
     """The outdated workers whose turn it is.
 
     One batch is in replacement at a time. While there is room and a place for new workers, these come first
-    and ready workers stay at `minimum`; without, an old one makes way. After `rollout_failures` failed starts
-    of the new revision none goes: the old one keeps serving.
+    and ready workers stay at `minimum`; without, an old one makes way. The old revision keeps serving, all of
+    it, where no host could take a new worker anyway, and after `rollout_failures` failed starts of the new.
     """
-    if not fleet.others or endpoint.failures >= params.rollout_failures:
+    if not fleet.outdated.capacity or endpoint.failures >= params.rollout_failures:
         return []
     gone = {drain.worker for drain in drained}
-    candidates = [worker for worker in outdated_workers(endpoint, fleet) if worker.id not in gone]
+    jobless = [w for w in (*fleet.outdated.idle, *fleet.outdated.initializing) if not w.jobs]
+    candidates = sorted((worker for worker in jobless if worker.id not in gone), key=_turn)
+    if outcome.unplaced:
+        candidates = [worker for worker in candidates if _makes_place(worker, outcome.obstacle)]
     batch = batch_of(endpoint, params)
     free = endpoint.maximum + endpoint.waiting_parents - fleet.live - outcome.started
     in_place = free <= 0 or outcome.unplaced > 0
-    ready = fleet.ready - len(gone)
-    spare = ready - (endpoint.minimum - batch if in_place else endpoint.minimum)
-    allowed = batch - replacing(fleet) - outcome.started
+    spare = _ready(fleet) - len(gone) - (endpoint.minimum - batch if in_place else endpoint.minimum)
+    allowed = batch - replacing(fleet) - outcome.replacements
     drains: list[Drain] = []
     for worker in candidates[: max(0, allowed)]:
         if worker.state != "initializing":
@@ -132,6 +134,24 @@ def orphan_drains(
             elif wake_at is None or due_at < wake_at:
                 wake_at = due_at
     return drains, wake_at
+
+
+def _ready(fleet: Fleet) -> int:
+    """Ready workers that stand for the minimum: the current environment's and the outdated ones."""
+    return fleet.current.ready + fleet.outdated.ready
+
+
+def _makes_place(worker: WorkerView, obstacle: ThrottleCode | None) -> bool:
+    """Whether a host that lacks this for one more worker may have it once `worker` has ended."""
+    match obstacle:
+        case "NO_GPU":
+            return bool(worker.gpu_uuids)
+        case "NO_CPU":
+            return worker.cpus > 0
+        case "HOST_MEMORY":
+            return worker.memory_bytes > 0
+        case _:
+            return obstacle == "QUOTA"
 
 
 def _reserved(endpoint: EndpointView) -> int:

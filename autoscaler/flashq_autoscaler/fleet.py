@@ -50,43 +50,46 @@ class Group:
 
 @dataclass(slots=True)
 class Fleet:
-    """All live workers of one endpoint: the current environment's, those of others, and the draining ones."""
+    """All live workers of one endpoint."""
 
     current: Group = field(default_factory=Group)
-    others: dict[str, Group] = field(default_factory=dict)
+    older: dict[str, Group] = field(default_factory=dict)
+    """Those of each other environment that jobs are queued for."""
+    outdated: Group = field(default_factory=Group)
+    """Those of all other environments: to be replaced."""
     draining: int = 0
     draining_outdated: int = 0
+    """Those of `draining` that are not of the current environment."""
+    leaving: int = 0
+    """Those of `draining` that hold no job, and so are gone in a moment."""
+    leaving_current: int = 0
 
     @property
     def serving(self) -> int:
         """Live workers that are not draining, whatever their environment."""
-        return self.current.capacity + sum(group.capacity for group in self.others.values())
+        older = sum(group.capacity for group in self.older.values())
+        return self.current.capacity + self.outdated.capacity + older
 
     @property
     def live(self) -> int:
         """What counts against `maximum`."""
         return self.serving + self.draining
 
-    @property
-    def ready(self) -> int:
-        return self.current.ready + sum(group.ready for group in self.others.values())
-
-    @property
-    def initializing(self) -> int:
-        groups = (self.current, *self.others.values())
-        return sum(len(group.initializing) for group in groups)
-
 
 def fleet_of(endpoint: EndpointView, workers: Iterable[WorkerView]) -> Fleet:
     """The fleet that `workers`, all live and all of `endpoint`, make up."""
-    fleet = Fleet()
+    older = {backlog.environment: Group() for backlog in endpoint.older if backlog.queued > 0}
+    fleet = Fleet(older=older)
     current, environment = fleet.current, endpoint.environment
     for worker in workers:
         if worker.draining:
+            outdated = worker.environment != environment
             fleet.draining += 1
-            fleet.draining_outdated += worker.environment != environment
+            fleet.draining_outdated += outdated
+            fleet.leaving += not worker.jobs
+            fleet.leaving_current += not (worker.jobs or outdated)
         elif worker.environment == environment:
             current.add(worker)
         else:
-            fleet.others.setdefault(worker.environment, Group()).add(worker)
+            older.get(worker.environment, fleet.outdated).add(worker)
     return fleet

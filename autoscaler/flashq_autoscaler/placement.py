@@ -71,8 +71,8 @@ class Ledger:
         """`workers`: all on record. The lost and the silent hold only their GPUs."""
         self._hosts = sorted(hosts, key=lambda host: host.id)
         self._silent = [host for host in self._hosts if now > host.beat_at + host.lease_s]
-        self._holders: dict[str, WorkerView] = {}
-        self._refused: dict[Needs, Refusal] = {}
+        self._holders: dict[str, str] = {}
+        self._refused: set[Needs] = set()
         usable = [host for host in self._hosts if host not in self._silent and not host.draining]
         self._rooms = {host.id: _room(host) for host in usable}
         for worker in workers:
@@ -85,7 +85,7 @@ class Ledger:
 
     def _take_in(self, worker: WorkerView, now: float) -> None:
         for uuid in worker.gpu_uuids:
-            self._holders[uuid] = worker
+            self._holders[uuid] = f"worker {worker.id} of {worker.endpoint}"
         room = self._rooms.get(worker.host)
         if room is None or not is_live(worker) or now > worker.beat_at + worker.lease_s:
             return
@@ -95,21 +95,22 @@ class Ledger:
         room.workers += 1
         room.environments.add(worker.environment)
 
-    def grant(self, needs: Needs, environment: str) -> Place | Refusal:
-        """Take what one worker needs from the host that suits it best, or say why there is none.
+    def grant(self, endpoint: str, needs: Needs, environment: str) -> Place | None:
+        """Take what one worker of `endpoint` needs from the host that suits it best; None: there is none.
 
         Preferred, in this order: a GPU to the CPU fallback; the model named first; a host where the
         environment is in use; the fewest GPUs left (for a CPU worker: the fewest at all); the most cores.
         """
         if needs in self._refused:
-            return self._refused[needs]
+            return None
         fitting = [room for room in self._rooms.values() if self._obstacle(room, needs) is None]
         if not fitting:
-            refusal = self._refused[needs] = self._refusal(needs)
-            return refusal
+            self._refused.add(needs)
+            return None
         room = min(fitting, key=lambda room: _preference(room, needs, environment))
         gpus = _suitable(room.gpus, needs)[: 0 if _on_cpu(room, needs) else needs.gpus]
         room.gpus = [gpu for gpu in room.gpus if gpu not in gpus]
+        self._holders.update((gpu.uuid, f"a worker of {endpoint} about to start") for gpu in gpus)
         room.cpus -= needs.cpus
         room.memory_bytes -= needs.memory_bytes
         room.slots -= 1
@@ -132,16 +133,12 @@ class Ledger:
             return "HOST_MEMORY"
         return None
 
-    def _refusal(self, needs: Needs) -> Refusal:
+    def refusal(self, needs: Needs) -> Refusal:
+        """Why no host can take a worker with these needs, now that all grants are made."""
         if not self._rooms:
             return Refusal("NO_HOST", self._no_host())
-        nearest: tuple[ThrottleCode, _Room] | None = None
-        for room in self._rooms.values():
-            code = self._obstacle(room, needs)
-            if code is not None and (nearest is None or _NEARNESS[code] > _NEARNESS[nearest[0]]):
-                nearest = code, room
-        assert nearest is not None  # noqa: S101 - asked only when every room has an obstacle
-        code, room = nearest
+        obstacles = [(code, room) for room in self._rooms.values() if (code := self._obstacle(room, needs))]
+        code, room = max(obstacles, key=lambda it: (_NEARNESS[it[0]], len(_suitable(it[1].host.gpus, needs))))
         others = len(self._rooms) - 1
         elsewhere = f"; no better on {others} other host{'s' * (others > 1)}" if others else ""
         return Refusal(code, self._explain(code, room, needs) + elsewhere)
@@ -187,7 +184,7 @@ class Ledger:
         if not _suits(gpu, needs):
             return f"{gpu.uuid} is a {gpu.name} with {gpu.memory_bytes / _GIB:.0f} GiB"
         if holder is not None:
-            return f"{gpu.uuid} is held by worker {holder.id} of {holder.endpoint}"
+            return f"{gpu.uuid} is held by {holder}"
         if gpu.foreign:
             return f"{gpu.uuid} has memory in use by another program"
         return f"{gpu.uuid} is free"

@@ -53,10 +53,14 @@ class Condition:
     """Unhealthy only: when the next start may be tried; None when flashq has given up."""
 
     def same_as(self, other: Condition | None) -> bool:
-        """Whether `other` says the same to a person; the numbers in `detail` may have moved on."""
-        return other is not None and (
-            (self.state, self.code, self.workers, self.retry_at)
-            == (other.state, other.code, other.workers, other.retry_at)
+        """Whether `other` says the same, but for numbers that move all the time.
+
+        Those are `detail`, and `workers` of an unhealthy endpoint, which follows its queue.
+        """
+        return (
+            other is not None
+            and (self.state, self.code, self.retry_at) == (other.state, other.code, other.retry_at)
+            and (self.state == "unhealthy" or self.workers == other.workers)
         )
 
 
@@ -73,12 +77,19 @@ class Withheld:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Queued jobs of an older revision that the current environment cannot run."""
+    """Queued jobs of an older environment, which workers of the current one cannot run."""
 
     revision: str
     environment: str
     queued: int
     waits_s: tuple[float, ...] = ()
+    needs: Needs | None = None
+    """None: those of the current revision."""
+    failures: int = 0
+    """As in `EndpointView`, of this revision."""
+    first_failure_at: float | None = None
+    last_failure_at: float | None = None
+    last_failure_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

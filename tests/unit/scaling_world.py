@@ -28,7 +28,9 @@ GIB = 2**30
 GPU = Needs(gpus=1)
 
 
-def endpoint(name: str = "embed", workers: tuple[int, int] = (0, 3), queued: int = 0, **fields: Any) -> EndpointView:
+def endpoint(
+    name: str = "embed", workers: tuple[int, int] = (0, 3), queued: int = 0, **fields: Any
+) -> EndpointView:
     """An endpoint on environment `env`; queued jobs have just come unless `waits_s` says otherwise."""
     defaults: dict[str, Any] = {"revision": "r1", "environment": "env", "idle_timeout_s": 60.0}
     defaults["waits_s"] = (0.0,) * min(queued, 50)
