@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rq import Queue
 
-from flashq.errors import BrokerUnreachable, JobNotFound
+from flashq.errors import BrokerUnreachable, EndpointNotFound, JobNotFound
 from flashq.model.lifecycle import Status
 from flashq.store import queries, queries_fleet, queries_jobs
 from flashq.store.broker import Broker
-from flashq.store.queries import EndpointNotFound, job_logs, job_timing
+from flashq.store.queries import job_logs, job_timing
 from tests.integration.fabricated import Fabricated
 from tests.rig import BrokerServer
 
