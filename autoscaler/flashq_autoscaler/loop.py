@@ -10,10 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import select
+import signal
 import time
 from typing import TYPE_CHECKING
 
-from flashq.errors import BrokerError, BrokerUnreachable
+from flashq.errors import BrokerError, BrokerUnreachable, SettingsError
+from flashq.model.keyring import Keyring
+from flashq.store.broker import Broker
 from flashq.store.inbox import Inbox
 from flashq_autoscaler.apply import Applier
 from flashq_autoscaler.decide import DEFAULTS, decide
@@ -23,8 +26,7 @@ from flashq_autoscaler.reconcile import reconcile
 from flashq_autoscaler.views import Unknown
 
 if TYPE_CHECKING:
-    from flashq.model.keyring import Keyring
-    from flashq.store.broker import Broker
+    from flashq.settings import Settings
     from flashq_autoscaler.observe import Seen
     from flashq_autoscaler.views import Params
 
@@ -173,3 +175,20 @@ class Autoscaler:
         except BrokerError as error:
             self._lost(error)
             return False
+
+
+def serve(settings: Settings, lifeline: int | None = None) -> None:
+    """Be the autoscaler of the configured broker until SIGTERM, SIGINT or the end of `lifeline`.
+
+    Raises SettingsError where no broker or key is set.
+    """
+    if settings.redis_url is None:
+        raise SettingsError(
+            "no broker: set FLASHQ_REDIS_URL, or let `flashq up` start one and this beside it"
+        )
+    broker = Broker(settings.redis_url, prefix=settings.rq_prefix, patience_s=0.5)
+    keyring = Keyring(settings.require_secrets(), settings.namespace)
+    autoscaler = Autoscaler(broker, keyring, lease_s=settings.lease_s)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: autoscaler.stop())
+    autoscaler.run(lifeline=lifeline)

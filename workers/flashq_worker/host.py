@@ -8,21 +8,18 @@ there is to report waits.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
 import select
 import signal
-import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from flashq.errors import BrokerError, ConfigurationError, EnvelopeError, EnvelopeExpired, SettingsError
+from flashq.errors import BrokerError, EnvelopeError, EnvelopeExpired, SettingsError
 from flashq.model.host_command import StartWorker
 from flashq.model.keyring import Keyring
-from flashq.settings import Settings
 from flashq.store.broker import Broker
 from flashq.store.inbox import Inbox
 from flashq_worker import inventory
@@ -36,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from flashq.model.host_command import HostCommand, KillWorker
+    from flashq.settings import Settings
     from flashq_worker.host_workers import Ended
 
 log = logging.getLogger("flashq.host")
@@ -325,41 +323,18 @@ class HostAgent:
                 self._workers.kill(worker, "the broker gave it up, and it did not end")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m flashq_worker.host`: the agent of this machine, as settings and options say."""
-    parser = argparse.ArgumentParser(prog="flashq host", description="Run workers on this machine.")
-    parser.add_argument("--label", action="append", default=[], help="a label of this host; may be repeated")
-    parser.add_argument("--slots", type=int, help="workers at once, at most")
-    parser.add_argument("--cpu-fallback", action="store_true", help="no GPU: run gpu= endpoints on the CPU")
-    parser.add_argument("--drain-s", type=float, default=30.0, help="how long workers may finish at the end")
-    parser.add_argument("--lifeline", type=int, help="a descriptor at whose end of file the agent ends too")
-    given = parser.parse_args(arguments)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
-    )
-    try:
-        settings = Settings.load()
-        if settings.redis_url is None:
-            raise SettingsError("no broker: set FLASHQ_REDIS_URL, or let `flashq up` start one here")
-        options = HostOptions(
-            lease_s=settings.lease_s,
-            payload_limit=settings.payload_limit,
-            drain_s=given.drain_s,
-            labels=tuple(given.label),
-            slots=given.slots,
-            fallback_cpu=given.cpu_fallback,
+def serve(settings: Settings, options: HostOptions, lifeline: int | None = None) -> int:
+    """Be the host agent of this machine until told to end; the exit code.
+
+    Raises SettingsError where no broker or key is set, or another agent uses this home.
+    """
+    if settings.redis_url is None:
+        raise SettingsError(
+            "no broker: set FLASHQ_REDIS_URL, or let `flashq up` start one and this beside it"
         )
-        broker = Broker(settings.redis_url, prefix=settings.rq_prefix, patience_s=0.5)
-        keyring = Keyring(settings.require_secrets(), settings.namespace)
-        home = HostHome(settings.home)
-        with home.lock():
-            # What the workers inherit is this program's own environment.
-            environ = os.environ  # noqa: TID251
-            return HostAgent(broker, keyring, home, environ, options, lifeline=given.lifeline).run()
-    except ConfigurationError as error:
-        log.error("%s", error)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    broker = Broker(settings.redis_url, prefix=settings.rq_prefix, patience_s=0.5)
+    keyring = Keyring(settings.require_secrets(), settings.namespace)
+    home = HostHome(settings.home)
+    with home.lock():
+        environ = os.environ  # noqa: TID251 — handed on to workers, not read
+        return HostAgent(broker, keyring, home, environ, options, lifeline=lifeline).run()

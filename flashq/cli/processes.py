@@ -1,0 +1,133 @@
+"""Commands that run one of flashq's processes in the foreground: host, worker, autoscaler.
+
+Worker and autoscaler are packages of their own, which the SDK does not import: a command looks its program up
+by name and becomes it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flashq.cli import example
+from flashq.cli.connection import Exit, broker_url, explained, keyring, load_settings
+
+if TYPE_CHECKING:
+    from flashq.settings import Settings
+
+_JOIN = "FLASHQ_JOIN"
+_lifeline = click.option("--lifeline", type=int, hidden=True, help="End when this descriptor is at its end.")
+
+
+def _program(module: str) -> Any:
+    """The module of another package that this process is to become; it logs to stderr from here on."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
+    return importlib.import_module(module)
+
+
+@click.command(
+    epilog=example(
+        "flashq host",
+        "flashq host --label zone=eu --slots 4",
+        f"{_JOIN}=... flashq host --join redis://10.0.0.5:6379",
+    )
+)
+@click.option("--join", metavar="URL", help=f"Join the broker of another machine; its token is in {_JOIN}.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="LABEL", help="Give this host a label (repeatable)."
+)
+@click.option("--slots", type=click.IntRange(min=0), metavar="N", help="Run at most N workers at once.")
+@click.option(
+    "--cpu-fallback",
+    "--embedded",
+    is_flag=True,
+    help="Where there is no GPU, run GPU endpoints on the CPU.",
+)
+@click.option(
+    "--drain",
+    "drain_s",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long running jobs may take to end when the host ends.",
+)
+@_lifeline
+def host(
+    join: str | None,
+    labels: tuple[str, ...],
+    slots: int | None,
+    cpu_fallback: bool,
+    drain_s: float,
+    lifeline: int | None,
+) -> int:
+    """Run workers on this machine, as the autoscaler says.
+
+    Ctrl-C or SIGTERM lets running jobs end, then leaves; a second one ends them at once, to be run elsewhere.
+    """
+    with explained():
+        settings = load_settings()
+        if join is not None:
+            settings = _joined(settings, join)
+        program = _program("flashq_worker.host")
+        options = program.HostOptions(
+            lease_s=settings.lease_s,
+            payload_limit=settings.payload_limit,
+            drain_s=drain_s,
+            labels=labels,
+            slots=slots,
+            fallback_cpu=cpu_fallback,
+        )
+        return int(program.serve(settings, options, lifeline))
+
+
+def _joined(settings: Settings, url: str) -> Settings:
+    """Settings for the broker of another machine, with what its token holds."""
+    from flashq.embedded import accept_token
+    from flashq.settings import read_secret_key
+
+    token = os.environ.get(_JOIN)  # noqa: TID251 — a secret that is no setting: given once, then kept
+    address, key_file = accept_token(url, token, settings.home)
+    return replace(settings, redis_url=address, secret_key=read_secret_key(key_file.read_bytes()))
+
+
+@click.command(epilog=example("flashq worker embed", "flashq worker embed --gpu GPU-8f3a1c02"))
+@click.argument("name")
+@click.option("--gpu", "gpus", multiple=True, metavar="UUID", help="Bind it to this GPU (repeatable).")
+@click.option("--cpu", "on_cpu", is_flag=True, help="Run it without a GPU.")
+def worker(name: str, gpus: tuple[str, ...], on_cpu: bool) -> int:
+    """Run one worker of endpoint NAME here, without host agent or autoscaler, until Ctrl-C.
+
+    \b
+    Exit codes:
+      0  it has left, with nothing in hand
+      3  there is no such endpoint, or the broker gave the worker up
+      4  it could not start
+    """
+    from flashq.store.broker import Broker
+
+    with explained():
+        settings = load_settings()
+        broker = Broker(broker_url(settings), prefix=settings.rq_prefix)
+        keys = keyring(settings)
+        if gpus and on_cpu:
+            raise click.UsageError("--gpu and --cpu exclude each other")
+        program = _program("flashq_worker.by_hand")
+        return int(program.serve(broker, keys, settings, name, gpus=gpus, on_cpu=on_cpu))
+
+
+@click.command(epilog=example("flashq autoscaler"))
+@_lifeline
+def autoscaler(lifeline: int | None) -> int:
+    """Start and end workers on the hosts, as queues and settings of the endpoints say. Ctrl-C ends it."""
+    with explained():
+        _program("flashq_autoscaler.loop").serve(load_settings(), lifeline)
+    return Exit.OK

@@ -1,0 +1,74 @@
+"""One worker started by a person (`flashq worker NAME`), without host agent or autoscaler.
+
+It is on record like any other and takes jobs like any other, and stays until it is told to end.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from flashq.errors import ConfigurationError, EndpointNotFound
+from flashq.store.command import text
+from flashq_worker import inventory
+from flashq_worker.config import WorkerConfig
+from flashq_worker.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flashq.model.keyring import Keyring
+    from flashq.settings import Settings
+    from flashq.store.broker import Broker
+
+
+def serve(
+    broker: Broker,
+    keyring: Keyring,
+    settings: Settings,
+    endpoint: str,
+    *,
+    gpus: Sequence[str] = (),
+    on_cpu: bool = False,
+) -> int:
+    """Be a worker of `endpoint` until told to end; an `exit_policy.ExitCode`.
+
+    `gpus`: the UUIDs of those it is bound to; none: as many free ones as the endpoint wants. `on_cpu`: it has
+    none. Raises EndpointNotFound; ConfigurationError where too few GPUs are free.
+    """
+    written = broker.execute("HGET", broker.keys.of("endpoint", endpoint), "spec")
+    if written is None:
+        raise EndpointNotFound(f"there is no endpoint {endpoint}; call it once, and it is registered")
+    resources = json.loads(text(written))["resources"]
+    cpu = resources.get("cpu") or {}
+    config = WorkerConfig(
+        url=broker.url,
+        prefix=broker.keys.prefix,
+        endpoint=endpoint,
+        worker=f"{endpoint}-{uuid.uuid4()}",
+        host=inventory.hostname(),
+        keys=keyring.for_endpoint(endpoint),
+        home=settings.home,
+        booked=False,
+        lease_s=settings.lease_s,
+        payload_limit=settings.payload_limit,
+        gpu_uuids=() if on_cpu else tuple(gpus) or _free_gpus(resources.get("gpu")),
+        cpus=float(cpu.get("cores") or 0),
+    )
+    return int(Supervisor(config).run())
+
+
+def _free_gpus(wanted: Mapping[str, Any] | None) -> tuple[str, ...]:
+    if wanted is None:
+        return ()
+    products = [name.casefold() for name in wanted["products"]]
+    suitable = [gpu for gpu in inventory.Gpus().sample() if not products or gpu.name.casefold() in products]
+    free = [gpu.uuid for gpu in suitable if not gpu.foreign]
+    if len(free) < wanted["count"]:
+        names = ", ".join(wanted["products"]) or "any"
+        raise ConfigurationError(
+            f"it wants {wanted['count']} GPU(s) ({names}), and of {len(suitable)} such here {len(free)} are free:"
+            " --gpu names one all the same, --cpu runs it without"
+        )
+    return tuple(free[: wanted["count"]])
