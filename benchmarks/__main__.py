@@ -54,7 +54,7 @@ def measure_round(calls: int, many: int) -> Round:
         floor.enqueue(many)
         with floor_worker(made.server.url):
             time.sleep(0.3)  # it starts while the queue is full: measure from the first job
-            before = many - int(floor._redis.llen("floor:queue"))  # noqa: SLF001
+            before = many - int(floor._redis.llen("floor:queue"))
             seconds = floor.wait_drained(many)
         found_floor = (many - before) / seconds if seconds > 0.05 else float("nan")
         floor.reset()
@@ -103,13 +103,20 @@ def _submits(floor: Floor, many: int) -> float:
 
 def starts(count: int) -> dict[str, dict[str, float]]:
     """What has no floor: starts, imports, memory."""
-    up, nothing = bench_starts.cold_starts_with_stack_up(count), bench_starts.cold_starts_from_nothing(max(3, count // 4))
+    up, nothing = (
+        bench_starts.cold_starts_with_stack_up(count),
+        bench_starts.cold_starts_from_nothing(max(3, count // 4)),
+    )
     importing, bare = bench_starts.imports(count)
     with rig() as made:
         memory = bench_starts.idle_memory_mb(made)
     return {
         "cold start, stack up, s": {"median": statistics.median(up), "max": max(up), "n": len(up)},
-        "cold start, from nothing, s": {"median": statistics.median(nothing), "max": max(nothing), "n": len(nothing)},
+        "cold start, from nothing, s": {
+            "median": statistics.median(nothing),
+            "max": max(nothing),
+            "n": len(nothing),
+        },
         "import flashq, ms": {
             "median": (statistics.median(importing) - statistics.median(bare)) * 1e3,
             "max": (max(importing) - min(bare)) * 1e3,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from flashq import Endpoint
 from tests.rig import Rig, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @Endpoint(name="noop", cpu="any", workers=(0, 1))

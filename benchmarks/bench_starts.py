@@ -8,12 +8,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
-from tests.rig import Rig
+if TYPE_CHECKING:
+    from tests.rig import Rig
 
-_SCRIPT = '''
+_SCRIPT = """
 import json, sys, time
 started = time.time()
 from flashq import Endpoint
@@ -30,13 +32,18 @@ for n in range(int(sys.argv[1])):
     called = time.time()
     took.append(f.remote() - called)
 json.dump({"took": took, "whole": time.time() - started}, sys.stdout)
-'''
+"""
 
 
 def _run(script: str, *args: str, home: Path) -> str:
     environ = {**os.environ, "FLASHQ_HOME": str(home)}
     done = subprocess.run(
-        [sys.executable, "-c", script, *args], env=environ, capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", script, *args],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
@@ -90,7 +97,10 @@ def idle_memory_mb(rig: Rig) -> dict[str, float]:
         noop.remote(PAYLOAD)
         supervisor = psutil.Process(worker.process.pid)
         executor = supervisor.children()[0]
-        pss = {name: p.memory_full_info().pss / 1e6 for name, p in (("supervisor", supervisor), ("executor", executor))}
+        pss = {
+            name: p.memory_full_info().pss / 1e6
+            for name, p in (("supervisor", supervisor), ("executor", executor))
+        }
     finally:
         worker.close()
         rig.broker.run(rig.broker.transitions.leave("noop", worker.id, "measured"))

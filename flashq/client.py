@@ -14,27 +14,29 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flashq import codec, errors
-from flashq.ending import Ending, verified_value
+from flashq.ending import verified_value
 from flashq.job import EndpointJob, Reply, Timing
 from flashq.model.envelope import CALL_LIFETIME_MS, Header
 from flashq.model.keyring import Direction, Keyring
 from flashq.model.lifecycle import STATUS, TERMINAL, JobState, Status
+from flashq.model.outcome import Ending
 from flashq.registration import PROGRAM, Registration, prepare
 from flashq.settings import Settings
-from flashq.store.command import Command
 from flashq.store.keys import Keys
-from flashq.store.records import Registered, Submitted, Watched
 from flashq.store.transitions import Transitions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
     from flashq.embedded import Membership
     from flashq.endpoint import EndpointFunction
     from flashq.model.spec import CallOptions, EndpointSpec
     from flashq.store.broker import Broker
+    from flashq.store.command import Command
+    from flashq.store.records import Registered, Submitted, Watched
 
 log = logging.getLogger("flashq")
 _CHECK_S = 5.0
@@ -123,7 +125,9 @@ class Client:
         return int(time.time() * 1000 + self._clock_offset_ms)  # noqa: TID251 — only offset by the broker's
 
     # -- submitting ----------------------------------------------------------------------------------
-    def submit(self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def submit(
+        self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> EndpointJob[Any]:
         """Pickle, sign and send a call; returns its EndpointJob without waiting for the broker.
 
         Raises: SerializationError, PayloadTooLarge, SettingsError.
@@ -144,7 +148,9 @@ class Client:
             with self._lock:
                 found = self._registrations.get(function.__wrapped__)
                 if found is None:
-                    found = prepare(function.spec, function.__wrapped__, self.keyring, self.settings.payload_limit)
+                    found = prepare(
+                        function.spec, function.__wrapped__, self.keyring, self.settings.payload_limit
+                    )
                     self._registrations[function.__wrapped__] = found
         return found
 
@@ -219,7 +225,9 @@ class Client:
             self._state_lost = True
         self._epoch = answer.epoch
         if answer.verdict in ("code", "replaced") and answer.previous_program not in ("", PROGRAM):
-            log.info("this program's version of an endpoint is now the current one; another program's was before")
+            log.info(
+                "this program's version of an endpoint is now the current one; another program's was before"
+            )
 
     def _accept(self, job: EndpointJob[Any], answer: Submitted) -> None:
         job_id = job.id
@@ -432,7 +440,7 @@ _current_lock = threading.Lock()
 
 def current_client() -> Client:
     """This process's client, made on first use from the settings; a forked child gets one of its own."""
-    global _current  # noqa: PLW0603 — one per process is the point
+    global _current
     if _current is None or _current.pid != os.getpid():
         with _current_lock:
             if _current is None or _current.pid != os.getpid():
@@ -442,7 +450,7 @@ def current_client() -> Client:
 
 def use_client(client: Client | None) -> Client | None:
     """Put another client in place of this process's (tests do); returns the one it replaces."""
-    global _current  # noqa: PLW0603
+    global _current
     with _current_lock:
         before, _current = _current, client
     return before

@@ -12,17 +12,20 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from flashq import errors
 from flashq.model import envelope
-from flashq.model.envelope import Envelope, Header, Keys
 from flashq.model.keyring import Direction
 from flashq.model.outcome import FAILURE_ENCODING, Failure, FailureKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from flashq.model.envelope import Envelope, Header, Keys
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _SEAL_NONCE_BYTES = 12
@@ -65,7 +68,9 @@ def _blame(args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -
             cloudpickle.dumps(value, protocol=5)
         except Exception as cause:  # noqa: BLE001 — see dump_arguments
             kind = type(value).__qualname__
-            return errors.SerializationError(f"{name} ({kind}) cannot be pickled: {type(cause).__name__}: {cause}")
+            return errors.SerializationError(
+                f"{name} ({kind}) cannot be pickled: {type(cause).__name__}: {cause}"
+            )
     return errors.SerializationError(f"the arguments cannot be pickled: {type(error).__name__}: {error}")
 
 
@@ -118,7 +123,7 @@ class Revision:
             fields = msgpack.unpackb(raw, raw=False)
             fields = {name: fields[name] for name in cls.__slots__}
             return cls(**{**fields, "dependencies": tuple(fields["dependencies"])})
-        except Exception as error:
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise errors.MalformedEnvelope(f"not a revision record: {type(error).__name__}") from None
 
 
@@ -182,7 +187,11 @@ def exception_for(failure: Failure, job: str) -> BaseException:
 
 
 def _user_exception(failure: Failure, job: str) -> BaseException:
-    note = f"\nIn job {job}, on the worker:\n{failure.traceback.rstrip()}" if failure.traceback else f"\nIn job {job}"
+    note = (
+        f"\nIn job {job}, on the worker:\n{failure.traceback.rstrip()}"
+        if failure.traceback
+        else f"\nIn job {job}"
+    )
     if failure.exception:
         import cloudpickle
 
@@ -228,7 +237,9 @@ def open_environment(raw: bytes, keys: Keys, endpoint: str) -> dict[str, str]:
         raise errors.MalformedEnvelope(f"not a sealed environment: {type(error).__name__}") from None
     key = next((k for k in keys.verifying(Direction.ENVIRONMENT, endpoint) if k.id == key_id), None)
     if key is None:
-        raise errors.UnknownKey(f"env of endpoint {endpoint} is sealed with key {key_id!r}, not accepted here")
+        raise errors.UnknownKey(
+            f"env of endpoint {endpoint} is sealed with key {key_id!r}, not accepted here"
+        )
     try:
         plain = ChaCha20Poly1305(key.secret).decrypt(nonce, sealed, endpoint.encode())
     except (InvalidTag, ValueError):

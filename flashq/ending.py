@@ -5,7 +5,7 @@ The broker's word is believed for failures (text only); a value is taken from a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flashq import codec, errors
@@ -14,19 +14,9 @@ from flashq.model.outcome import Failure, FailureKind
 
 if TYPE_CHECKING:
     from flashq.model.envelope import Envelope, Keys
+    from flashq.model.outcome import Ending
 
 _BROKERS_OWN = (FailureKind.LOST, FailureKind.EXPIRED, FailureKind.START, FailureKind.REFUSED)
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """`outcome` is signed and not yet verified; empty where the broker itself ended the job."""
-
-    state: JobState
-    fence: int
-    reason: str = ""
-    text: str = ""
-    outcome: bytes = b""
 
 
 def verified_value(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from flashq.errors import EndpointExists, NotSupportedError, SpecError, UnsupportedCall
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
     from flashq.job import EndpointJob
     from flashq.mapping import Map
     from flashq.model.spec import CallOptions, EndpointSpec
@@ -65,7 +66,9 @@ def _check_kind(function: Callable[..., Any], spec: EndpointSpec) -> None:
         raise NotSupportedError("function", "generator endpoints do not exist yet; return a list")
     if spec.max_concurrency > 1 and not inspect.iscoroutinefunction(function):
         raise SpecError(
-            "max_concurrency", "more than one job at once needs an `async def` function", value=spec.max_concurrency
+            "max_concurrency",
+            "more than one job at once needs an `async def` function",
+            value=spec.max_concurrency,
         )
 
 

@@ -154,7 +154,13 @@ class RemoteError(JobError):
     """The function raised an exception that cannot be rebuilt here; its type, text and traceback are kept."""
 
     def __init__(
-        self, message: str, *, type_name: str = "", traceback: str = "", job_id: str | None = None, log: str = ""
+        self,
+        message: str,
+        *,
+        type_name: str = "",
+        traceback: str = "",
+        job_id: str | None = None,
+        log: str = "",
     ) -> None:
         super().__init__(message, job_id=job_id, log=log)
         self.type_name = type_name

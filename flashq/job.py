@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -17,8 +16,10 @@ from flashq.errors import WaitTimeout
 from flashq.model.lifecycle import STATUS, Status
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator
+
     from flashq.client import Client
-    from flashq.ending import Ending
+    from flashq.model.outcome import Ending
 
 R = TypeVar("R")
 _NOTHING: Any = object()
@@ -248,5 +249,3 @@ class EndpointJob(Generic[R]):
         if self._failure is not None:
             raise self._failure
         return cast("R", value)
-
-

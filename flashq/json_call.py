@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flashq import codec, errors
-from flashq.ending import Ending, verified_value
+from flashq.ending import verified_value
 from flashq.model.envelope import CALL_LIFETIME_MS, Header
 from flashq.model.keyring import Direction
 from flashq.model.lifecycle import TERMINAL
+from flashq.model.outcome import Ending
 from flashq.store.line import pack
 from flashq.store.queries import read_hash
 from flashq.store.queries_fleet import now_ms

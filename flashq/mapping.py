@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Sized
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -13,6 +13,8 @@ from flashq.errors import ConfigurationError
 from flashq.job import EndpointJob, Reply
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+
     from flashq.endpoint import EndpointFunction
 
 R = TypeVar("R")
@@ -44,7 +46,7 @@ class Map(Generic[R]):
         self._function = function
         self._kwargs = kwargs
         self._calls = zip(*inputs, strict=False)
-        self._total = min((len(i) for i in inputs if hasattr(i, "__len__")), default=None)
+        self._total = min((len(i) for i in inputs if isinstance(i, Sized)), default=None)
         self._order = order
         self._return_exceptions = return_exceptions
         self._progress = progress

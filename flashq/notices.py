@@ -6,10 +6,9 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from flashq.store.command import Command
-
 if TYPE_CHECKING:
     from flashq.client import Client
+    from flashq.store.command import Command
 
 log = logging.getLogger("flashq")
 

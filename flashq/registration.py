@@ -8,19 +8,22 @@ import inspect
 import json
 import uuid
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashq import codec
 from flashq.model import spec as specs
 from flashq.model.envelope import Header, seal
 from flashq.model.keyring import Direction, Keyring
-from flashq.model.spec import EndpointSpec
 from flashq.revision import RevisionWarning, describe
-from flashq.store.command import Command
-from flashq.store.records import Registered
-from flashq.store.transitions import Transitions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flashq.model.spec import EndpointSpec
+    from flashq.store.command import Command
+    from flashq.store.records import Registered
+    from flashq.store.transitions import Transitions
 
 #: Names this program in the endpoint's record, so that each can be told when another takes a name over.
 PROGRAM = uuid.uuid4().hex[:16]
@@ -58,7 +61,9 @@ class Registration:
         )
 
 
-def prepare(spec: EndpointSpec, function: Callable[..., Any], keys: Keyring, payload_limit: int) -> Registration:
+def prepare(
+    spec: EndpointSpec, function: Callable[..., Any], keys: Keyring, payload_limit: int
+) -> Registration:
     """Digest, pickle and sign an endpoint.
 
     The revision's digest stands for its code, environment and resources: the same script gives the same one.
@@ -68,7 +73,9 @@ def prepare(spec: EndpointSpec, function: Callable[..., Any], keys: Keyring, pay
     environment = specs.environment_digest(spec)
     resources = specs.resource_digest(spec)
     code = describe(function)
-    digest = hashlib.sha256(f"flashq/revision/1\0{code.digest}\0{environment}\0{resources}".encode()).hexdigest()
+    digest = hashlib.sha256(
+        f"flashq/revision/1\0{code.digest}\0{environment}\0{resources}".encode()
+    ).hexdigest()
     public = specs.canonical_json(specs.public(spec))
     if code.uncomparable:
         warnings.warn(

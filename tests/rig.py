@@ -11,17 +11,20 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashq.client import Client, use_client
-from flashq.endpoint import EndpointFunction
 from flashq.model.keyring import Keyring
 from flashq.settings import SecretKey, Settings
 from flashq.store.broker import Broker
 from flashq_worker.config import WorkerConfig
 from tests.servers import find_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from flashq.endpoint import EndpointFunction
 
 SECRET = bytes(range(32))
 
@@ -53,7 +56,17 @@ class BrokerServer:
         assert self._program is not None
         log = (self.folder / "log").open("ab")
         self._process = subprocess.Popen(
-            [self._program, "--port", "0", "--unixsocket", self.folder / "s", "--dir", self.folder, "--save", ""]
+            [
+                self._program,
+                "--port",
+                "0",
+                "--unixsocket",
+                self.folder / "s",
+                "--dir",
+                self.folder,
+                "--save",
+                "",
+            ]
             + ["--appendonly", "yes", "--appendfsync", self._fsync],
             stdout=log,
             stderr=log,

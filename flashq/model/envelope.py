@@ -33,7 +33,8 @@ _DOMAIN = b"flashq/envelope/1\0"
 class Keys(Protocol):
     """Whoever can say which keys sign and verify (a `Keyring`, or a supervisor's `EndpointKeys`)."""
 
-    namespace: str
+    @property
+    def namespace(self) -> str: ...
 
     def signing(self, direction: Direction, subject: str) -> Key: ...
     def verifying(self, direction: Direction, subject: str) -> tuple[Key, ...]: ...
@@ -165,7 +166,9 @@ def open_sealed(
     candidates = keys.verifying(direction, _subject(direction, endpoint, host))
     key = next((k for k in candidates if k.id == wire["kid"]), None)
     if key is None:
-        raise UnknownKey(f"signed with key {wire['kid']!r}, which is not accepted here for {direction.value}s")
+        raise UnknownKey(
+            f"signed with key {wire['kid']!r}, which is not accepted here for {direction.value}s"
+        )
     if not hmac.compare_digest(hmac.digest(key.secret, _DOMAIN + head, "sha256"), signature):
         raise BadSignature("the signature does not match")
     header = _header(wire)
@@ -186,7 +189,7 @@ def _split(raw: bytes, max_bytes: int | None) -> tuple[bytes, bytes, bytes]:
         raise MalformedEnvelope(f"{len(raw)} bytes are over the limit of {max_bytes}")
     try:
         parts = msgpack.unpackb(raw, raw=False, use_list=True, max_array_len=3, max_map_len=0, max_ext_len=0)
-    except Exception as error:  # msgpack raises many kinds; all of them mean the same here
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise MalformedEnvelope(f"not an envelope: {type(error).__name__}") from None
     if not isinstance(parts, list) or len(parts) != 3 or not all(type(p) is bytes for p in parts):
         raise MalformedEnvelope("not an envelope: three byte strings expected")
@@ -212,7 +215,7 @@ def _unpack_map(head: bytes) -> dict[str, Any]:
         wire = msgpack.unpackb(
             head, raw=False, object_pairs_hook=_pairs, max_map_len=64, max_array_len=0, max_ext_len=0
         )
-    except Exception as error:
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise MalformedEnvelope(f"not a header: {type(error).__name__}") from None
     if not isinstance(wire, dict):
         raise MalformedEnvelope("not a header: a map expected")

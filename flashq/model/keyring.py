@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 _SALT = b"flashq/keyring/1"
 MIN_SECRET_BYTES = 32
@@ -133,5 +136,11 @@ class Keyring:
 
     def for_endpoint(self, endpoint: str) -> EndpointKeys:
         """What a supervisor of `endpoint` is given: it verifies calls and revisions and signs outcomes."""
-        wanted = (Direction.CALL, Direction.OUTCOME, Direction.CHUNK, Direction.REVISION, Direction.ENVIRONMENT)
+        wanted = (
+            Direction.CALL,
+            Direction.OUTCOME,
+            Direction.CHUNK,
+            Direction.REVISION,
+            Direction.ENVIRONMENT,
+        )
         return EndpointKeys(self.namespace, endpoint, {d: self.verifying(d, endpoint) for d in wanted})

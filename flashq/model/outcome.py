@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgpack
 
 from flashq.errors import MalformedEnvelope
+
+if TYPE_CHECKING:
+    from flashq.model.lifecycle import JobState
 
 FAILURE_ENCODING = "failure"
 MAX_TEXT = 64 * 1024
@@ -59,3 +63,18 @@ class Failure:
             return cls(**{**known, "kind": FailureKind(fields["kind"]), "message": fields.get("message", "")})
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise MalformedEnvelope(f"not a failure record: {type(error).__name__}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a job ended, as the broker tells it.
+
+    `outcome` is signed and not yet verified; empty where the broker itself ended the job. `reason` is a word
+    (a `FailureKind`, or empty for success), `text` is for people.
+    """
+
+    state: JobState
+    fence: int
+    reason: str = ""
+    text: str = ""
+    outcome: bytes = b""

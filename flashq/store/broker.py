@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import hiredis
 import redis
 
 from flashq.errors import BrokerUnreachable
-from flashq.store.command import Command, Value
 from flashq.store.keys import Keys
 from flashq.store.line import LibraryMissing, Line, masked, pack, pack_all, pack_script, refusal
 from flashq.store.scripts import Library, library
 from flashq.store.transitions import Transitions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flashq.store.command import Command, Value
 
 T = TypeVar("T")
 

@@ -6,14 +6,17 @@ What it cannot show: durability, blocking, concurrency between processes. `flash
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flashq.errors import BrokerRefused
-from flashq.store.command import Command, Value
 from flashq.store.keys import Keys
 from flashq.store.scripts import plain
 from flashq.store.transitions import Transitions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flashq.store.command import Command, Value
 
 T = TypeVar("T")
 
@@ -52,7 +55,7 @@ class MemoryBroker:
     def execute(self, *parts: Value) -> Any:
         """One plain command; for reads."""
         with self._lock:
-            return self._redis.execute_command(*parts)
+            return self._redis.execute_command(*parts)  # type: ignore[no-untyped-call]
 
     def redis(self) -> Any:
         """The redis-py client behind it."""

@@ -12,15 +12,18 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashq.errors import BrokerUnreachable, FlashqError
 from flashq.store.broker import ensure_library
-from flashq.store.command import Command
 from flashq.store.line import Line, pack
 from flashq.store.scripts import library
 from flashq.store.stream import Callback, CommandStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flashq.store.command import Command
 
 _FIRST_PATIENCE_S = 3.0
 
@@ -120,24 +123,7 @@ class Multiplexer:
 
     def _connect(self) -> None:
         """Returns connected, or with everything pending answered by the error that keeps us from it."""
-        deadline = time.monotonic() + (self._patience_s if self._connected_once else _FIRST_PATIENCE_S)
-        pause = 0.02
-        while True:
-            try:
-                url = self._address()
-                line, push = self._open(url)
-                break
-            except FlashqError as error:
-                retriable = isinstance(error, BrokerUnreachable) and not self._closing
-                if retriable and time.monotonic() + pause < deadline:
-                    time.sleep(pause)
-                    pause = min(pause * 2, 0.5)
-                    continue
-                self._stream.fail_all(error)
-                self._sleep_until_needed()
-                deadline = time.monotonic() + _FIRST_PATIENCE_S
-                if self._closing:
-                    raise BrokerUnreachable("closed") from None
+        line, push = self._reach()
         self._stream.attach(line)
         self._push = push
         self._poll = select.poll()
@@ -145,6 +131,24 @@ class Multiplexer:
             self._poll.register(source, select.POLLIN)
         self._on_connect()
         self._connected_once = True
+
+    def _reach(self) -> tuple[Line, Line]:
+        deadline = time.monotonic() + (self._patience_s if self._connected_once else _FIRST_PATIENCE_S)
+        pause = 0.02
+        while True:
+            try:
+                return self._open(self._address())
+            except FlashqError as error:
+                retriable = isinstance(error, BrokerUnreachable) and not self._closing
+                if retriable and time.monotonic() + pause < deadline:
+                    time.sleep(pause)
+                    pause = min(pause * 2, 0.5)
+                    continue
+                self._stream.fail_all(error)
+            self._sleep_until_needed()
+            deadline = time.monotonic() + _FIRST_PATIENCE_S
+            if self._closing:
+                raise BrokerUnreachable("closed")
 
     def _open(self, url: str) -> tuple[Line, Line]:
         with contextlib.ExitStack() as on_failure:

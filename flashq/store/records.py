@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from flashq.model.lifecycle import JobState
+if TYPE_CHECKING:
+    from flashq.model.lifecycle import JobState
 
 
 @dataclass(frozen=True, slots=True)

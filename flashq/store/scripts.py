@@ -16,8 +16,8 @@ from flashq.store.keys import NAMES
 
 #: Scripts that must go on under memory pressure: they end jobs, keep leases or free memory.
 ALLOW_OOM = frozenset(
-    "advance cancel claim crash delete fail_waiting finish host_beat host_leave purge reap release renew set_condition start undeploy"
-    " watch worker_drain worker_join worker_leave worker_ready".split()
+    "advance cancel claim crash delete fail_waiting finish host_beat host_leave purge reap release renew"
+    " set_condition start undeploy watch worker_drain worker_join worker_leave worker_ready".split()
 )
 NO_WRITES = frozenset({"observe"})
 _CLOCK = "redis.call('TIME')"
@@ -26,7 +26,9 @@ _CLOCK = "redis.call('TIME')"
 @cache
 def _sources() -> dict[str, str]:
     folder = files("flashq.store") / "lua"
-    found = {f.name.removesuffix(".lua"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".lua")}
+    found = {
+        f.name.removesuffix(".lua"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".lua")
+    }
     return dict(sorted(found.items()))
 
 
@@ -60,7 +62,11 @@ def library(clock: str = _CLOCK) -> Library:
     name = f"flashq_{digest}"
     parts = [f"#!lua name={name}", shared]
     for script, body in bodies:
-        flags = [f"'{flag}'" for flag, holders in (("allow-oom", ALLOW_OOM), ("no-writes", NO_WRITES)) if script in holders]
+        flags = [
+            f"'{flag}'"
+            for flag, holders in (("allow-oom", ALLOW_OOM), ("no-writes", NO_WRITES))
+            if script in holders
+        ]
         parts.append(
             f"redis.register_function{{function_name = '{name}_{script}', flags = {{{', '.join(flags)}}},\n"
             f"callback = function(KEYS, ARGV)\n{body}end}}"

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hiredis
 
 from flashq.errors import BrokerError, BrokerUnreachable
-from flashq.store.command import Command
 from flashq.store.line import LibraryMissing, Line, pack_script, refusal
-from flashq.store.scripts import Library
+
+if TYPE_CHECKING:
+    from flashq.store.command import Command
+    from flashq.store.scripts import Library
 
 Callback = Callable[[Any, Exception | None], None]
 _BATCH = 256

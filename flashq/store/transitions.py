@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pickle
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashq.model.lifecycle import JobState
 from flashq.store.command import Command, Value, mapping, number, text
@@ -24,6 +23,9 @@ from flashq.store.records import (
     Watched,
     WorkerRow,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 #: RQ's `data` field of every job: a call of a function whose name is the message a stock worker prints.
 RQ_DATA = pickle.dumps(
@@ -62,7 +64,18 @@ class Transitions:
         """Make an endpoint known or bring it up to date; `record` is the signed revision, `env` sealed."""
         version = "" if expected_version is None else expected_version
         args: tuple[Value, ...]
-        args = (self._root, endpoint, version, revision, environment, resources, spec, scaling, program, record)
+        args = (
+            self._root,
+            endpoint,
+            version,
+            revision,
+            environment,
+            resources,
+            spec,
+            scaling,
+            program,
+            record,
+        )
         args = (*args, secrets.token_hex(8), env_tag, env)
         return Command("register", self.keys.of("endpoint", endpoint), args, _registered)
 
@@ -72,7 +85,9 @@ class Transitions:
 
     def observe(self, endpoint: str, oldest: int = 32) -> Command[Observed]:
         """Everything the autoscaler wants to know of an endpoint, dating the `oldest` waiting jobs."""
-        return Command("observe", self.keys.of("endpoint", endpoint), (self._root, endpoint, oldest), _observed)
+        return Command(
+            "observe", self.keys.of("endpoint", endpoint), (self._root, endpoint, oldest), _observed
+        )
 
     def set_condition(self, endpoint: str, field: str, value: str, event: str) -> Command[int]:
         """Record `condition` or `withheld` (JSON; '' removes it), with an event unless that is ''."""
@@ -176,7 +191,16 @@ class Transitions:
 
     def finish(self, done: Settlement) -> Command[str]:
         """'ok', 'stale' or 'gone'."""
-        args = (self._root, done.job, done.fence, done.state, done.reason, done.text, done.outcome, done.keep_s)
+        args = (
+            self._root,
+            done.job,
+            done.fence,
+            done.state,
+            done.reason,
+            done.text,
+            done.outcome,
+            done.keep_s,
+        )
         return Command("finish", self.keys.of("job", done.job), (*args, done.delay_ms, done.timing), text)
 
     def advance(
@@ -216,7 +240,9 @@ class Transitions:
     def reap(self, endpoint: str, *, lease_ms: int, limit: int = 200) -> Command[Reaped]:
         """Recover what stopped talking, expire, promote, take back."""
         args = (self._root, endpoint, limit, lease_ms)
-        return Command("reap", self.keys.of("endpoint", endpoint), args, lambda r: Reaped(*(int(n) for n in r)))
+        return Command(
+            "reap", self.keys.of("endpoint", endpoint), args, lambda r: Reaped(*(int(n) for n in r))
+        )
 
     def log(self, job: str, chunk: str | bytes, *, keep_s: int = 86400, pieces: int = 1000) -> Command[int]:
         """Keep a piece of a job's output."""
@@ -237,7 +263,18 @@ class Transitions:
         fields: Mapping[str, Value],
     ) -> Command[str]:
         """'ok', 'full' or 'unknown'. `command` is the signed word to the host."""
-        args = (self._root, endpoint, worker, host, revision, environment, most, patience_ms, command, *_flat(fields))
+        args = (
+            self._root,
+            endpoint,
+            worker,
+            host,
+            revision,
+            environment,
+            most,
+            patience_ms,
+            command,
+            *_flat(fields),
+        )
         return Command("worker_order", self.keys.of("worker", worker), args, text)
 
     def join(
@@ -334,7 +371,8 @@ def _joined(r: Any) -> Joined:
 
 def _watched(rows: Any) -> list[Watched]:
     return [
-        Watched(JobState(text(r[0])) if r[0] else None, int(r[1]), text(r[2]), text(r[3]), r[4], int(r[5])) for r in rows
+        Watched(JobState(text(r[0])) if r[0] else None, int(r[1]), text(r[2]), text(r[3]), r[4], int(r[5]))
+        for r in rows
     ]
 
 

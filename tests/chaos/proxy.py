@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 Moment = Literal["before", "after", "reply"]
 
@@ -59,7 +61,9 @@ class Tripwire:
             held.set()
             pending: list[tuple[Moment, Callable[[], None]]] = []
             for source, sink, outbound in ((client, server, True), (server, client, False)):
-                threading.Thread(target=self._pump, args=(source, sink, outbound, pending), daemon=True).start()
+                threading.Thread(
+                    target=self._pump, args=(source, sink, outbound, pending), daemon=True
+                ).start()
 
     def _pump(
         self,

@@ -10,20 +10,24 @@ import contextlib
 import os
 import random
 import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from flashq import Endpoint
-from flashq.job import EndpointJob
-from flashq.store.broker import Broker
 from flashq.store.scripts import library
 from tests.chaos.proxy import Moment, Tripwire
 from tests.rig import Rig, WorkerProcess, rig, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from flashq.job import EndpointJob
+    from flashq.store.broker import Broker
 
 pytestmark = [pytest.mark.requires("valkey"), pytest.mark.timeout(240)]
 KILLS = 50
@@ -77,6 +81,16 @@ class Campaign:
         worker.signal(signal.SIGKILL)
         worker.wait()
         self.rig.broker.run(self.rig.broker.transitions.leave("count", worker.id, "killed by the test"))
+
+    def strike(self, struck: threading.Event) -> Callable[[], None]:
+        """Kills all workers, whichever made the call that is struck at."""
+
+        def now() -> None:
+            for worker in self.workers:
+                worker.signal(signal.SIGKILL)
+            struck.set()
+
+        return now
 
     def check(self, kills: int) -> None:
         """Everything acknowledged completed, once, with the right value; reruns are no more than kills."""
@@ -141,20 +155,12 @@ def test_fifty_workers_are_killed_at_transition_boundaries(tmp_path: Path) -> No
             for turn in range(KILLS):
                 script, moment = BOUNDARIES[turn % len(BOUNDARIES)]
                 run.staff(2)
-                struck = False
-
-                def strike() -> None:
-                    nonlocal struck
-                    struck = True
-                    # Whichever worker made the call: all of this endpoint's die with it.
-                    for worker in run.workers:
-                        worker.signal(signal.SIGKILL)
-
-                wire.arm(script, moment, strike)
+                struck = threading.Event()
+                wire.arm(script, moment, run.strike(struck))
                 run.submit(0.01)
                 if script != "advance":
                     run.workers.append(made.worker(count, url=wire.url))
-                wait_until(lambda: struck, what=f"{script} {moment}")
+                wait_until(struck.is_set, what=f"{script} {moment}")
                 for worker in run.workers:
                     worker.signal(signal.SIGKILL)  # one may have been started while the others were struck
                     worker.wait()

@@ -109,7 +109,9 @@ def test_hkdf_is_rfc_5869s() -> None:
 
 
 def test_packs_the_golden_failure() -> None:
-    failure = Failure(FailureKind.EXCEPTION, "no", type="KeyError", traceback="tb", exception=b"\x80", log="l")
+    failure = Failure(
+        FailureKind.EXCEPTION, "no", type="KeyError", traceback="tb", exception=b"\x80", log="l"
+    )
     assert failure.pack().hex() == golden()["failure"]
     assert Failure.unpack(bytes.fromhex(golden()["failure"])) == failure
 
@@ -200,9 +202,12 @@ def test_another_root_key_is_refused() -> None:
 def test_while_keys_rotate_both_verify_and_the_first_signs() -> None:
     both = Keyring([b"n" * 32, ROOT])
     assert open_sealed(CALL, both, direction=Direction.CALL, endpoint="embed").key_id == KEYS.ids[0]
-    assert open_sealed(
-        seal(HEADERS["minimal-call"], b"", both), both, direction=Direction.CALL, endpoint="e"
-    ).key_id == both.ids[0]
+    assert (
+        open_sealed(
+            seal(HEADERS["minimal-call"], b"", both), both, direction=Direction.CALL, endpoint="e"
+        ).key_id
+        == both.ids[0]
+    )
 
 
 def test_a_workers_keys_open_its_own_endpoint_only_and_survive_the_pipe() -> None:
@@ -210,7 +215,8 @@ def test_a_workers_keys_open_its_own_endpoint_only_and_survive_the_pipe() -> Non
     assert open_sealed(CALL, own, direction=Direction.CALL, endpoint="embed").payload == b"payload"
     with pytest.raises(UnknownKey):
         open_sealed(seal(HEADERS["minimal-call"], b"", KEYS), own, direction=Direction.CALL, endpoint="e")
-    assert ROOT.hex() not in repr(own) and own.keys[Direction.CALL][0].secret.hex() not in repr(own)
+    assert ROOT.hex() not in repr(own)
+    assert own.keys[Direction.CALL][0].secret.hex() not in repr(own)
 
 
 @given(position=st.integers(0, len(CALL) - 1), change=st.integers(1, 255))

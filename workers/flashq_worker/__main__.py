@@ -13,9 +13,13 @@ from flashq_worker.supervisor import Supervisor
 def main() -> int:
     """Run a worker; the exit code is an `exit_policy.ExitCode`."""
     parser = argparse.ArgumentParser(prog="flashq_worker", description=__doc__)
-    parser.add_argument("--lifeline", type=int, help="a descriptor whose end of file means that the host agent died")
+    parser.add_argument(
+        "--lifeline", type=int, help="a descriptor whose end of file means that the host agent died"
+    )
     arguments = parser.parse_args()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
     config = WorkerConfig.from_json(sys.stdin.read())
     return Supervisor(config, lifeline=arguments.lifeline).run()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from flashq.errors import WrongBinding
 from flashq.model.envelope import Header, Keys, open_sealed
 from flashq.model.keyring import Direction
-from flashq.store.records import Claimed
+
+if TYPE_CHECKING:
+    from flashq.store.records import Claimed
 
 Stop = Literal["cancel", "timeout"]
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 import logging
 import random
 import time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flashq.errors import BrokerError, BrokerUnreachable
-from flashq.store.broker import Broker
-from flashq.store.command import Command
 from flashq.store.line import Line, pack
-from flashq.store.records import Advanced, Claimed, Settlement
 from flashq.store.stream import CommandStream
-from flashq_worker.assignment import Assignment, Stop
-from flashq_worker.config import WorkerConfig
-from flashq_worker.hand import Hand
-from flashq_worker.pacing import Pace
+
+if TYPE_CHECKING:
+    from flashq.store.broker import Broker
+    from flashq.store.command import Command
+    from flashq.store.records import Advanced, Claimed, Settlement
+    from flashq_worker.assignment import Assignment, Stop
+    from flashq_worker.config import WorkerConfig
+    from flashq_worker.hand import Hand
+    from flashq_worker.pacing import Pace
 
 log = logging.getLogger("flashq.worker")
 _RECONNECT_S = 0.2
@@ -112,10 +114,10 @@ class Exchange:
 
     def _on_bell(self, bell: Line) -> None:
         for reply in bell.receive():
-            token = reply[1].decode() if isinstance(reply, list) else ""
-            if token.startswith("cancel:"):
-                self._events.on_stop(token.removeprefix("cancel:"), "cancel")
-            elif token == "drain":
+            rung_for = reply[1].decode() if isinstance(reply, list) else ""
+            if rung_for.startswith("cancel:"):
+                self._events.on_stop(rung_for.removeprefix("cancel:"), "cancel")
+            elif rung_for == "drain":
                 self._events.on_drain()
             self._look = True
             bell.send(self._bell_request)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from flashq_worker.assignment import Assignment
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flashq_worker.assignment import Assignment
 
 
 @dataclass(slots=True)

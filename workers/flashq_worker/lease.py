@@ -1,8 +1,8 @@
 """The worker's pulse: a thread that renews its heartbeat and the leases of its jobs, whatever the jobs do.
 
-`jobs()` and `fields()` are called in this thread. It knows nothing of executors: it reports what the broker said (`on_verdict`) and that it was said (`on_renewed`,
-which lets the executor live on). While the broker cannot be reached it reports nothing, and the executor's own
-watchdog ends it after a lease.
+`jobs()` and `fields()` are called in this thread. It knows nothing of executors: it reports what the broker said
+(`on_verdict`) and that it was said (`on_renewed`, which lets the executor live on). While the broker cannot be
+reached it reports nothing, and the executor's own watchdog ends it after a lease.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from flashq.errors import BrokerError
-from flashq.store.broker import Broker
-from flashq.store.command import Value
-from flashq.store.records import Renewed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flashq.store.broker import Broker
+    from flashq.store.command import Value
+    from flashq.store.records import Renewed
 
 log = logging.getLogger("flashq.worker")
 REAP_S = 1.0

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashq.model.envelope import Header, Keys, seal
 from flashq.model.keyring import Direction
 from flashq.model.lifecycle import JobState
 from flashq.model.outcome import FAILURE_ENCODING, Failure, FailureKind
 from flashq.store.records import Settlement
-from flashq_worker.assignment import Assignment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flashq_worker.assignment import Assignment
 
 DEFAULT_KEEP_S = 1800
 FAILURE_KEEP_S = 7 * 86_400

@@ -6,16 +6,19 @@ import os
 import platform
 import socket
 import time
+from typing import TYPE_CHECKING
 
 from flashq import __version__, codec
 from flashq.codec import Revision
 from flashq.errors import JobNotFound, WrongBinding
 from flashq.model.envelope import open_sealed
 from flashq.model.keyring import Direction
-from flashq.store.broker import Broker
-from flashq.store.command import text
-from flashq_worker.config import WorkerConfig
+from flashq.store.command import Value, text
 from flashq_worker.exit_policy import ExitCode
+
+if TYPE_CHECKING:
+    from flashq.store.broker import Broker
+    from flashq_worker.config import WorkerConfig
 
 MOST_LOG_BYTES = 1024 * 1024
 _HOPELESS = 2  # starts in a row that would fail again: then the waiting jobs are told
@@ -39,7 +42,7 @@ class Presence:
     def join(self) -> ExitCode | None:
         """Report in; an exit code where there is no use in going on."""
         config = self._config
-        fields = {
+        fields: dict[str, Value] = {
             "pid": os.getpid(),
             "hostname": socket.gethostname(),
             "ip_address": "",
@@ -85,10 +88,14 @@ class Presence:
             endpoint = self._config.endpoint
             raw = self._broker.execute("GET", self._broker.keys.of("revision", endpoint, digest))
             if raw is None:
-                raise JobNotFound(f"revision {digest[:12]} of {endpoint} is kept no longer; submit the call again")
+                raise JobNotFound(
+                    f"revision {digest[:12]} of {endpoint} is kept no longer; submit the call again"
+                )
             opened = open_sealed(raw, self._config.keys, direction=Direction.REVISION, endpoint=endpoint)
             if opened.header.revision != digest:
-                raise WrongBinding(f"a record of revision {opened.header.revision[:12]} is filed under {digest[:12]}")
+                raise WrongBinding(
+                    f"a record of revision {opened.header.revision[:12]} is filed under {digest[:12]}"
+                )
             found = Revision.unpack(opened.payload)
             self._records = {digest: found}  # the one in use; others are read again when wanted
         return found
@@ -129,7 +136,9 @@ class Presence:
         """Say that this worker could not start; after two starts that would fail again, tell the waiting jobs."""
         config, transitions = self._config, self._broker.transitions
         hopeless = self._broker.run(
-            transitions.leave(config.endpoint, config.worker, why, before_ready=True, deterministic=deterministic)
+            transitions.leave(
+                config.endpoint, config.worker, why, before_ready=True, deterministic=deterministic
+            )
         )
         if hopeless >= _HOPELESS:
             revision = self.current_revision()

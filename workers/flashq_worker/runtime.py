@@ -11,17 +11,21 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flashq import codec
-from flashq.codec import Revision
 from flashq.errors import FlashqError
 from flashq_worker import environment, inject
-from flashq_worker.config import WorkerConfig
 from flashq_worker.executor.frames import Frame, FrameType
 from flashq_worker.executor_process import ExecutorProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flashq.codec import Revision
+    from flashq_worker.config import WorkerConfig
 
 log = logging.getLogger("flashq.worker")
 
@@ -125,7 +129,7 @@ class Runtime:
     def _variables(self) -> dict[str, str]:
         models = self._config.home / "models"
         variables = {
-            **os.environ,  # noqa: TID251 — what a child process inherits; scrubbed by ExecutorProcess
+            **os.environ,  # what a child process inherits; scrubbed by ExecutorProcess
             "CUDA_VISIBLE_DEVICES": ",".join(self._config.gpu_uuids),
             "HF_HOME": str(models / "huggingface"),
             "TORCH_HOME": str(models / "torch"),

@@ -13,25 +13,28 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashq.errors import BrokerError, EnvelopeError, FlashqError
 from flashq.model.outcome import Failure, FailureKind
 from flashq.store.broker import Broker
-from flashq.store.records import Claimed
 from flashq_worker import assignment, presence, verdicts
-from flashq_worker.assignment import Assignment, Stop
-from flashq_worker.config import WorkerConfig
 from flashq_worker.exchange import Exchange
 from flashq_worker.executor.frames import Frame, FrameError, FrameType
-from flashq_worker.executor_process import ExecutorProcess
 from flashq_worker.exit_policy import ExitCode, Standing, exit_code
 from flashq_worker.hand import Hand
 from flashq_worker.lease import LeaseKeeper
 from flashq_worker.outcomes import OutcomeWriter
 from flashq_worker.pacing import PATIENCE_S, Pace
 from flashq_worker.runtime import Phase, Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flashq.store.records import Claimed
+    from flashq_worker.assignment import Assignment, Stop
+    from flashq_worker.config import WorkerConfig
+    from flashq_worker.executor_process import ExecutorProcess
 
 log = logging.getLogger("flashq.worker")
 _LONGEST_WAIT_S = 5.0
@@ -129,6 +132,21 @@ class Supervisor:
 
     # -- waiting -------------------------------------------------------------------------------------
     def _wait(self) -> None:
+        self._watch()
+        process = self._runtime.process
+        ready = {fd for fd, _ in self._poll.poll(max(0.0, (self._due_at() - time.monotonic()) * 1000))}
+        if self._wake_r in ready:
+            self._on_wake()
+        if self._lifeline is not None and self._lifeline in ready:
+            log.error("the host agent is gone")
+            self._runtime.close()
+            os._exit(ExitCode.LOST)
+        if process is not None:
+            self._on_executor(process, ready)
+        self._exchange.receive(ready)
+
+    def _watch(self) -> None:
+        """Have what is to be waited for registered, where that has changed."""
         wanted = {self._wake_r: select.POLLIN}
         if self._lifeline is not None:
             wanted[self._lifeline] = select.POLLIN
@@ -145,16 +163,6 @@ class Supervisor:
             self._polled = wanted
             for fd, events in wanted.items():
                 self._poll.register(fd, events)
-        ready = {fd for fd, _ in self._poll.poll(max(0.0, (self._due_at() - time.monotonic()) * 1000))}
-        if self._wake_r in ready:
-            self._on_wake()
-        if self._lifeline is not None and self._lifeline in ready:
-            log.error("the host agent is gone")
-            self._runtime.close()
-            os._exit(ExitCode.LOST)
-        if process is not None:
-            self._on_executor(process, ready)
-        self._exchange.receive(ready)
 
     def _due_at(self) -> float:
         """When to look again though nothing happens."""
@@ -205,7 +213,9 @@ class Supervisor:
             process.keepalive()
 
     def _vitals(self) -> dict[str, str | int | float]:
-        service = {} if self._pace.service_s is None else {"fq_service_ms": round(self._pace.service_s * 1000, 3)}
+        service = (
+            {} if self._pace.service_s is None else {"fq_service_ms": round(self._pace.service_s * 1000, 3)}
+        )
         return {"fq_env": self._presence.resources, "fq_rev": self._runtime.revision, **service}
 
     # -- what is due ---------------------------------------------------------------------------------
@@ -284,7 +294,11 @@ class Supervisor:
     def _refuse_waiting(self, why: str) -> None:
         """The revision these jobs were submitted with does not start here; the worker itself is well."""
         self._refuse(self._runtime.revision, Failure(FailureKind.START, why))
-        self._switch(self._hand.waiting[0].claimed.revision if self._hand.waiting else self._presence.current_revision())
+        self._switch(
+            self._hand.waiting[0].claimed.revision
+            if self._hand.waiting
+            else self._presence.current_revision()
+        )
 
     # -- what the broker says ------------------------------------------------------------------------
     def on_claimed(self, rows: tuple[Claimed, ...], begun: int) -> None:
@@ -352,7 +366,7 @@ class Supervisor:
     def _on_executor(self, process: ExecutorProcess, ready: set[int]) -> None:
         if process.output_fileno() in ready:  # what a job printed was written before its outcome
             self._on_output(process.read_output())
-        if process.closed or process.fileno() not in ready:
+        if process.fileno() not in ready:
             return
         process.flush()
         try:
@@ -419,7 +433,9 @@ class Supervisor:
         log.warning("the executor %s with %d job(s) in it", how, len(self._hand.running))
         for held in self._hand.take_running():
             if held.stop is not None:
-                self._exchange.settle(verdicts.stopped(held, held.stop, self._outcomes, killed=True, log=tail))
+                self._exchange.settle(
+                    verdicts.stopped(held, held.stop, self._outcomes, killed=True, log=tail)
+                )
             else:
                 message = f"job {held.job}: the process running it {how}, as often as it may be tried"
                 final = self._outcomes.failure(held, Failure(FailureKind.CRASH, message, log=tail))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashq.errors import PythonMismatch
 from flashq.model.envelope import Header
@@ -14,8 +13,12 @@ from flashq.model.outcome import Failure, FailureKind
 from flashq.model.retry import parse_retries, retry_decision
 from flashq.store.records import Claimed, Settlement
 from flashq_worker.assignment import Assignment, Stop
-from flashq_worker.executor.frames import Frame
 from flashq_worker.outcomes import FAILURE_KEEP_S, OutcomeWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flashq_worker.executor.frames import Frame
 
 
 def check_python(header: Header, here: str) -> None:
@@ -37,7 +40,11 @@ def refused(row: Claimed, error: Exception, outcomes: OutcomeWriter) -> Settleme
 
 
 def of_outcome(
-    held: Assignment, frame: Frame, outcomes: OutcomeWriter, timing: Mapping[str, Any], tail: Callable[[], str]
+    held: Assignment,
+    frame: Frame,
+    outcomes: OutcomeWriter,
+    timing: Mapping[str, Any],
+    tail: Callable[[], str],
 ) -> Settlement:
     """What to store for an executor's OUTCOME: a value, a failure, or another try."""
     meta = frame.meta
@@ -45,7 +52,9 @@ def of_outcome(
     if status == "ok":
         return outcomes.value(held, meta["encoding"], frame.blob, timing)
     if status in ("cancelled", "timeout"):
-        return stopped(held, "timeout" if status == "timeout" else "cancel", outcomes, timing=timing, log=tail())
+        return stopped(
+            held, "timeout" if status == "timeout" else "cancel", outcomes, timing=timing, log=tail()
+        )
     error = meta["error"]
     kind = FailureKind.EXCEPTION if error["kind"] == "exception" else FailureKind.UNSERIALIZABLE
     failure = Failure(
@@ -88,5 +97,6 @@ def stopped(
     if why == "timeout":
         message = f"job {held.job} ran longer than {held.header.timeout_ms / 1000:g} s{how}"
         return outcomes.failure(held, Failure(FailureKind.TIMEOUT, message, log=log), timing)
-    return outcomes.failure(held, Failure(FailureKind.CANCELLED, f"job {held.job} was cancelled{how}"), timing)
-
+    return outcomes.failure(
+        held, Failure(FailureKind.CANCELLED, f"job {held.job} was cancelled{how}"), timing
+    )
