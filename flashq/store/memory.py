@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flashq.errors import BrokerRefused
 from flashq.store.keys import Keys
-from flashq.store.scripts import plain
+from flashq.store.scripts import CLOCK, plain
 from flashq.store.transitions import Transitions
 
 if TYPE_CHECKING:
@@ -22,13 +22,17 @@ T = TypeVar("T")
 
 
 class MemoryBroker:
-    """Like `Broker`, in memory. Needs the package fakeredis with its Lua extra."""
+    """Like `Broker`, in memory. Needs the package fakeredis with its Lua extra.
+
+    `clock` is a Lua expression giving {seconds, microseconds}, for tests that turn the clock themselves.
+    """
 
     url = "memory://"
 
-    def __init__(self, *, prefix: str = "rq") -> None:
+    def __init__(self, *, prefix: str = "rq", clock: str = CLOCK) -> None:
         import fakeredis
 
+        self._clock = clock
         self.keys = Keys(prefix)
         self.transitions = Transitions(self.keys)
         self._redis = fakeredis.FakeRedis(server=fakeredis.FakeServer(), protocol=2)
@@ -43,7 +47,7 @@ class MemoryBroker:
 
         with self._lock:
             try:
-                reply = self._redis.eval(plain(command.script), 1, command.key, *command.args)
+                reply = self._redis.eval(plain(command.script, self._clock), 1, command.key, *command.args)
             except redis.RedisError as error:
                 raise BrokerRefused(f"the broker refused: {error}") from None
         return command.parse(_as_bytes(reply))

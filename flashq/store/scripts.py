@@ -20,7 +20,8 @@ ALLOW_OOM = frozenset(
     " set_condition start undeploy watch worker_drain worker_join worker_leave worker_ready".split()
 )
 NO_WRITES = frozenset({"observe"})
-_CLOCK = "redis.call('TIME')"
+#: The server's own clock, as the scripts read it; only tests put another expression in its place.
+CLOCK = "redis.call('TIME')"
 
 
 @cache
@@ -39,7 +40,7 @@ def script_names() -> list[str]:
 
 def _shared(clock: str) -> str:
     names = ", ".join(f"{name} = '{key}'" for name, key in NAMES.items())
-    return f"local N = {{{names}}}\n" + _sources()["lib"].replace(_CLOCK, clock)
+    return f"local N = {{{names}}}\n" + _sources()["lib"].replace(CLOCK, clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Library:
 
 
 @cache
-def library(clock: str = _CLOCK) -> Library:
+def library(clock: str = CLOCK) -> Library:
     """The function library. `clock` is a Lua expression giving {seconds, microseconds}; only tests replace it."""
     shared = _shared(clock)
     bodies = [(name, _sources()[name]) for name in script_names()]
@@ -75,6 +76,6 @@ def library(clock: str = _CLOCK) -> Library:
 
 
 @cache
-def plain(script: str, clock: str = _CLOCK) -> str:
+def plain(script: str, clock: str = CLOCK) -> str:
     """One script for EVAL."""
     return _shared(clock) + _sources()[script]
