@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 def run(sock: socket, inbox: Inbox, function: Callable[..., Any]) -> None:
     """Run what arrives until STOP. Raises EOFError when the supervisor closed the stream."""
     pid = os.getpid()
-    while (frame := inbox.next()).type is not FrameType.STOP:
+    while True:
+        frame = inbox.next()
+        if frame.type is FrameType.STOP:
+            return
         if frame.type is not FrameType.RUN:
             raise frames.FrameError(f"a {frame.type.name} frame, after LOAD")
         result = _attempt(inbox, function, frame)
@@ -33,6 +36,7 @@ def run(sock: socket, inbox: Inbox, function: Callable[..., Any]) -> None:
             os._exit(0)  # the job forked, and this is the child that came back from it: it answers nothing
         output.flush()
         frames.send(sock, FrameType.OUTCOME, result.meta, result.blob)
+        del frame, result  # an idle executor holds no payload
 
 
 def _attempt(inbox: Inbox, function: Callable[..., Any], frame: Frame) -> Outcome:
