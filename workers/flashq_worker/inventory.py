@@ -73,20 +73,13 @@ def _limit(name: str) -> str:
 class Gpus:
     """The GPUs of this machine, asked of NVML anew each time. Without a driver there are none."""
 
+    def __init__(self, nvml: Any = None) -> None:
+        """`nvml`: the binding, initialised; by default `pynvml`, where there is a driver."""
+        self._given = nvml
+
     @cached_property
     def _nvml(self) -> Any:
-        """The NVML binding, initialised; None where there is no driver (or no binding)."""
-        try:
-            import pynvml
-        except ImportError:
-            log.warning("nvidia-ml-py is not installed (flashq[worker] has it): no GPU of this host is used")
-            return None
-        try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError as error:
-            log.info("no GPUs: %s", error)
-            return None
-        return pynvml
+        return _load() if self._given is None else self._given
 
     def sample(self, held: Collection[str] = ()) -> list[Gpu]:
         """Every GPU now; those in `held` are in use by this host's workers, so by nobody foreign."""
@@ -108,6 +101,21 @@ class Gpus:
         except nvml.NVMLError as error:
             log.warning("GPU %d of this host is left out: %s", index, error)
             return []
+
+
+def _load() -> Any:
+    """The NVML binding, initialised; None where there is no driver (or no binding)."""
+    try:
+        import pynvml
+    except ImportError:
+        log.warning("nvidia-ml-py is not installed (flashq[worker] has it): no GPU of this host is used")
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        log.info("no GPUs: %s", error)
+        return None
+    return pynvml
 
 
 def _parts(nvml: Any, device: Any) -> Iterator[Any]:

@@ -1,0 +1,114 @@
+"""`flashq host`, `flashq worker` and `flashq autoscaler` as a person runs them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flashq import Endpoint
+from flashq_worker import inventory
+from tests.integration.command_line import CommandLine
+from tests.rig import SECRET, Rig, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.requires("valkey")
+
+
+@Endpoint(name="double", cpu="any", workers=(0, 1))
+def double(number: int) -> int:
+    return 2 * number
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    with closing(Rig()) as rig:
+        yield rig
+
+
+def start(rig: Rig, *arguments: str) -> subprocess.Popen[bytes]:
+    variables = {
+        "FLASHQ_REDIS_URL": rig.server.url,
+        "FLASHQ_SECRET_KEY": SECRET.hex(),
+        "FLASHQ_HOME": str(rig.home),
+    }
+    with (rig.server.folder / "command.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "flashq", *arguments],
+            env={**os.environ, **variables},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def test_worker_by_hand_takes_jobs_and_leaves_on_ctrl_c(rig: Rig) -> None:
+    rig.register(double)
+    process = start(rig, "worker", "double")
+    try:
+        assert double.remote(21) == 42
+        workers = rig.broker.execute("ZRANGE", rig.broker.keys.of("endpoint_workers", "double"), 0, -1)
+        assert rig.worker_field(workers[0].decode(), "pid") == str(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert rig.broker.execute("ZCARD", rig.broker.keys.of("endpoint_workers", "double")) == 0
+
+
+def test_worker_of_an_endpoint_that_is_not_there(rig: Rig, tmp_path: Path) -> None:
+    cli = CommandLine(rig.server.url, tmp_path)
+    result = cli("worker", "nobody", code=3)
+    assert "there is no endpoint nobody" in result.stderr
+
+
+def test_worker_of_a_gpu_endpoint_without_a_gpu_says_so(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory.Gpus, "sample", lambda self: [])
+
+    @Endpoint(name="render", workers=(0, 1))
+    def render() -> None:
+        pass
+
+    rig.register(render)
+    cli = CommandLine(rig.server.url, tmp_path)
+    result = cli("worker", "render", "--gpu", "GPU-1", "--cpu", code=2)
+    assert "exclude each other" in result.stderr
+    result = cli("worker", "render", code=1)
+    assert "it wants 1 GPU(s) (any)" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["host", "autoscaler"])
+def test_without_a_broker_it_says_what_to_set(command: str, tmp_path: Path) -> None:
+    cli = CommandLine("", tmp_path)
+    result = cli(command, code=1)
+    assert "FLASHQ_REDIS_URL" in result.stderr
+
+
+def test_second_host_of_one_home_is_refused(rig: Rig) -> None:
+    first = start(rig, "host")
+    try:
+        wait_until(lambda: rig.broker.execute("ZCARD", rig.broker.keys.of("hosts")), what="a host")
+        assert start(rig, "host").wait(20) == 1
+        assert f"a host agent (process {first.pid})" in (rig.server.folder / "command.log").read_text()
+        first.terminate()
+        assert first.wait(20) == 0
+    finally:
+        first.kill()
+        first.wait()
+
+
+def test_joining_without_a_token_says_where_to_get_one(tmp_path: Path) -> None:
+    cli = CommandLine("", tmp_path)
+    result = cli("host", "--join", "redis://127.0.0.1:6390", code=1)
+    assert "flashq up --listen" in result.stderr
