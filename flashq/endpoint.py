@@ -133,7 +133,7 @@ class EndpointFunction(Generic[P, R]):
 
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call and block for the value. Interrupted (Ctrl-C), it cancels the job."""
-        job: EndpointJob[R] = self.spawn(*args, **kwargs)
+        job = self(*args, **kwargs)
         try:
             return job.result()
         except KeyboardInterrupt:

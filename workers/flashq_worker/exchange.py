@@ -58,6 +58,7 @@ class Exchange:
         self._hand, self._pace, self._events = hand, pace, events
         self._stream = CommandStream(broker.library)
         self._bell: Line | None = None
+        self.listening = False  # whether the bell has been asked for
         self._bell_request = pack("BLPOP", broker.keys.of("bell", config.worker), 0)
         self._lease_ms = int(config.lease_s * 1000)
         self._settled: list[Settlement] = []
@@ -75,14 +76,19 @@ class Exchange:
             return
         try:
             line, bell = self._broker.connect(), Line(self._config.url)
-            bell.send(self._bell_request)
         except BrokerError as error:
             log.warning("%s; trying again", error)
             self.due_at = time.monotonic() + _RECONNECT_S
             return
         self._stream.attach(line)
         self._bell = bell
+        self.listening = False
         self._look = True
+
+    def _listen(self) -> None:
+        if self._bell is not None and not self.listening:
+            self.listening = True
+            self._bell.send(self._bell_request)
 
     def _disconnect(self, error: Exception) -> None:
         log.warning("%s", error)
@@ -113,6 +119,7 @@ class Exchange:
             self._disconnect(error)
 
     def _on_bell(self, bell: Line) -> None:
+        self.listening = False
         for reply in bell.receive():
             rung_for = reply[1].decode() if isinstance(reply, list) else ""
             if rung_for.startswith("cancel:"):
@@ -120,7 +127,6 @@ class Exchange:
             elif rung_for == "drain":
                 self._events.on_drain()
             self._look = True
-            bell.send(self._bell_request)
 
     # -- what is to be said --------------------------------------------------------------------------
     @property
@@ -180,8 +186,8 @@ class Exchange:
         self._stream.add(command, answered)
 
     # -- steps ---------------------------------------------------------------------------------------
-    def flush(self, *, may_claim: bool) -> None:
-        """Take the next step if one is due, and send what is queued."""
+    def flush(self, *, may_claim: bool, listen: bool) -> None:
+        """Take the next step if one is due, send what is queued, and with `listen` wait for the bell."""
         if time.monotonic() >= self.due_at:
             self._look = True
         try:
@@ -190,6 +196,8 @@ class Exchange:
                 if not self._advancing and (self._settled or self._begun or wants_work):
                     self._advance(may_claim)
                 self._stream.flush()
+                if listen and not self._advancing:
+                    self._listen()
         except BrokerUnreachable as error:
             self._disconnect(error)
 

@@ -59,6 +59,7 @@ class Supervisor:
         self._verdicts: deque[tuple[str, Mapping[str, str]]] = deque()
         self._signals = 0
         self._draining = False
+        self._sated = False
         self._drain_until = float("inf")
         self._gone = False
         self._was_ready = False
@@ -172,7 +173,7 @@ class Supervisor:
                 due.append(held.kill_at)
             elif held.timeout_at is not None:
                 due.append(held.timeout_at)
-        if self._hand.waiting:
+        if self._hand.running and (self._hand.waiting or not self._exchange.listening):
             due.append(self._hand.oldest_began_at + PATIENCE_S)
         if self._hand.room or not self._exchange.readers():
             due.append(self._exchange.due_at)
@@ -228,10 +229,16 @@ class Supervisor:
             self._exchange.look()
         elif self._runtime.phase is Phase.FAILED and self._was_ready:
             self._refuse_waiting(self._runtime.failure)
-        self._overdue(time.monotonic())
+        now = time.monotonic()
         self._feed()
-        may_claim = self._was_ready and not self._draining and self._runtime.phase is not Phase.FAILED
-        self._exchange.flush(may_claim=may_claim)
+        self._overdue(now)
+        self._sated = self._sated and bool(self._hand.running)
+        may_claim = self._was_ready and not (
+            self._draining or self._sated or self._runtime.phase is Phase.FAILED
+        )
+        # Not for jobs so short that their outcome comes before anybody could want them stopped.
+        listen = not self._hand.running or now >= self._hand.oldest_began_at + PATIENCE_S
+        self._exchange.flush(may_claim=may_claim, listen=listen)
 
     def _overdue(self, now: float) -> None:
         for held in list(self._hand.running.values()):
@@ -240,7 +247,8 @@ class Supervisor:
                 return
             if held.stop is None and held.timeout_at is not None and now >= held.timeout_at:
                 self.on_stop(held.job, "timeout")
-        if self._hand.waiting and not self._hand.free and now >= self._hand.oldest_began_at + PATIENCE_S:
+        if self._hand.waiting and now >= self._hand.oldest_began_at + PATIENCE_S:
+            self._sated = self._hand.free > 0  # they wait for other code than what runs: take no more of them
             self._exchange.release(self._hand.take_waiting())
         if now >= self._drain_until:
             self._give_everything_back()
