@@ -80,6 +80,12 @@ local function enqueue(P, id, ep, origin, priority, front)
   redis.call(front and 'LPUSH' or 'RPUSH', P .. N.queue .. origin, id)
 end
 
+-- Nothing waits, runs or is kept on a queue (a sibling that stays so is forgotten).
+local function vacant(P, queue)
+  return redis.call('EXISTS', P .. N.queue .. queue, P .. N.queue .. queue .. ':intermediate', P .. N.scheduled .. queue,
+    P .. N.wip .. queue, P .. N.finished .. queue, P .. N.failed .. queue, P .. N.canceled .. queue) == 0
+end
+
 -- End a job for good. f holds the fields the caller has read (see read).
 -- state: a terminal one; reason: a word for machines; text: for people ('' where there is nothing to say).
 -- It must be out of its queue, its schedule and (if leased) its lease set already.
@@ -229,10 +235,7 @@ local function take(P, ep, worker, count, lease_ms, start, at)
     while #rows < count and popped < 1000 do  -- ids of deleted jobs are skipped, within bounds
       popped = popped + 1
       local id = redis.call('LPOP', P .. N.queue .. queue)
-      if not id then
-        if queue ~= ep then redis.call('ZREM', P .. N.endpoint_queues .. ep, queue) end
-        break
-      end
+      if not id then break end
       local f = read(P, id, CLAIM_FIELDS)
       if not f then
         if redis.call('EXISTS', job_key(P, id)) == 1 then

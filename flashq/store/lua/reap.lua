@@ -73,6 +73,12 @@ end
 -- What stray stock workers and tools of RQ left: every five seconds, the newest entries of each registry.
 if at >= tonumber(c[3] or 0) then
   redis.call('HSET', clock, 'deep', at + 5000)
-  for _, queue in ipairs(queues) do adopted = adopted + adopt(P, ep, queue, at) end
+  for _, queue in ipairs(queues) do
+    adopted = adopted + adopt(P, ep, queue, at)
+    if queue ~= ep and vacant(P, queue) then
+      redis.call('ZREM', P .. N.endpoint_queues .. ep, queue)
+      redis.call('SREM', P .. N.queues, P .. N.queue .. queue)
+    end
+  end
 end
 return {recovered, lost, expired, promoted, adopted}
