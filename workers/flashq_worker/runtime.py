@@ -60,8 +60,8 @@ class Runtime:
         self.revision, self._record, self._env = digest, record, env
         self.failure = ""
         self.startup_ms = {}
-        if not record.dependencies:
-            self._start(Path(sys.executable), None)
+        if not record.dependencies and record.python == codec.PYTHON:
+            self._start(Path(sys.executable))
             return
         self.phase = Phase.BUILDING
         self._built = None
@@ -96,11 +96,11 @@ class Runtime:
         built = self._built
         if isinstance(built, environment.Environment):
             self.startup_ms["environment"] = round(built.build_ms, 3)
-            self._start(built.python, inject.inject_folder(self._config.home))
+            self._start(built.python)
         else:
             self._fail(str(built))
 
-    def _start(self, python: Path, folder: Path | None) -> None:
+    def _start(self, python: Path) -> None:
         assert self._record is not None
         record, config = self._record, self._config
         self._started_at = time.monotonic()
@@ -110,7 +110,7 @@ class Runtime:
                 lease_s=config.lease_s,
                 env=self._variables(),
                 cwd=Path.home() if Path.home().is_dir() else Path("/"),
-                inject=folder,
+                inject=inject.inject_folder(config.home),
                 endpoint_env=self._env,
             )
         except OSError as error:
