@@ -38,7 +38,7 @@ def _own_settings() -> Settings:
     settings = _load_settings()
     if settings.redis_url is not None:
         raise ConfigurationError(
-            f"{settings.sources['redis_url']} names a broker ({settings.shown_redis_url}): scripts use that one;"
+            f"{settings.sources['redis_url']} names a broker, {settings.shown_redis_url}: scripts use it;"
             " take it away to use a private one"
         )
     return settings

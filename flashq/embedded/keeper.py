@@ -98,10 +98,10 @@ class Keeper:
         with contextlib.closing(line):
             self._open(line, processes)
         while not self._ending():
-            self._pump(processes.next_start_s())
             processes.check_broker()
             for happened in processes.tend():
                 self._say(happened)
+            self._pump(processes.next_start_s())
 
     # -- the loop ------------------------------------------------------------------------------------
     def _catch_signals(self) -> None:

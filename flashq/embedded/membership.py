@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashq.embedded.child import tail
-from flashq.embedded.link import Link, Stopping, connect
+from flashq.embedded.link import SILENCE_S, Link, Stopping, connect
 from flashq.embedded.places import Places, locked
 from flashq.embedded.plan import Leftovers, Plan
 from flashq.embedded.secret import secrets
@@ -74,7 +74,7 @@ class Membership:
         if unfinished and self.alive:
             with contextlib.suppress(Stopping, BrokerError):
                 if self._link.ask({"ask": "leave"}, _LEAVE_S).get("ends"):
-                    _say(f"{_kept(unfinished, self._home)}: `flashq up --resume` runs them")
+                    _say(_kept(unfinished, self._home))
                 else:
                     _say(f"{unfinished} unfinished job{_s(unfinished)} will go on without this script")
         self._left = True
@@ -132,13 +132,16 @@ def find(settings: Settings) -> str | None:
     return status["url"] if status is not None and status["phase"] == "ready" else None
 
 
-def look(settings: Settings) -> dict[str, Any] | None:
-    """What the keeper of `settings.home` says of itself; None where there is none, or it is about to end."""
+def look(settings: Settings, *, patience_s: float = SILENCE_S) -> dict[str, Any] | None:
+    """What the keeper of `settings.home` says of itself; None where there is none, or it is about to end.
+
+    Raises BrokerError where it says nothing for `patience_s`.
+    """
     link = connect(Places(settings.home))
     if link is None:
         return None
     with contextlib.closing(link), contextlib.suppress(Stopping):
-        return link.ask({"ask": "status"})
+        return link.ask({"ask": "status"}, patience_s)
     return None
 
 
@@ -206,7 +209,7 @@ def _start(places: Places, plan: Plan, message: dict[str, Any]) -> Membership | 
     if not message["up"]:
         _say(f"started a private broker in {places.home}; it ends with this script. `flashq up` keeps one.")
     if status["held"]:
-        _say(f"{_kept(status['held'], places.home, 'of an earlier run ')}: `flashq up --resume` runs them")
+        _say(_kept(status["held"], places.home, "of an earlier run "))
     return Membership(link, status, places.home, started=True)
 
 
@@ -240,7 +243,8 @@ def _launch(plan: Plan, theirs: socket.socket, log: Path) -> None:
 
 
 def _kept(count: int, home: Path, which: str = "") -> str:
-    return f"{count} unfinished job{_s(count)} {which}{'is' if count == 1 else 'are'} kept in {home}"
+    verb, pronoun = ("is", "it") if count == 1 else ("are", "them")
+    return f"{count} unfinished job{_s(count)} {which}{verb} kept in {home}: `flashq up --resume` runs {pronoun}"
 
 
 def _s(count: int) -> str:
