@@ -140,6 +140,9 @@ local function read(P, id, fields)
     call = v[18], rev = v[19], enqueued = v[20], cold = v[21], retries = v[22]}
 end
 
+-- Past its ttl: it had to begin by then. What did begin, and waits to be run again, does not expire.
+local function expired(f, at) return f.ttl_at > 0 and f.ttl_at <= at and f.attempts == 0 end
+
 -- Held under this very fence. (Claimed and running jobs are in the lease set, no others are.)
 local function live(f, fence)
   return f and (f.state == 'claimed' or f.state == 'running') and f.fence == fence
@@ -253,7 +256,7 @@ local function take(P, ep, worker, count, lease_ms, start, at)
         end
         if f.state == 'queued' and f.status == 'canceled' then
           conclude(P, id, f, 'cancelled', 'cancelled', 'cancelled with a tool of RQ', '', f.failure_ttl, at)
-        elseif f.state == 'queued' and f.ttl_at > 0 and f.ttl_at <= at then
+        elseif f.state == 'queued' and expired(f, at) then
           conclude(P, id, f, 'timed_out', 'expired', 'waited past its ttl', '', f.failure_ttl, at)
         elseif f.state == 'queued' then
           local fence = int(tonumber(f.fence) + 1)

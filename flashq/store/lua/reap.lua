@@ -21,7 +21,7 @@ if at < seen - 1000 or at > seen + 5000 then
 end
 if at ~= seen then redis.call('HSET', clock, 'seen', at) end
 
-local recovered, lost, expired, promoted, adopted = 0, 0, 0, 0, 0
+local recovered, lost, ended, promoted, adopted = 0, 0, 0, 0, 0
 if at >= spared or spared > at + 2 * lease then
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. N.endpoint_workers .. ep, 0, at, 'LIMIT', 0, 100)) do
     lose_worker(P, ep, worker, 'silent for a lease', at)
@@ -39,23 +39,31 @@ if at >= spared or spared > at + 2 * lease then
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. N.ttls .. ep, 0, at, 'LIMIT', 0, limit)) do
   local f = read(P, id)
-  if f and (f.state == 'queued' or f.state == 'scheduled') then
+  if f and (f.state == 'queued' or f.state == 'scheduled') and expired(f, at) then
     redis.call('LREM', P .. N.queue .. f.origin, 1, id)
     redis.call('ZREM', P .. N.scheduled .. f.origin, id)
     conclude(P, id, f, 'timed_out', 'expired', 'waited past its ttl', '', f.failure_ttl, at)
-    expired = expired + 1
+    ended = ended + 1
   end
-  redis.call('ZREM', P .. N.ttls .. ep, id)
+  if not f or f.state ~= 'claimed' then redis.call('ZREM', P .. N.ttls .. ep, id) end  -- it may come back unbegun
 end
 local queues = redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)
-for _, queue in ipairs(queues) do  -- jobs with the endpoint's own ttl expire in the order they came
+-- Jobs with the endpoint's own ttl expire in the order they came; between them may stand some that follow no order.
+for _, queue in ipairs(queues) do
+  local place = 0
   for _ = 1, limit do
-    local id = redis.call('LINDEX', P .. N.queue .. queue, 0)
-    local f = id and read(P, id)
-    if not f or f.state ~= 'queued' or f.ttl_at == 0 or f.ttl_at > at then break end
-    redis.call('LPOP', P .. N.queue .. queue)
-    conclude(P, id, f, 'timed_out', 'expired', 'waited past its ttl', '', f.failure_ttl, at)
-    expired = expired + 1
+    local id = redis.call('LINDEX', P .. N.queue .. queue, place)
+    if not id then break end
+    local f = read(P, id)
+    if f and f.state == 'queued' and expired(f, at) then
+      redis.call('LREM', P .. N.queue .. queue, 1, id)
+      conclude(P, id, f, 'timed_out', 'expired', 'waited past its ttl', '', f.failure_ttl, at)
+      ended = ended + 1
+    elseif not f or f.state ~= 'queued' or f.timed or f.attempts > 0 then
+      place = place + 1
+    else
+      break
+    end
   end
 end
 for _, queue in ipairs(queues) do
@@ -81,4 +89,4 @@ if at >= tonumber(c[3] or 0) then
     end
   end
 end
-return {recovered, lost, expired, promoted, adopted}
+return {recovered, lost, ended, promoted, adopted}
