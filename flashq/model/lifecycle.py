@@ -63,20 +63,28 @@ RQ_STATUS: dict[JobState, str] = {
 
 S = JobState
 #: transition → {from: possible next states}. A state not listed is left as it is by that transition.
+#: A script may carry out several: CLAIM also expires what is past its ttl, REAP loses, expires and promotes.
 TRANSITIONS: dict[str, dict[JobState | None, frozenset[JobState]]] = {
     "submit": {None: frozenset({S.QUEUED, S.SCHEDULED})},
     "promote": {S.SCHEDULED: frozenset({S.QUEUED})},
     "claim": {S.QUEUED: frozenset({S.CLAIMED, S.RUNNING})},
     "start": {S.CLAIMED: frozenset({S.RUNNING})},
-    "finish": {S.RUNNING: frozenset({S.FINISHED, S.FAILED, S.CANCELLED, S.TIMED_OUT, S.SCHEDULED, S.QUEUED})},
-    "release": {S.CLAIMED: frozenset({S.QUEUED}), S.RUNNING: frozenset({S.QUEUED, S.CANCELLED})},
-    "cancel": {S.QUEUED: frozenset({S.CANCELLED}), S.SCHEDULED: frozenset({S.CANCELLED})},
-    "reap": {
-        S.QUEUED: frozenset({S.TIMED_OUT, S.CANCELLED, S.QUEUED}),
-        S.SCHEDULED: frozenset({S.TIMED_OUT, S.CANCELLED, S.QUEUED}),
+    # What was only claimed finishes where its worker would not run it, or was told to stop before it began.
+    "finish": {
+        S.CLAIMED: frozenset({S.FAILED, S.CANCELLED, S.TIMED_OUT}),
+        S.RUNNING: frozenset({S.FINISHED, S.FAILED, S.CANCELLED, S.TIMED_OUT, S.SCHEDULED, S.QUEUED}),
+    },
+    "release": {S.CLAIMED: frozenset({S.QUEUED, S.CANCELLED}), S.RUNNING: frozenset({S.QUEUED, S.CANCELLED})},
+    # A run ended without an outcome: its executor died, its worker is silent, or left.
+    "lose": {
         S.CLAIMED: frozenset({S.QUEUED, S.CANCELLED}),
         S.RUNNING: frozenset({S.QUEUED, S.FAILED, S.CANCELLED}),
     },
+    "expire": {S.QUEUED: frozenset({S.TIMED_OUT}), S.SCHEDULED: frozenset({S.TIMED_OUT})},
+    # By its caller, by a purge, or with a tool of RQ.
+    "cancel": {S.QUEUED: frozenset({S.CANCELLED}), S.SCHEDULED: frozenset({S.CANCELLED})},
+    "fail_waiting": {S.QUEUED: frozenset({S.FAILED})},
+    # The next generation begins.
     "requeue": {
         S.FAILED: frozenset({S.QUEUED}),
         S.TIMED_OUT: frozenset({S.QUEUED}),
