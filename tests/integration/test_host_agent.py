@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -141,6 +142,31 @@ def test_order_beyond_the_most_is_refused(fleet: FleetRig, agent: AgentProcess, 
     fleet.order(host, "embed", most=1)
     with pytest.raises(AssertionError):
         fleet.order(host, "embed", most=1)
+
+
+def children(agent: AgentProcess) -> list[int]:
+    pid = agent.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_spare_process_becomes_the_next_worker(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
+    fleet.register("embed")
+    (spare,) = wait_until(lambda: children(agent), what="a spare")
+    worker = fleet.order(host, "embed")
+    assert told(agent, worker)["pid"] == spare
+    assert (agent.home / "logs" / f"{worker}.log").exists()
+    wait_until(lambda: len(children(agent)) == 2, what="the next spare")
+    pids = children(agent)
+    agent.signal(signal.SIGKILL)
+    wait_until(lambda: not any(alive(pid) for pid in pids), timeout_s=3.0, what="both ended with the agent")
+
+
+def test_spare_that_dies_is_not_missed(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
+    fleet.register("embed")
+    (spare,) = wait_until(lambda: children(agent), what="a spare")
+    os.kill(spare, signal.SIGKILL)
+    wait_until(lambda: agent.logged("no spare worker"), what="its death is seen")
+    assert told(agent, fleet.order(host, "embed"))["pid"] != spare
 
 
 # -- deaths --------------------------------------------------------------------------------------------

@@ -42,6 +42,9 @@ _GPU_PATIENCE_S = 10.0  # how long a start waits for the GPU of a worker that is
 _KILL_MARGIN_S = 10.0  # beyond what a draining worker has for its jobs, before it is killed
 _FAREWELL_S = 3.0  # how long a broker that is away is waited for at the end
 _LONGEST_WAIT_S = 1.0
+_SPARE = "spare"  # its log's name
+_SPARE_PAUSE_S = 0.3  # after a start, so that the next worker's imports do not slow down this one's
+_SPARE_DIED_S = 60.0  # after a spare has died unused
 
 
 class HostAgent:
@@ -76,6 +79,7 @@ class HostAgent:
         self._losses: deque[Loss] = deque()
         self._waiting: list[tuple[StartWorker, float]] = []  # for a GPU, and until when
         self._given_up: dict[str, float] = {}  # workers the broker gave up, and when that was seen
+        self._spare_at = 0.0  # when the next spare is due, if there is none
         self._greeted = False
         self._retry_at = 0.0
         self._pause_s = _RECONNECT_S[0]
@@ -91,6 +95,7 @@ class HostAgent:
         with self._taking_signals():
             try:
                 while not self._done():
+                    self._keep_spare()
                     self._talk()
                     self._wait()
                 self._leave()
@@ -134,6 +139,7 @@ class HostAgent:
     def _drain(self) -> None:
         """Take no more workers, and have those there finish what they hold."""
         self._draining = True
+        self._workers.drop_spare()
         self._drain_until = time.monotonic() + self._options.drain_s + _KILL_MARGIN_S
         log.info("ending; %d workers drain", len(self._workers))
         while self._waiting:
@@ -180,6 +186,8 @@ class HostAgent:
         now = time.monotonic()
         talk_at = self._retry_at or self._presence.beat_at
         due = [now + _LONGEST_WAIT_S, self._drain_until, talk_at, *(until for _, until in self._waiting)]
+        if self._wants_spare and not self._workers.prepared:
+            due.append(self._spare_at)
         return max(0.0, min(due) - now)
 
     def _collect(self) -> None:
@@ -189,6 +197,23 @@ class HostAgent:
         waiting, self._waiting = self._waiting, []
         for order, until in waiting:
             self._start(order, until)
+
+    @property
+    def _wants_spare(self) -> bool:
+        return self._options.spare and not self._draining
+
+    def _keep_spare(self) -> None:
+        """Have the next worker's imports done before it is asked for."""
+        if not self._wants_spare or time.monotonic() < self._spare_at:
+            return
+        try:
+            if self._workers.prepare(self._home.log_file(_SPARE)):
+                return
+            why = self._home.tail(_SPARE)
+        except OSError as error:
+            why = str(error)
+        log.warning("no spare worker for a while: %s", why)
+        self._spare_at = time.monotonic() + _SPARE_DIED_S
 
     def _loss_of(self, ended: Ended) -> Loss:
         why = f"its process {ended.how}" + (f": {ended.killed}" if ended.killed else "")
@@ -246,6 +271,7 @@ class HostAgent:
             why = f"its process cannot be started: {error}"
             self._losses.append(Loss(order.worker, order.endpoint, why, before_ready=True))
             return
+        self._spare_at = max(self._spare_at, time.monotonic() + _SPARE_PAUSE_S)
         took_ms = (time.monotonic_ns() - spawned_ns) / 1e6
         log.info("worker %s is process %d, started in %.1f ms", order.worker, pid, took_ms)
 

@@ -38,6 +38,8 @@ class HostOptions:
     """Workers at once, at most; None: not limited."""
     fallback_cpu: bool = False
     """Without any GPU, run `gpu=` endpoints on the CPU."""
+    spare: bool = True
+    """Keep one process with a worker's imports done, for the next start."""
 
 
 @dataclass(frozen=True, slots=True)

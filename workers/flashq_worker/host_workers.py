@@ -1,5 +1,8 @@
 """The worker processes of one host: started with all they need to know on standard input, watched, ended.
 
+A worker reads its standard input once it has imported everything, so one that was started ahead of its time and
+told nothing yet, the spare, begins at once when its time comes.
+
 Each has a session of its own and the reading end of one pipe, the lifeline, whose writing end is this
 process's alone: however the host agent ends, they see it. Nothing here talks to the broker.
 """
@@ -35,6 +38,12 @@ class _Running:
     """Why this host killed it."""
 
 
+@dataclass(slots=True)
+class _Spare:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """A worker process that is no more."""
@@ -61,10 +70,12 @@ class HostWorkers:
         self._environ = scrubbed(environ)
         self._command = command
         self._running: dict[str, _Running] = {}
+        self._spare: _Spare | None = None
         self._lifeline, self._held_end = os.pipe2(os.O_CLOEXEC)
 
     def close(self) -> None:
         """Let go of the lifeline: what still runs ends."""
+        self.drop_spare()
         for end in (self._lifeline, self._held_end):
             os.close(end)
 
@@ -84,9 +95,19 @@ class HostWorkers:
 
     def start(self, config: WorkerConfig, log: Path) -> int:
         """Start a worker that writes to `log`; its process id. Raises OSError where it cannot be started."""
+        written = config.to_json().encode()
+        process = self._take_spare(written, log)
+        if process is None:
+            process = self._spawn(log)
+            with contextlib.suppress(BrokenPipeError):  # it has died already: `ended` will tell
+                _tell(process, written)
+        self._running[config.worker] = _Running(config.endpoint, process, config.gpu_uuids)
+        return process.pid
+
+    def _spawn(self, log: Path) -> subprocess.Popen[bytes]:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 [*self._command, "--lifeline", str(self._lifeline)],
                 stdin=subprocess.PIPE,
                 stdout=descriptor,
@@ -98,12 +119,49 @@ class HostWorkers:
             )
         finally:
             os.close(descriptor)
-        self._running[config.worker] = _Running(config.endpoint, process, config.gpu_uuids)
-        with contextlib.suppress(BrokenPipeError), process.stdin or contextlib.nullcontext() as pipe:
-            if pipe is not None:
-                pipe.write(config.to_json().encode())
-        return process.pid
 
+    # -- the spare -----------------------------------------------------------------------------------
+    def prepare(self, log: Path) -> bool:
+        """Have a spare, which writes to `log` until it is somebody; False where the last one died unused.
+
+        Raises OSError where it cannot be started.
+        """
+        if self._spare is None:
+            self._spare = _Spare(self._spawn(log), log)
+            return True
+        if self._spare.process.poll() is None:
+            return True
+        self.drop_spare()
+        return False
+
+    @property
+    def prepared(self) -> bool:
+        """Whether there is a spare, as far as is known."""
+        return self._spare is not None
+
+    def drop_spare(self) -> None:
+        """Do without a spare."""
+        if self._spare is not None:
+            process, self._spare = self._spare.process, None
+            process.kill()
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+
+    def _take_spare(self, written: bytes, log: Path) -> subprocess.Popen[bytes] | None:
+        """The spare, made a worker by what it was waiting for; None where there is none alive."""
+        if self._spare is None or self._spare.process.poll() is not None:
+            return None
+        try:
+            self._spare.log.rename(log)
+            _tell(self._spare.process, written)
+        except OSError:
+            self.drop_spare()
+            return None
+        process, self._spare = self._spare.process, None
+        return process
+
+    # -- their ends ----------------------------------------------------------------------------------
     def ended(self) -> list[Ended]:
         """The workers that have ended since the last call."""
         found: list[Ended] = []
@@ -142,6 +200,12 @@ class HostWorkers:
             for kill in (os.killpg, os.kill):
                 with contextlib.suppress(ProcessLookupError):
                     kill(running.process.pid, signal.SIGKILL)
+
+
+def _tell(process: subprocess.Popen[bytes], written: bytes) -> None:
+    if process.stdin is not None:
+        with process.stdin as pipe:
+            pipe.write(written)
 
 
 def _description(code: int) -> str:
