@@ -314,7 +314,7 @@ local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room
       'fq_jobs', holding + #rows)
   end
   if #rows < room and not draining then
-    redis.call('ZADD', P .. N.idle .. ep, at, worker)
+    redis.call('ZADD', P .. N.idle .. ep, 'NX', at, worker)  -- looking again makes it no younger
   else
     redis.call('ZREM', P .. N.idle .. ep, worker)
   end
