@@ -5,6 +5,7 @@
 local P, id, at = ARGV[1], ARGV[2], now()
 local f = read(P, id)
 if f and f.state == 'queued' and f.fence == ARGV[3] then return 'ok' end
+if f and f.state == 'cancelled' and f.done == ARGV[3] then return 'cancelled' end
 if not live(f, ARGV[3]) then return 'stale' end
 unlease(P, id, f)
 if f.cancel then
