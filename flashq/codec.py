@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import sys
 import threading
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _SEAL_NONCE_BYTES = 12
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})  # these need nothing that cloudpickle adds
 
 
 # -- what a caller sends -----------------------------------------------------------------------------
@@ -39,10 +41,13 @@ def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int)
 
     Raises: SerializationError naming the argument, PayloadTooLarge.
     """
-    import cloudpickle
-
     try:
-        payload = bytes(cloudpickle.dumps((args, dict(kwargs)), protocol=5))
+        if all(type(value) in _PLAIN for value in (*args, *kwargs.values())):
+            payload = pickle.dumps((args, dict(kwargs)), protocol=5)
+        else:
+            import cloudpickle
+
+            payload = bytes(cloudpickle.dumps((args, dict(kwargs)), protocol=5))
     except Exception as error:  # pickling runs user code: anything may come out of it
         raise _blame(args, kwargs, error) from error
     check_size(len(payload), limit, "the arguments")
