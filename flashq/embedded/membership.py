@@ -114,12 +114,13 @@ def join(
         "ask": "join",
         "namespace": settings.namespace,
         "rq_prefix": settings.rq_prefix,
-        "resume": resume or again,
         "up": up,
     }
     with locked(places.join_lock, _LOCK_PATIENCE_S):
         for _ in range(_ATTEMPTS):
-            membership = _join_running(places, message) or _start(places, plan, message)
+            # Whoever started the stack that runs now may have set our jobs aside.
+            membership = _join_running(places, message | {"resume": resume or again})
+            membership = membership or _start(places, plan, message)
             if membership is not None:
                 _joined_before.add(me)
                 return membership

@@ -7,11 +7,12 @@ local P, ep, at = ARGV[1], ARGV[2], now()
 local held = redis.call('ZREVRANGE', P .. N.leases .. ep, 0, -1)
 for _, id in ipairs(held) do  -- each to the front: the one claimed first ends up first
   local f = read(P, id)
-  if not f or not live(P, id, f, f.fence) then
+  if not f or not live(f, f.fence) then
     redis.call('ZREM', P .. N.leases .. ep, id)
   elseif f.cancel or f.status == 'canceled' or (f.mode == 'at_most_once' and f.state == 'running') then
     lose(P, id, f, 'the broker was restarted', '', nil, at)
   else
+    unlease(P, id, f)
     put_back(P, id, f, true)
   end
 end

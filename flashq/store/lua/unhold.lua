@@ -13,7 +13,7 @@ while looked < limit do
   looked = looked + 1
   local f = read(P, id)
   if f and f.ep == ep and f.state == 'queued' then
-    enqueue(P, id, ep, f.origin, true)
+    enqueue(P, id, ep, f.origin, nil, true)
     ring_idle(P, ep)
     back = back + 1
   elseif not f and redis.call('EXISTS', job_key(P, id)) == 1 then
