@@ -8,6 +8,7 @@ missed is asked for on reconnecting and every few seconds.
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 import os
 import threading
@@ -215,9 +216,13 @@ class Client:
         if self._registered.get(known) is registration:
             return
         self._registered[known] = registration
-        self._transport.send(registration.command(self.transitions), self._on_registered)
+        self._register(registration)
 
-    def _on_registered(self, answer: Registered | None, error: Exception | None) -> None:
+    def _register(self, registration: Registration) -> None:
+        told = functools.partial(self._on_registered, registration.endpoint)
+        self._transport.send(registration.command(self.transitions), told)
+
+    def _on_registered(self, endpoint: str, answer: Registered | None, error: Exception | None) -> None:
         if answer is None:
             log.debug("registration failed: %s", error)  # the submit behind it tells its caller
             return
@@ -225,15 +230,28 @@ class Client:
             self._state_lost = True
         self._epoch = answer.epoch
         if answer.verdict in ("code", "replaced") and answer.previous_program not in ("", PROGRAM):
-            log.info(
-                "this program's version of an endpoint is now the current one; another program's was before"
+            self._tell(
+                f"taken:{endpoint}",
+                f"endpoint {endpoint!r} had other code or settings, of another program; this program's are current now",
             )
+
+    def _tell(self, what: str, text: str) -> None:
+        """Warn the user of something, once in this program."""
+        if what not in self._told:
+            self._told.add(what)
+            log.warning("%s", text)
 
     def _accept(self, job: EndpointJob[Any], answer: Submitted) -> None:
         job_id = job.id
         match answer.verdict:
             case "ok":
                 job._cold = answer.detail == "1"  # noqa: SLF001 — client and job are one part
+                if not answer.current:
+                    self._tell(
+                        f"other:{job.endpoint}",
+                        f"endpoint {job.endpoint!r} was registered anew by another program; "
+                        "this program's calls go on with its own code",
+                    )
             case "dup":
                 self._watch([job_id])
             case "hit":
@@ -313,7 +331,7 @@ class Client:
         """A connection was made (again): what we relied on is put back, what we wait for is asked for."""
         waiting = self._waiting()
         for registration in list(self._registered.values()):
-            self._transport.send(registration.command(self.transitions), self._on_registered)
+            self._register(registration)
         self._watch_all(waiting)
 
     def on_tick(self) -> None:

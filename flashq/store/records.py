@@ -26,6 +26,7 @@ class Submitted:
     verdict: str
     detail: str
     now_ms: int
+    current: bool  # False: another program has registered another revision since
 
 
 @dataclass(frozen=True, slots=True)

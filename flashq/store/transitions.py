@@ -335,7 +335,7 @@ def _registered(r: Any) -> Registered:
 
 
 def _submitted(r: Any) -> Submitted:
-    return Submitted(text(r[0]), text(r[1]), int(r[2]))
+    return Submitted(text(r[0]), text(r[1]), int(r[2]), r[3] == 1)
 
 
 def _job(row: list[bytes]) -> Claimed:

@@ -5,19 +5,19 @@
 --       12 what the key stands for (a digest)  13 how long it is remembered (ms)  14 the waiting client's channel
 --       15 description  16 RQ's data field  17 the signed call  18 '1': its ttl is its own, so its
 --       place in the queue does not tell when it expires  19… further fields and values of the hash
--- Returns {verdict, detail, now}; verdict: 'ok' (detail 1: cold, 0: an idle worker was woken), 'dup' (detail: its
+-- Returns {verdict, detail, now, 1 where the revision is the current one}; verdict: 'ok' (detail 1: cold, 0: an idle worker was woken), 'dup' (detail: its
 --   state), 'hit' (detail: the job the key stands for), 'conflict' (the same), 'full' (detail: how many wait),
 --   'unregistered' (no such endpoint or revision: register and submit again).
 local P, ep, id, revision, at = ARGV[1], ARGV[2], ARGV[3], ARGV[4], now()
 local key = P .. N.job .. id
 local known = redis.call('HGET', key, 'fq_state')
-if known then return {'dup', known, at} end
+if known then return {'dup', known, at, 1} end
 local current = redis.call('HGET', P .. N.endpoint .. ep, 'revision')
-if not current then return {'unregistered', '', at} end
+if not current then return {'unregistered', '', at, 0} end
 local queue = ARGV[5]
 if current ~= revision then
   if redis.call('PEXPIRE', P .. N.revision .. ep .. ':' .. revision, 604800000) == 0 then
-    return {'unregistered', '', at}
+    return {'unregistered', '', at, 0}
   end
   queue = ARGV[6]
 end
@@ -26,14 +26,14 @@ if ARGV[11] ~= '' then
   if old then
     local job, stands_for = string.match(old, '^([^ ]+) (.*)$')
     if redis.call('EXISTS', P .. N.job .. job) == 1 then
-      return {stands_for == ARGV[12] and 'hit' or 'conflict', job, at}
+      return {stands_for == ARGV[12] and 'hit' or 'conflict', job, at, 1}
     end
   end
 end
 local bound = tonumber(ARGV[10])
 if bound > 0 then
   local waiting = redis.call('LLEN', P .. N.queue .. queue)
-  if waiting >= bound then return {'full', waiting, at} end
+  if waiting >= bound then return {'full', waiting, at, 1} end
 end
 local delay, ttl = tonumber(ARGV[8]), tonumber(ARGV[9])
 local state, cold = 'scheduled', ''
@@ -66,4 +66,4 @@ if ttl > 0 then
 end
 redis.call('HSET', key, unpack(fields))
 if ARGV[11] ~= '' then redis.call('SET', ARGV[11], id .. ' ' .. ARGV[12], 'PX', ARGV[13]) end
-return {'ok', cold, at}
+return {'ok', cold, at, current == revision and 1 or 0}
