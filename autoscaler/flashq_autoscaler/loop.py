@@ -163,7 +163,7 @@ class Autoscaler:
                 poll.register(self._inbox.fileno(), select.POLLIN)
             ready = {fd for fd, _ in poll.poll(left_s * 1000)}
             if lifeline in ready:
-                log.error("what started this autoscaler is gone")
+                log.info("what started this autoscaler has ended")
                 self._stopping = True
             elif self._inbox.open and not woken:
                 woken = self._take_tokens()

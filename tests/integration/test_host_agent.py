@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -333,13 +332,3 @@ def test_agent_started_before_its_broker_waits_for_it(fleet: FleetRig) -> None:
     wait_until(lambda: agent.logged("trying again"), what="it waits")
     fleet.server.start()
     assert fleet.host(agent)
-
-
-def test_commands_round_trip() -> None:
-    from flashq.model import host_command
-
-    start = StartWorker("embed-1", "embed", "r", "e", ("GPU-1", "GPU-2"), 2.0, 1 << 30)
-    assert host_command.unpack(host_command.pack(start)) == start
-    assert host_command.unpack(host_command.pack(replace(start, gpu_uuids=()))) == replace(
-        start, gpu_uuids=()
-    )

@@ -171,10 +171,10 @@ class HostAgent:
         if self._wake_r in ready:
             os.read(self._wake_r, 4096)
         if self._lifeline in ready:
-            log.error("what started this host agent is gone")
+            log.info("what started this host agent has ended")
             self._lifeline = None
             self._signals += 2
-            self._workers.kill_all("what started its host agent is gone")
+            self._workers.kill_all("what started its host agent has ended")
         if self._inbox.open:
             try:
                 for raw in self._inbox.take():

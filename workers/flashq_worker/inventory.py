@@ -6,6 +6,7 @@ it: no worker can be placed there. A GPU that NVML cannot describe is left out o
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import socket
@@ -23,6 +24,7 @@ log = logging.getLogger("flashq.host")
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 FREE_GPU_MEMORY_BYTES = 1 << 30
 """A GPU on which nothing runs may still have this much in use: by its driver, by a display."""
+_NVML = "libnvidia-ml.so.1"
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -106,6 +108,11 @@ class Gpus:
 def _load() -> Any:
     """The NVML binding, initialised; None where there is no driver (or no binding)."""
     try:
+        ctypes.CDLL(_NVML)  # first, because importing the binding takes longer than starting a worker
+    except OSError:
+        log.info("no GPUs: this machine has no NVIDIA driver")
+        return None
+    try:
         import pynvml
     except ImportError:
         log.warning("nvidia-ml-py is not installed (flashq[worker] has it): no GPU of this host is used")
@@ -113,7 +120,7 @@ def _load() -> Any:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        log.info("no GPUs: %s", error)
+        log.warning("no GPUs: %s", error)
         return None
     return pynvml
 
