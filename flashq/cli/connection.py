@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from flashq.store.broker import Broker
 
 _PATIENCE_S = 3.0
-_KEEPER_PATIENCE_S = 10.0
 
 
 class Exit(IntEnum):
@@ -104,29 +103,15 @@ def load_settings() -> Settings:
 
 def broker_url(settings: Settings) -> str:
     """Where the broker is. Raises BrokerUnreachable where none is configured and none of our own runs."""
-    url = settings.redis_url or _running_embedded(settings)
+    from flashq import embedded
+
+    url = settings.redis_url or embedded.find(settings)
     if url is None:
         raise BrokerUnreachable(
             f"no broker: FLASHQ_REDIS_URL is not set, and none runs for {settings.home}. "
             "`flashq up --detach` starts one"
         )
     return url
-
-
-def _running_embedded(settings: Settings) -> str | None:
-    """The address of the private broker, without becoming one of those for whom it goes on."""
-    from flashq import embedded
-    from flashq.embedded.membership import Stopping
-
-    link = embedded.find(settings)
-    if link is None:
-        return None
-    try:
-        return str(link.ask({"ask": "status"}, _KEEPER_PATIENCE_S)["url"])
-    except Stopping:
-        return None
-    finally:
-        link.close()
 
 
 def keyring(settings: Settings) -> Keyring:
