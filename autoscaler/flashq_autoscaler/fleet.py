@@ -60,9 +60,8 @@ class Fleet:
     draining: int = 0
     draining_outdated: int = 0
     """Those of `draining` that are not of the current environment."""
-    leaving: int = 0
-    """Those of `draining` that hold no job, and so are gone in a moment."""
-    leaving_current: int = 0
+    leaving_outdated: int = 0
+    """Those of `draining_outdated` that hold no job, and so are gone in a moment."""
 
     @property
     def serving(self) -> int:
@@ -86,8 +85,7 @@ def fleet_of(endpoint: EndpointView, workers: Iterable[WorkerView]) -> Fleet:
             outdated = worker.environment != environment
             fleet.draining += 1
             fleet.draining_outdated += outdated
-            fleet.leaving += not worker.jobs
-            fleet.leaving_current += not (worker.jobs or outdated)
+            fleet.leaving_outdated += outdated and not worker.jobs
         elif worker.environment == environment:
             current.add(worker)
         else:

@@ -141,8 +141,8 @@ def _current_line(endpoint: EndpointView, fleet: Fleet, wanted: Demand, now: flo
 def _minimum_starts(endpoint: EndpointView, fleet: Fleet, params: Params) -> int:
     """Starts for the minimum: at once what no older worker stands in for, the rest a batch at a time."""
     minimum = min(endpoint.minimum, endpoint.maximum)
-    missing = minimum - fleet.current.capacity - fleet.leaving_current
-    stand_ins = fleet.outdated.capacity + fleet.leaving - fleet.leaving_current
+    missing = minimum - fleet.current.capacity
+    stand_ins = fleet.outdated.capacity + fleet.leaving_outdated
     if missing <= 0 or not stand_ins:
         return max(0, missing)
     batch = max(0, batch_of(endpoint, params) - replacing(fleet))

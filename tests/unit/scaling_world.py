@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashq_autoscaler.reconcile import DeclareLost, DrainWorker, Note, SetCondition, StartWorker
 from flashq_autoscaler.views import (
@@ -15,8 +15,6 @@ from flashq_autoscaler.views import (
     Unknown,
     WorkerView,
 )
-
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,20 +37,20 @@ def endpoint(
 
 
 def worker(
-    id: str = "w1", state: str = "idle", endpoint: str = "embed", age_s: float = 1.0, **fields: Any
+    name: str = "w1", state: str = "idle", endpoint: str = "embed", age_s: float = 1.0, **fields: Any
 ) -> WorkerView:
     """A worker that entered `state` `age_s` ago and has a fresh heartbeat; a running one holds a job."""
     defaults: dict[str, Any] = {
         "host": "h1", "revision": "r1", "environment": "env", "since": NOW - age_s, "beat_at": NOW,
         "jobs": int(state == "running"),
     }  # fmt: skip
-    return WorkerView(id=id, endpoint=endpoint, state=state, **(defaults | fields))  # type: ignore[arg-type]
+    return WorkerView(id=name, endpoint=endpoint, state=state, **(defaults | fields))  # type: ignore[arg-type]
 
 
-def host(id: str = "h1", gpus: Sequence[GpuView | str] = (), **fields: Any) -> HostView:
+def host(name: str = "h1", gpus: Sequence[GpuView | str] = (), **fields: Any) -> HostView:
     """A host with a fresh heartbeat and no limits but its GPUs, which may be given as UUIDs."""
     views = tuple(gpu if isinstance(gpu, GpuView) else GpuView(gpu, "NVIDIA L4", 24 * GIB) for gpu in gpus)
-    return HostView(id=id, gpus=views, **({"beat_at": NOW} | fields))
+    return HostView(id=name, gpus=views, **({"beat_at": NOW} | fields))
 
 
 def snapshot(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from flashq_autoscaler.decide import decide
 
+from flashq_autoscaler.decide import decide
 from tests.unit.scaling_world import NOW, endpoint, snapshot, worker
 
 ESTIMATES = pytest.mark.parametrize(
