@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import socket
 import subprocess
 import sys
 import threading
@@ -447,28 +446,3 @@ def test_with_nothing_configured_and_nothing_running_no_broker_is_started(
     assert "none runs for" in result.stderr
     assert "`flashq up --detach` starts one" in result.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_with_nothing_configured_the_running_private_broker_is_asked(
-    broker: Broker, made: Fabricated, tmp_path: Path
-) -> None:
-    made.endpoint()
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "keeper.json").write_text(json.dumps({"control": str(tmp_path / "c.sock")}))
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "c.sock"))
-        listener.listen()
-
-        def keep() -> None:
-            connection, _ = listener.accept()
-            with connection, connection.makefile("rw") as lines:
-                assert json.loads(lines.readline()) == {"ask": "status"}
-                lines.write(json.dumps({"url": broker.url}) + "\n")
-                lines.flush()
-
-        keeper = threading.Thread(target=keep)
-        keeper.start()
-        rows = CommandLine("", tmp_path).rows("endpoints")
-        keeper.join()
-
-    assert [row["name"] for row in rows] == ["embed"]
