@@ -219,7 +219,8 @@ class HostAgent:
         why = f"its process {ended.how}" + (f": {ended.killed}" if ended.killed else "")
         log.log(logging.WARNING if ended.code else logging.INFO, "worker %s: %s", ended.worker, why)
         if ended.code and (tail := self._home.tail(ended.worker)):
-            why += f"; its last words:\n{tail}"
+            last = tail.rpartition("\n")[2].strip()
+            why += f"; the last it wrote: {last[:200]}\n{tail}"
         failed = False if ended.killed or not ended.code else None
         return Loss(ended.worker, ended.endpoint, why, failed, ended.gpu_uuids)
 
