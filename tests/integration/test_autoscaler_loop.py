@@ -98,6 +98,9 @@ def condition(fleet: FleetRig, endpoint: str) -> str:
 # -- starts --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "fleet", ["valkey", pytest.param("redis", marks=pytest.mark.requires("redis"))], indirect=True
+)
 def test_first_job_starts_one_worker_at_once(fleet: FleetRig) -> None:
     host = Host(fleet)
     fleet.register("embed", workers=(0, 3))

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.requires("valkey")
 
 
+ON_BOTH_SERVERS = pytest.mark.parametrize(
+    "fleet", ["valkey", pytest.param("redis", marks=pytest.mark.requires("redis"))], indirect=True
+)
+
+
 @pytest.fixture
 def agent(fleet: FleetRig) -> AgentProcess:
     return fleet.agent(lease_s=1.0, drain_s=2.0)
@@ -68,6 +73,7 @@ def test_second_agent_of_one_home_is_refused(fleet: FleetRig, agent: AgentProces
 # -- commands ------------------------------------------------------------------------------------------
 
 
+@ON_BOTH_SERVERS
 def test_worker_starts_on_the_signed_word(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
     fleet.register("embed")
     worker = fleet.order(host, "embed")
@@ -171,6 +177,7 @@ def test_spare_that_dies_is_not_missed(fleet: FleetRig, agent: AgentProcess, hos
 # -- deaths --------------------------------------------------------------------------------------------
 
 
+@ON_BOTH_SERVERS
 def test_job_of_a_killed_worker_is_queued_again_within_a_second(
     fleet: FleetRig, agent: AgentProcess, host: str
 ) -> None:
