@@ -13,13 +13,15 @@ local seen, spared = tonumber(c[1] or at), tonumber(c[2] or 0)
 if at < seen - 1000 or at > seen + 5000 then
   spared = at + lease
   redis.call('HSET', clock, 'spared', spared)
+end
+if at < seen - 1000 then
   for _, kind in ipairs({N.leases, N.endpoint_workers}) do  -- a clock set back: nothing may live for hours
     for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. kind .. ep, at + 2 * lease, '+inf', 'LIMIT', 0, 1000)) do
       redis.call('ZADD', P .. kind .. ep, at + lease, member)
     end
   end
 end
-if at ~= seen then redis.call('HSET', clock, 'seen', at) end
+if at ~= seen or not c[1] then redis.call('HSET', clock, 'seen', at) end
 
 local recovered, lost, ended, promoted, adopted = 0, 0, 0, 0, 0
 if at >= spared or spared > at + 2 * lease then
@@ -79,7 +81,8 @@ for _, queue in ipairs(queues) do
   end
 end
 -- What stray stock workers and tools of RQ left: every five seconds, the newest entries of each registry.
-if at >= tonumber(c[3] or 0) then
+local deep = tonumber(c[3] or 0)
+if at >= deep or deep > at + 5000 then
   redis.call('HSET', clock, 'deep', at + 5000)
   for _, queue in ipairs(queues) do
     adopted = adopted + adopt(P, ep, queue, at)
