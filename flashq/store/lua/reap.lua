@@ -80,6 +80,13 @@ for _, queue in ipairs(queues) do
     end
   end
 end
+for _, queue in ipairs(queues) do  -- names of ended jobs go with the jobs (RQ's own clean-up may never run)
+  for _, registry in ipairs({N.finished, N.failed, N.canceled}) do
+    local key = P .. registry .. queue
+    local gone = redis.call('ZCOUNT', key, '-inf', at / 1000 - 2)
+    if gone > 0 then redis.call('ZREMRANGEBYRANK', key, 0, math.min(gone, 5000) - 1) end
+  end
+end
 -- What stray stock workers and tools of RQ left: every five seconds, the newest entries of each registry.
 local deep = tonumber(c[3] or 0)
 if at >= deep or deep > at + 5000 then

@@ -15,6 +15,8 @@ redis.call('HSET', key, 'birth', iso(at), 'last_heartbeat', iso(at), 'queues', e
 if #ARGV > 9 then redis.call('HSET', key, unpack(ARGV, 10)) end
 redis.call('EXPIRE', key, 3600)
 redis.call('ZADD', workers, at + tonumber(ARGV[8]), worker)
-redis.call('RPUSH', P .. N.commands .. ARGV[4], ARGV[9])
+local commands = P .. N.commands .. ARGV[4]
+redis.call('RPUSH', commands, ARGV[9])
+redis.call('PEXPIRE', commands, 600000)  -- a signed word is good for far less
 note(P, ep, 'worker-ordered', worker, 'on ' .. ARGV[4])
 return 'ok'
