@@ -55,19 +55,10 @@ class BrokerServer:
     def start(self) -> None:
         assert self._program is not None
         log = (self.folder / "log").open("ab")
+        where = ("--port", "0", "--unixsocket", self.folder / "s", "--dir", self.folder)
+        kept = ("--save", "", "--appendonly", "yes", "--appendfsync", self._fsync)
         self._process = subprocess.Popen(
-            [
-                self._program,
-                "--port",
-                "0",
-                "--unixsocket",
-                self.folder / "s",
-                "--dir",
-                self.folder,
-                "--save",
-                "",
-            ]
-            + ["--appendonly", "yes", "--appendfsync", self._fsync],
+            [self._program, *where, *kept],
             stdout=log,
             stderr=log,
             start_new_session=True,

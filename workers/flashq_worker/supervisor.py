@@ -120,6 +120,7 @@ class Supervisor:
         if code is ExitCode.NOT_STARTED:
             return self._fail_start(self._runtime.failure, deterministic=True)
         if code is ExitCode.LEFT:
+            self._runtime.close()  # before it says so: what it held of the host is free by then
             with contextlib.suppress(BrokerError):
                 self._presence.leave("left")
         log.info("worker %s ends: %s", self.config.worker, code.name)
