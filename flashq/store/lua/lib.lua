@@ -95,6 +95,7 @@ local function conclude(P, id, f, state, reason, text, outcome, ttl_s, at, timin
     'fq_reason', reason, 'fq_outcome', outcome, 'fq_done', f.fence, 'fq_error', text, 'fq_timing', timing or '')
   if f.timed then redis.call('ZREM', P .. N.ttls .. f.ep, id) end
   if state == 'finished' then redis.call('HDEL', key, 'fq_call') end
+  if f.status == 'canceled' then redis.call('ZREM', P .. N.canceled .. f.origin, id) end  -- by a tool of RQ, too late
   redis.call('ZADD', P .. REGISTRY[state] .. f.origin, math.floor(at / 1000) + ttl_s, id)
   if state ~= 'cancelled' then
     local results = P .. N.results .. id
@@ -134,9 +135,10 @@ local function read(P, id, fields)
   local v = redis.pcall('HMGET', job_key(P, id), unpack(fields or FIELDS))
   if v.err or not v[1] or not v[3] or not v[4] then return nil end
   return {state = v[1], fence = v[2] or '0', ep = v[3], origin = v[4], watch = v[5], worker = v[6],
-    cancel = v[7] == '1', done = v[8], losses = tonumber(v[9] or 0), max_losses = tonumber(v[10] or 3),
-    mode = v[11], ttl_at = tonumber(v[12] or 0), timed = v[17] == '1', failure_ttl = tonumber(v[13] or 604800), attempts = tonumber(v[14] or 0),
-    status = v[15], gen = v[16] or '0',
+    cancel = v[7] == '1' or v[15] == 'canceled',  -- by its caller, or with a tool of RQ
+    done = v[8], losses = tonumber(v[9] or 0), max_losses = tonumber(v[10] or 3), mode = v[11],
+    ttl_at = tonumber(v[12] or 0), failure_ttl = tonumber(v[13] or 604800), attempts = tonumber(v[14] or 0),
+    status = v[15], gen = v[16] or '0', timed = v[17] == '1',
     call = v[18], rev = v[19], enqueued = v[20], cold = v[21], retries = v[22]}
 end
 
@@ -152,7 +154,7 @@ end
 -- the queue. `outcome` (signed, or '') is stored if it is dead, for `ttl_s`. Returns what became of it.
 local function lose(P, id, f, why, outcome, ttl_s, at)
   unlease(P, id, f)
-  if f.cancel or f.status == 'canceled' then
+  if f.cancel then
     conclude(P, id, f, 'cancelled', 'cancelled', 'cancelled; its worker was lost (' .. why .. ')', '', f.failure_ttl, at)
     return 'cancelled'
   end
@@ -230,6 +232,33 @@ local function row(id, f, fence, attempt)
     f.retries or '0'}
 end
 
+-- The job that an id found on a queue of this endpoint stands for, or nil: it was deleted, or is none of this
+-- endpoint's and is parked. What tools of RQ did to it is made good: requeued, promoted or shown as it is not.
+local function admit(P, ep, id, fields, at)
+  local f = read(P, id, fields)
+  if not f or f.ep ~= ep then
+    if redis.call('EXISTS', job_key(P, id)) == 1 then
+      redis.call('RPUSH', P .. N.parked .. ep, id)
+      note(P, ep, 'parked', id, f and 'belongs to endpoint ' .. f.ep
+        or 'not a flashq job; it stays in the broker and will not run')
+    end
+    return nil
+  end
+  if TERMINAL[f.state] and f.state ~= 'finished' and f.status == 'queued' then
+    reopen(P, id, f, at)
+    note(P, ep, 'job-reopened', id, 'requeued with a tool of RQ')
+    return read(P, id, fields)
+  end
+  if f.state == 'scheduled' and f.status == 'queued' then
+    redis.call('ZREM', P .. N.scheduled .. f.origin, id)
+    redis.call('HSET', job_key(P, id), 'fq_state', 'queued')
+    f.state = 'queued'
+  elseif TERMINAL[f.state] then
+    redis.call('HSET', job_key(P, id), 'status', RQ_STATUS[f.state])
+  end
+  return f
+end
+
 -- Take up to `count` jobs off the endpoint's queues for a worker; the first `start` of them begin at once.
 local function take(P, ep, worker, count, lease_ms, start, at)
   local rows, popped = {}, 0
@@ -239,26 +268,13 @@ local function take(P, ep, worker, count, lease_ms, start, at)
       popped = popped + 1
       local id = redis.call('LPOP', P .. N.queue .. queue)
       if not id then break end
-      local f = read(P, id, CLAIM_FIELDS)
-      if not f then
-        if redis.call('EXISTS', job_key(P, id)) == 1 then
-          redis.call('RPUSH', P .. N.parked .. ep, id)
-          note(P, ep, 'parked', id, 'not a flashq job; it stays in the broker and will not run')
-        end
-      elseif f.ep ~= ep then
-        redis.call('RPUSH', P .. N.parked .. ep, id)
-        note(P, ep, 'parked', id, 'belongs to endpoint ' .. f.ep)
-      else
-        if TERMINAL[f.state] and f.state ~= 'finished' and f.status == 'queued' then
-          reopen(P, id, f, at)
-          note(P, ep, 'job-reopened', id, 'requeued with a tool of RQ')
-          f = read(P, id, CLAIM_FIELDS)
-        end
-        if f.state == 'queued' and f.status == 'canceled' then
+      local f = admit(P, ep, id, CLAIM_FIELDS, at)
+      if f and f.state == 'queued' then
+        if f.cancel then
           conclude(P, id, f, 'cancelled', 'cancelled', 'cancelled with a tool of RQ', '', f.failure_ttl, at)
-        elseif f.state == 'queued' and expired(f, at) then
+        elseif expired(f, at) then
           conclude(P, id, f, 'timed_out', 'expired', 'waited past its ttl', '', f.failure_ttl, at)
-        elseif f.state == 'queued' then
+        else
           local fence = int(tonumber(f.fence) + 1)
           if #rows < start then
             redis.call('HSET', job_key(P, id), 'fq_state', 'running', 'status', 'started', 'fq_fence', fence,
@@ -271,8 +287,6 @@ local function take(P, ep, worker, count, lease_ms, start, at)
           redis.call('ZADD', P .. N.leases .. ep, at + lease_ms, id)
           redis.call('ZADD', P .. N.wip .. f.origin, '+inf', id .. ':' .. fence)
           rows[#rows + 1] = row(id, f, fence, f.attempts + 1)
-        elseif TERMINAL[f.state] then
-          redis.call('HSET', job_key(P, id), 'status', RQ_STATUS[f.state])
         end
       end
     end
@@ -341,49 +355,4 @@ local function lose_worker(P, ep, worker, why, at)
   end
   note(P, ep, 'worker-lost', worker, why)
   wake(P)
-end
-
--- Take back what stock RQ did to jobs of ours on one queue: a stray `rq worker` fails them, a tool cancels them.
-local function adopt(P, ep, queue, at)
-  local count = 0
-  local function back(id, f, why)
-    redis.call('ZREM', P .. N.failed .. queue, id)
-    redis.call('PERSIST', job_key(P, id))
-    redis.call('DEL', P .. N.results .. id)
-    redis.call('HSET', job_key(P, id), 'status', 'queued', 'worker_name', '', 'started_at', '', 'ended_at', '')
-    enqueue(P, id, ep, queue, nil, true)
-    ring_idle(P, ep)
-    note(P, ep, 'job-adopted', id, why)
-    count = count + 1
-  end
-  for _, id in ipairs(redis.call('ZREVRANGE', P .. N.failed .. queue, 0, 99)) do
-    local f = read(P, id)
-    if f and f.ep == ep and f.state == 'queued' and f.status == 'failed' then
-      back(id, f, 'failed by a stray rq worker ' .. (f.worker or ''))
-    end
-  end
-  for _, id in ipairs(redis.call('ZREVRANGE', P .. N.canceled .. queue, 0, 99)) do
-    local f = read(P, id)
-    if f and f.ep == ep and f.status == 'canceled' and (f.state == 'queued' or f.state == 'scheduled') then
-      conclude(P, id, f, 'cancelled', 'cancelled', 'cancelled with a tool of RQ', '', f.failure_ttl, at)
-      count = count + 1
-    end
-  end
-  -- Popped by a stock worker that then died: in its intermediate list, or begun under an RQ execution that ended.
-  for _, id in ipairs(redis.call('LRANGE', P .. N.queue .. queue .. ':intermediate', 0, 99)) do
-    local f = read(P, id)
-    if f and f.ep == ep and f.state == 'queued' and f.status == 'queued' then
-      redis.call('LREM', P .. N.queue .. queue .. ':intermediate', 0, id)
-      back(id, f, 'popped by a stray rq worker')
-    end
-  end
-  for _, entry in ipairs(redis.call('ZRANGEBYSCORE', P .. N.wip .. queue, 0, at / 1000, 'LIMIT', 0, 100)) do
-    local id = string.match(entry, '^([^:]+)')
-    local f = id and read(P, id)
-    redis.call('ZREM', P .. N.wip .. queue, entry)
-    if f and f.ep == ep and f.state == 'queued' and f.status == 'started' then
-      back(id, f, 'begun by a stray rq worker that died')
-    end
-  end
-  return count
 end

@@ -12,12 +12,10 @@ for _, queue in ipairs(redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)
       id = due[1]
     end
     if not id then break end
-    local f = read(P, id)
-    if f and f.ep == ep and (f.state == 'queued' or f.state == 'scheduled') then
+    local f = admit(P, ep, id, nil, at)
+    if f and (f.state == 'queued' or f.state == 'scheduled') then
       conclude(P, id, f, 'cancelled', 'purged', 'purged from the queue', '', f.failure_ttl, at)
       count = count + 1
-    elseif not f and redis.call('EXISTS', job_key(P, id)) == 1 then
-      redis.call('RPUSH', P .. N.parked .. ep, id)
     end
   end
 end

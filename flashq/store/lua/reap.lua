@@ -6,6 +6,52 @@
 --
 -- After a silence of everybody (the broker was down, or its clock jumped) leases are spared for one lease's time,
 -- so that workers who live can renew them: a grace, not a mass reaping.
+
+-- Take back what stock RQ did to jobs of ours on one queue: a stray `rq worker` fails them, a tool cancels them.
+local function adopt(P, ep, queue, at)
+  local count = 0
+  local function back(id, f, why)
+    redis.call('ZREM', P .. N.failed .. queue, id)
+    redis.call('PERSIST', job_key(P, id))
+    redis.call('DEL', P .. N.results .. id)
+    redis.call('HSET', job_key(P, id), 'status', 'queued', 'worker_name', '', 'started_at', '', 'ended_at', '')
+    enqueue(P, id, ep, queue, nil, true)
+    ring_idle(P, ep)
+    note(P, ep, 'job-adopted', id, why)
+    count = count + 1
+  end
+  for _, id in ipairs(redis.call('ZREVRANGE', P .. N.failed .. queue, 0, 99)) do
+    local f = read(P, id)
+    if f and f.ep == ep and f.state == 'queued' and f.status == 'failed' then
+      back(id, f, 'failed by a stray rq worker ' .. (f.worker or ''))
+    end
+  end
+  for _, id in ipairs(redis.call('ZREVRANGE', P .. N.canceled .. queue, 0, 99)) do
+    local f = read(P, id)
+    if f and f.ep == ep and f.status == 'canceled' and (f.state == 'queued' or f.state == 'scheduled') then
+      conclude(P, id, f, 'cancelled', 'cancelled', 'cancelled with a tool of RQ', '', f.failure_ttl, at)
+      count = count + 1
+    end
+  end
+  -- Popped by a stock worker that then died: in its intermediate list, or begun under an RQ execution that ended.
+  for _, id in ipairs(redis.call('LRANGE', P .. N.queue .. queue .. ':intermediate', 0, 99)) do
+    local f = read(P, id)
+    if f and f.ep == ep and f.state == 'queued' and f.status == 'queued' then
+      redis.call('LREM', P .. N.queue .. queue .. ':intermediate', 0, id)
+      back(id, f, 'popped by a stray rq worker')
+    end
+  end
+  for _, entry in ipairs(redis.call('ZRANGEBYSCORE', P .. N.wip .. queue, 0, at / 1000, 'LIMIT', 0, 100)) do
+    local id = string.match(entry, '^([^:]+)')
+    local f = id and read(P, id)
+    redis.call('ZREM', P .. N.wip .. queue, entry)
+    if f and f.ep == ep and f.state == 'queued' and f.status == 'started' then
+      back(id, f, 'begun by a stray rq worker that died')
+    end
+  end
+  return count
+end
+
 local P, ep, limit, lease, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), now()
 local clock = P .. N.clock .. ep
 local c = redis.call('HMGET', clock, 'seen', 'spared', 'deep')

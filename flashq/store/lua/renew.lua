@@ -20,7 +20,7 @@ for n = 1, count do
   local f = read(P, id)
   if live(f, fence) then
     redis.call('ZADD', P .. N.leases .. ep, 'XX', until_, id)
-    verdicts[n] = (f.cancel or f.status == 'canceled') and 'cancel' or 'ok'
+    verdicts[n] = f.cancel and 'cancel' or 'ok'
   else
     verdicts[n] = 'lost'
   end

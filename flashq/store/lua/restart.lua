@@ -9,7 +9,7 @@ for _, id in ipairs(held) do  -- each to the front: the one claimed first ends u
   local f = read(P, id)
   if not f or not live(f, f.fence) then
     redis.call('ZREM', P .. N.leases .. ep, id)
-  elseif f.cancel or f.status == 'canceled' or (f.mode == 'at_most_once' and f.state == 'running') then
+  elseif f.cancel or (f.mode == 'at_most_once' and f.state == 'running') then
     lose(P, id, f, 'the broker was restarted', '', nil, at)
   else
     unlease(P, id, f)
