@@ -20,20 +20,18 @@ import time
 from typing import TYPE_CHECKING
 
 from flashq._version import __version__
-from flashq.embedded import server
 from flashq.embedded.control import Connection, Control, Message
 from flashq.embedded.places import Places, open_lock, try_lock, write_private
 from flashq.embedded.plan import Leftovers
 from flashq.embedded.processes import Processes
 from flashq.embedded.secret import broker_password
-from flashq.errors import BrokerError, BrokerUnreachable, FlashqError
-from flashq.store.bare import BareConnection
-from flashq.store.keys import Keys
+from flashq.errors import BrokerError, FlashqError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from flashq.embedded.broker_line import BrokerLine
     from flashq.embedded.plan import Plan
 
 _LOCK_PATIENCE_S = 60.0
@@ -50,7 +48,6 @@ class Keeper:
     def __init__(self, plan: Plan, holder: socket.socket | None = None) -> None:
         self._plan = plan
         self._places = Places(plan.home_path).prepare()
-        self._keys = Keys(plan.rq_prefix)
         self._selector = selectors.DefaultSelector()
         self._control = Control(self._selector, self._on_message)
         if holder is not None:
@@ -154,9 +151,9 @@ class Keeper:
         sys.stderr.flush()
 
     # -- the broker ----------------------------------------------------------------------------------
-    def _connect(self, processes: Processes) -> BareConnection | None:
+    def _connect(self, processes: Processes) -> BrokerLine | None:
         """A connection to the broker when it answers; None where nobody wants it any more."""
-        lines: list[BareConnection] = []
+        lines: list[BrokerLine] = []
 
         def answers() -> bool:
             processes.check_broker()
@@ -167,41 +164,34 @@ class Keeper:
 
         return lines[0] if self._wait(answers, _LOADING_PATIENCE_S) else None
 
-    def _dial(self, path: Path) -> BareConnection | None:
-        try:
-            line = BareConnection(path, password=self._password)
-        except BrokerUnreachable:
-            return None
-        try:
-            line.call("PING")
-        except BrokerUnreachable:  # it is loading its data
-            line.close()
-            return None
-        return line
+    def _dial(self, path: Path) -> BrokerLine | None:
+        from flashq.embedded.broker_line import BrokerLine  # imported while the broker starts
 
-    def _open(self, line: BareConnection, processes: Processes) -> None:
+        return BrokerLine.dial(path, password=self._password, prefix=self._plan.rq_prefix)
+
+    def _open(self, line: BrokerLine, processes: Processes) -> None:
         """Deal with what an earlier run left, then let everybody in."""
         listen = self._plan.listen
         if listen is None:  # else workers on other machines may be alive; leases tell
-            server.restart(line, self._keys)
+            line.restart()
         match self._plan.leftovers:
             case Leftovers.HOLD:
-                server.hold(line, self._keys)
+                line.hold()
             case Leftovers.RUN:
-                server.release(line, self._keys)
+                line.release()
             case Leftovers.CONTINUE:
                 pass
-        self._held = server.count_held(line, self._keys)
+        self._held = line.count_held()
         processes.open_broker()
         if listen is not None:
-            server.listen(line, *listen)
+            line.listen(*listen)
         self._phase = "ready"
         self._say(f"ready, {self._held} jobs of an earlier run held")
         for connection in self._waiting():
             asked, connection.asked = connection.asked, None
             self._on_message(connection, asked or {})
 
-    def _with_broker(self, ask: Callable[[BareConnection], int]) -> int:
+    def _with_broker(self, ask: Callable[[BrokerLine], int]) -> int:
         """Ask the broker something; 0 where it does not answer."""
         line = None if self._processes is None else self._dial(self._processes.socket)
         if line is None:
@@ -246,8 +236,8 @@ class Keeper:
                     f" {message.get(name)!r}: give it another FLASHQ_HOME"
                 }
         if message.get("resume") and self._held:
-            released = self._with_broker(lambda line: server.release(line, self._keys))
-            self._held = self._with_broker(lambda line: server.count_held(line, self._keys))
+            released = self._with_broker(lambda line: line.release())
+            self._held = self._with_broker(lambda line: line.count_held())
             self._say(f"{released} jobs of an earlier run put back")
         if message.get("up"):
             if self._is_up():
@@ -285,7 +275,7 @@ class Keeper:
                 wait_s = self._stop.get("wait_s")
                 self._processes.drain(self._until_impatient, _DRAIN_S if wait_s is None else wait_s)
             if self._stop is not None:
-                unfinished = self._with_broker(lambda line: server.count_unfinished(line, self._keys))
+                unfinished = self._with_broker(lambda line: line.count_unfinished())
             self._processes.stop(lambda happened, timeout_s: self._wait(happened, timeout_s, _never))
         if self._owner:
             self._clear()

@@ -12,7 +12,6 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +108,7 @@ def join(
     me = (os.getpid(), str(settings.home))
     again = me in _joined_before
     leftovers = Leftovers.RUN if resume else Leftovers.CONTINUE if again else Leftovers.HOLD
-    plan = replace(plan or Plan.of(settings), leftovers=leftovers)
+    plan = (plan or Plan.of(settings))._replace(leftovers=leftovers)
     message = {
         "ask": "join",
         "namespace": settings.namespace,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from flashq.settings import Settings
 
 
@@ -24,15 +26,13 @@ class Leftovers(StrEnum):
     """They are run; those set aside stay aside."""
 
 
-def _default_commands() -> dict[str, list[str]]:
-    # -P: no module of the current folder stands in for one of ours.
-    flashq = [sys.executable, "-P", "-m", "flashq"]
-    return {"host": [*flashq, "host", "--embedded"], "autoscaler": [*flashq, "autoscaler"]}
+_FLASHQ = (sys.executable, "-P", "-m", "flashq")
+"""-P: no module of the current folder stands in for one of ours."""
+_BESIDE = MappingProxyType({"host": (*_FLASHQ, "host", "--embedded"), "autoscaler": (*_FLASHQ, "autoscaler")})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Nothing in it is secret: it shows in the process list."""
+class Plan(NamedTuple):
+    """Nothing in it is secret: it shows in the process list. (A dataclass would cost a keeper 10 ms.)"""
 
     home: str
     namespace: str = "default"
@@ -43,28 +43,27 @@ class Plan:
     """What becomes of the jobs that an earlier run left."""
     listen: tuple[str, int] | None = None
     """Address and port on which the broker listens beside its unix socket; it has a password then."""
-    server: list[str] = field(default_factory=list)
+    server: Sequence[str] = ()
     """The broker's program and first arguments; empty: the one that is found."""
-    commands: dict[str, list[str]] = field(default_factory=_default_commands)
+    commands: Mapping[str, Sequence[str]] = _BESIDE
     """The processes beside the broker by name; each gets `--lifeline FD` and ends when that pipe does."""
     parent_death_signal: bool = sys.platform == "linux"
     """The kernel kills the children when the keeper dies; elsewhere their lifeline and a guard do."""
 
     @classmethod
-    def of(cls, settings: Settings, **further: object) -> Plan:
+    def of(cls, settings: Settings, **further: Any) -> Plan:
         """The plan for the private broker of these settings."""
-        values = {
-            "home": str(settings.home),
-            "namespace": settings.namespace,
-            "rq_prefix": settings.rq_prefix,
-            "lease_s": settings.lease_s,
-            "payload_limit": settings.payload_limit,
-        }
-        return cls(**values | further)  # type: ignore[arg-type]
+        return cls(
+            home=str(settings.home),
+            namespace=settings.namespace,
+            rq_prefix=settings.rq_prefix,
+            lease_s=settings.lease_s,
+            payload_limit=settings.payload_limit,
+        )._replace(**further)
 
     def dump(self) -> str:
         """As JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps(self._asdict() | {"commands": dict(self.commands)}, separators=(",", ":"))
 
     @classmethod
     def load(cls, written: str) -> Plan:
@@ -72,7 +71,7 @@ class Plan:
         values = json.loads(written)
         if values["listen"] is not None:
             values["listen"] = tuple(values["listen"])
-        return cls(**values)
+        return cls(**values | {"leftovers": Leftovers(values["leftovers"])})
 
     @property
     def home_path(self) -> Path:
