@@ -314,8 +314,10 @@ local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room
   end
   local draining = w[3] == '1'
   local rows = {}
-  if count > 0 and not draining and redis.call('HGET', P .. N.endpoint .. ep, 'paused') ~= '1' then
-    rows = take(P, ep, worker, count, lease_ms, start, at)
+  if count > 0 and not draining then
+    local e = redis.call('HMGET', P .. N.endpoint .. ep, 'revision', 'paused')
+    draining = not e[1]  -- undeployed
+    if e[1] and e[2] ~= '1' then rows = take(P, ep, worker, count, lease_ms, start, at) end
   end
   local state = (holding + #rows > 0) and 'running' or 'idle'
   if #rows > 0 then  -- an empty answer need not be remembered: asking again is as good

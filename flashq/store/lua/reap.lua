@@ -52,10 +52,20 @@ local function adopt(P, ep, queue, at)
   return count
 end
 
+-- A leased job whose hash was deleted with a tool of RQ: nothing else tells where its mirror stands.
+local function unmirror(P, queues, id)
+  for _, queue in ipairs(queues) do
+    for _, entry in ipairs(redis.call('ZRANGE', P .. N.wip .. queue, 0, 999)) do
+      if string.match(entry, '^([^:]+)') == id then redis.call('ZREM', P .. N.wip .. queue, entry) end
+    end
+  end
+end
+
 local P, ep, limit, lease, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), now()
 local clock = P .. N.clock .. ep
 local c = redis.call('HMGET', clock, 'seen', 'spared', 'deep')
 local seen, spared = tonumber(c[1] or at), tonumber(c[2] or 0)
+local known = redis.call('EXISTS', P .. N.endpoint .. ep) == 1  -- an undeployed one is only cleared of its workers
 if at < seen - 1000 or at > seen + 5000 then
   spared = at + lease
   redis.call('HSET', clock, 'spared', spared)
@@ -67,8 +77,9 @@ if at < seen - 1000 then
     end
   end
 end
-if at ~= seen or not c[1] then redis.call('HSET', clock, 'seen', at) end
+if known and (at ~= seen or not c[1]) then redis.call('HSET', clock, 'seen', at) end
 
+local queues = redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)
 local recovered, lost, ended, promoted, adopted = 0, 0, 0, 0, 0
 if at >= spared or spared > at + 2 * lease then
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. N.endpoint_workers .. ep, 0, at, 'LIMIT', 0, 100)) do
@@ -79,6 +90,7 @@ if at >= spared or spared > at + 2 * lease then
     local f = read(P, id)
     if not f or not live(f, f.fence) then
       redis.call('ZREM', P .. N.leases .. ep, id)
+      if not f then unmirror(P, queues, id) end
     else
       lose(P, id, f, 'its worker ' .. (f.worker or '?') .. ' was silent for a lease', '', nil, at)
     end
@@ -95,7 +107,6 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. N.ttls .. ep, 0, at, 'LIMIT
   end
   if not f or f.state ~= 'claimed' then redis.call('ZREM', P .. N.ttls .. ep, id) end  -- it may come back unbegun
 end
-local queues = redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)
 -- Jobs with the endpoint's own ttl expire in the order they came; between them may stand some that follow no order.
 for _, queue in ipairs(queues) do
   local place = 0
@@ -135,7 +146,7 @@ for _, queue in ipairs(queues) do  -- names of ended jobs go with the jobs (RQ's
 end
 -- What stray stock workers and tools of RQ left: every five seconds, the newest entries of each registry.
 local deep = tonumber(c[3] or 0)
-if at >= deep or deep > at + 5000 then
+if known and (at >= deep or deep > at + 5000) then
   redis.call('HSET', clock, 'deep', at + 5000)
   for _, queue in ipairs(queues) do
     adopted = adopted + adopt(P, ep, queue, at)
