@@ -36,7 +36,7 @@ CARRIES: dict[str, tuple[tuple[str, ...], ...]] = {
     "restart": (("lose", "release"),),
     "reap": (("lose",), ("promote", "expire", "cancel")),
     "cancel": (("cancel",),),
-    "purge": (("cancel",),),
+    "purge": (("requeue",), ("cancel",)),
     "watch": (("cancel",),),
     "requeue": (("requeue",),),
     "fail_waiting": (("fail_waiting",),),
@@ -177,8 +177,7 @@ def faults(snapshot: Snapshot, *, held: bool = False) -> list[str]:
         state = JobState(fields["fq_state"])
         wanted, actual = expected_places(fields), places(snapshot, job)
         if held:
-            aside = f"{fields['fq_ep']}--held"
-            actual = [f"{p.partition(':')[0]}:{fields['origin']}" if p.endswith(f":{aside}") else p for p in actual]
+            actual = _as_if_not_held(actual, fields)
         if actual != wanted:
             found.append(f"{job} is {state} and stands in {actual}, not in {wanted}")
         if fields["status"] != RQ_STATUS[state]:
@@ -197,6 +196,13 @@ def faults(snapshot: Snapshot, *, held: bool = False) -> list[str]:
         if not _served(snapshot, fields):
             found.append(f"{job} is {state} on {fields['origin']}, which no worker and no reaper looks at")
     return found
+
+
+def _as_if_not_held(found: list[str], job: Job) -> list[str]:
+    aside = f":{job['fq_ep']}--held"
+    if JobState(job["fq_state"]) in TERMINAL:  # what ended meanwhile is dropped when the held come back
+        return [place for place in found if not place.endswith(aside)]
+    return [place.replace(aside, f":{job['origin']}") for place in found]
 
 
 def _served(snapshot: Snapshot, job: Job) -> bool:

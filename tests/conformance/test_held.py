@@ -1,0 +1,89 @@
+"""RESTART, HOLD and UNHOLD: jobs of an earlier run of the private broker."""
+
+from __future__ import annotations
+
+import pytest
+
+from flashq.model.lifecycle import JobState
+from flashq.store import held
+from tests.conformance.world import EP, World
+
+
+@pytest.fixture(autouse=True)
+def _some_are_held(world: World) -> None:
+    world.held = True
+
+
+def restart(world: World) -> int:
+    return world.run(held.restart(world.keys, EP))
+
+
+def test_after_a_restart_nobody_holds_anything(world: World) -> None:
+    jobs = [world.submit() for _ in range(4)]
+    worker, idle = world.worker(), world.worker()
+    world.claim(worker, count=3, start=2)
+    world.claim(idle, count=0)
+
+    assert restart(world) == 3
+    assert world.resent == 0
+    assert world.list("queue") == jobs
+    assert (world.scores("leases"), world.scores("wip"), world.scores("endpoint_workers")) == ({}, {}, {})
+    assert world.scores("idle") == {}
+    assert [world.job(job).get("fq_losses", "0") for job in jobs] == ["0"] * 4
+    assert [again.job for again in world.claim(world.worker(), count=4)] == jobs
+
+
+def test_a_restart_does_not_run_twice_what_may_run_once(world: World) -> None:
+    job = world.running(fields={"fq_mode": "at_most_once"}).job
+    restart(world)
+
+    assert world.state(job) == JobState.FAILED
+
+
+def test_a_restart_ends_what_was_to_be_cancelled(world: World) -> None:
+    job = world.running().job
+    world.run(world.t.cancel(job))
+    restart(world)
+
+    assert world.state(job) == JobState.CANCELLED
+
+
+def test_held_jobs_wait_aside_and_come_back(world: World) -> None:
+    plain = [world.submit(), world.submit()]
+    high, later = world.submit(priority=2), world.submit(delay_ms=5000)
+    later_high = world.submit(delay_ms=5000, priority=2)
+    assert world.run(held.hold(world.keys, EP)) == 5
+    assert world.resent == 5
+    assert world.claim(world.worker(), count=9) == []
+    new = world.submit()
+
+    assert world.run(held.unhold(world.keys, EP)) == (5, 5)
+    assert world.resent == (0, 0)
+    assert world.list("queue") == [*plain, new]
+    assert world.list("queue", "embed--p2") == [high]
+    assert set(world.scores("scheduled")) == {later}
+    assert set(world.scores("scheduled", "embed--p2")) == {later_high}
+    assert [again.job for again in world.claim(world.worker(), count=9)] == [high, *plain, new]
+
+
+def test_what_was_cancelled_meanwhile_is_not_held(world: World) -> None:
+    job, kept = world.submit(), world.submit()
+    world.run(held.hold(world.keys, EP))
+    world.run(world.t.cancel(job))
+
+    assert world.run(held.hold(world.keys, EP)) == 1
+    assert world.list("queue", held.held_queue(EP)) == [kept]
+
+
+def test_unhold_is_bounded(world: World) -> None:
+    jobs = [world.submit() for _ in range(3)]
+    world.run(held.hold(world.keys, EP))
+
+    assert world.run(held.unhold(world.keys, EP, 2), again=False) == (2, 2)
+    assert world.run(held.unhold(world.keys, EP, 2)) == (1, 1)
+    assert world.list("queue") == jobs
+
+
+def test_an_endpoint_without_waiting_jobs_holds_none(world: World) -> None:
+    assert world.run(held.hold(world.keys, EP)) == 0
+    assert held.held_queue(EP).encode() not in b" ".join(world.redis.smembers(world.keys.of("queues")))
