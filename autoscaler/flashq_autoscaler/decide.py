@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flashq_autoscaler.drains import Outcome, idle_drains, idle_expiry, orphan_drains, rollout_drains
+from flashq_autoscaler.drains import NOTHING, Outcome, idle_drains, idle_expiry, orphan_drains, rollout_drains
 from flashq_autoscaler.fleet import is_live, is_silent
 from flashq_autoscaler.placement import Ledger
 from flashq_autoscaler.plan import EndpointCondition, Plan, Start, Stop
@@ -75,12 +75,16 @@ def _staff(workers: Iterable[WorkerView], now: float) -> tuple[dict[str, list[Wo
     staff: dict[str, list[WorkerView]] = {}
     stops: list[Stop] = []
     for worker in workers:
+        if not is_live(worker):
+            continue
         if is_silent(worker, now):
             silent_s = now - worker.beat_at
             reason = f"silent for {silent_s:.1f} s while {worker.state}, its lease is {worker.lease_s:g} s"
             stops.append(Stop(worker.id, worker.endpoint, worker.host, reason))
-        elif is_live(worker):
-            staff.setdefault(worker.endpoint, []).append(worker)
+        elif worker.endpoint in staff:
+            staff[worker.endpoint].append(worker)
+        else:
+            staff[worker.endpoint] = [worker]
     return staff, stops
 
 
@@ -134,6 +138,8 @@ def _grant(
 
 
 def _outcome(case: Case, started: Counter[tuple[str, str]], refused: _Refused | None) -> Outcome:
+    if not (case.wishes or case.crowded_out or case.keep):
+        return NOTHING
     endpoint = case.endpoint
     environments = {wish.environment for wish in case.wishes}
     return Outcome(

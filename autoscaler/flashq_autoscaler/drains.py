@@ -37,6 +37,9 @@ class Outcome:
     """Those of `unplaced` that were to be the only worker of an older environment."""
 
 
+NOTHING = Outcome()
+
+
 def batch_of(endpoint: EndpointView, params: Params) -> int:
     """How many outdated workers may be in replacement at once: a tenth of `maximum`, and at least one."""
     return max(1, int(params.rollout_fraction * endpoint.maximum))
@@ -49,9 +52,12 @@ def replacing(fleet: Fleet) -> int:
 
 def idle_drains(endpoint: EndpointView, fleet: Fleet, outcome: Outcome, now: float) -> list[Drain]:
     """Idle workers above `maximum`, one in the way of an older environment's job, those idle too long."""
-    idle = sorted(fleet.current.idle, key=_turn)
     maximum = endpoint.maximum + endpoint.waiting_parents
     over = fleet.serving - maximum
+    crowded = outcome.crowded_out or outcome.only_hopes > 0
+    if over <= 0 and not crowded and not _expired((*fleet.current.idle, *fleet.outdated.idle), endpoint, now):
+        return []
+    idle = sorted(fleet.current.idle, key=_turn)
     if over > 0:
         reason = f"{fleet.serving} workers, at most {maximum} wanted"
         surplus = (*sorted(fleet.outdated.idle, key=_turn), *idle)[:over]
@@ -61,7 +67,7 @@ def idle_drains(endpoint: EndpointView, fleet: Fleet, outcome: Outcome, now: flo
     expired = _expired(spare, endpoint, now)[: max(0, fleet.current.ready - keep)]
     left = max(0, _ready(fleet) - len(expired) - endpoint.minimum)
     expired += _expired(sorted(fleet.outdated.idle, key=_turn), endpoint, now)[:left]
-    if not expired and not fleet.draining and (outcome.crowded_out or outcome.only_hopes):
+    if crowded and not expired and not fleet.draining:
         makes_way = [w for w in spare if outcome.crowded_out or _makes_place(w, outcome.obstacle)]
         return [
             _drain(w, endpoint, "a job of an older environment waits for its place") for w in makes_way[:1]
@@ -74,13 +80,14 @@ def idle_expiry(endpoint: EndpointView, fleet: Fleet, drained: int, now: float) 
     """When the next idle worker will have been idle too long, if any could go then."""
     if _ready(fleet) - drained <= endpoint.minimum:
         return None
-    idle = (*fleet.current.idle, *fleet.outdated.idle)
-    later = [worker.since + endpoint.idle_timeout_s for worker in idle]
-    return min((at for at in later if at > now), default=None)
+    timeout_s = endpoint.idle_timeout_s
+    later = [worker.since + timeout_s for worker in (*fleet.current.idle, *fleet.outdated.idle)]
+    return min([at for at in later if at > now], default=None)
 
 
 def _expired(workers: Iterable[WorkerView], endpoint: EndpointView, now: float) -> list[WorkerView]:
-    return [worker for worker in workers if now >= worker.since + endpoint.idle_timeout_s]
+    timeout_s = endpoint.idle_timeout_s
+    return [worker for worker in workers if now >= worker.since + timeout_s]
 
 
 def rollout_drains(
@@ -102,15 +109,16 @@ def rollout_drains(
     batch = batch_of(endpoint, params)
     free = endpoint.maximum + endpoint.waiting_parents - fleet.live - outcome.started
     in_place = free <= 0 or outcome.unplaced > 0
-    spare = _ready(fleet) - len(gone) - (endpoint.minimum - batch if in_place else endpoint.minimum)
+    above = _ready(fleet) - len(gone) - endpoint.minimum
+    least = -batch if in_place else 0
     allowed = batch - replacing(fleet) - outcome.replacements
     drains: list[Drain] = []
     for worker in candidates[: max(0, allowed)]:
         if worker.state != "initializing":
-            if spare <= 0:
-                break
-            spare -= 1
-        how = "in place" if in_place else "after its replacement"
+            above -= 1
+        if above < least:
+            break
+        how = "in place" if above < 0 else "after its replacement"
         reason = f"outdated: revision {worker.revision} → {endpoint.revision}, {how}, {batch} at a time"
         drains.append(_drain(worker, endpoint, reason, outdated=True))
     return drains

@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from flashq_autoscaler.views import EndpointView, WorkerView
 
-_GONE = frozenset({"throttled", "unhealthy"})
+GONE = frozenset({"throttled", "unhealthy"})
+"""The states of a worker that has no process."""
 
 
 def is_live(worker: WorkerView) -> bool:
     """Whether it counts against its endpoint's `maximum`: every worker with a process, draining or not."""
-    return not worker.lost and worker.state not in _GONE
+    return not worker.lost and worker.state not in GONE
 
 
 def is_silent(worker: WorkerView, now: float) -> bool:
@@ -39,19 +40,13 @@ class Group:
     def capacity(self) -> int:
         return len(self.idle) + len(self.running) + len(self.initializing)
 
-    def add(self, worker: WorkerView) -> None:
-        if worker.state == "initializing":
-            self.initializing.append(worker)
-        elif worker.state == "running" or worker.jobs:
-            self.running.append(worker)
-        else:
-            self.idle.append(worker)
-
 
 @dataclass(slots=True)
 class Fleet:
     """All live workers of one endpoint."""
 
+    live: int = 0
+    """What counts against `maximum`."""
     current: Group = field(default_factory=Group)
     older: dict[str, Group] = field(default_factory=dict)
     """Those of each other environment that jobs are queued for."""
@@ -66,28 +61,27 @@ class Fleet:
     @property
     def serving(self) -> int:
         """Live workers that are not draining, whatever their environment."""
-        older = sum(group.capacity for group in self.older.values())
-        return self.current.capacity + self.outdated.capacity + older
-
-    @property
-    def live(self) -> int:
-        """What counts against `maximum`."""
-        return self.serving + self.draining
+        return self.live - self.draining
 
 
-def fleet_of(endpoint: EndpointView, workers: Iterable[WorkerView]) -> Fleet:
+def fleet_of(endpoint: EndpointView, workers: Sequence[WorkerView]) -> Fleet:
     """The fleet that `workers`, all live and all of `endpoint`, make up."""
     older = {backlog.environment: Group() for backlog in endpoint.older if backlog.queued > 0}
-    fleet = Fleet(older=older)
-    current, environment = fleet.current, endpoint.environment
+    fleet = Fleet(live=len(workers), older=older)
+    current, outdated, environment = fleet.current, fleet.outdated, endpoint.environment
     for worker in workers:
         if worker.draining:
-            outdated = worker.environment != environment
             fleet.draining += 1
-            fleet.draining_outdated += outdated
-            fleet.leaving_outdated += outdated and not worker.jobs
-        elif worker.environment == environment:
-            current.add(worker)
+            if worker.environment != environment:
+                fleet.draining_outdated += 1
+                fleet.leaving_outdated += not worker.jobs
+            continue
+        theirs = worker.environment
+        group = current if theirs == environment else older.get(theirs, outdated)
+        if worker.state == "initializing":
+            group.initializing.append(worker)
+        elif worker.state == "running" or worker.jobs:
+            group.running.append(worker)
         else:
-            older.get(worker.environment, fleet.outdated).add(worker)
+            group.idle.append(worker)
     return fleet

@@ -6,9 +6,10 @@ on record names it, in whatever state.
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from flashq_autoscaler.fleet import is_live
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from flashq_autoscaler.views import GpuView, HostView, Needs, ThrottleCode, WorkerView
 
 _GIB = 2**30
+_Rank: TypeAlias = tuple[bool, int, bool, int, float, int, str]
 # The nearer a host came to taking the worker, the more its reason tells.
 _NEARNESS: dict[ThrottleCode, int] = {
     "NO_HOST": 0,
@@ -63,6 +65,24 @@ class _Room:
     environments: set[str] = field(default_factory=set)
     """Those with a worker here: surely built."""
 
+    def take(self, cpus: float, memory_bytes: int, environment: str) -> None:
+        """One more worker."""
+        self.cpus -= cpus
+        self.memory_bytes -= memory_bytes
+        self.slots -= 1
+        self.workers += 1
+        self.environments.add(environment)
+
+
+@dataclass(slots=True)
+class _Choice:
+    """The hosts that have room for certain needs, the best first; of one environment, or of all."""
+
+    heap: list[tuple[_Rank, int, str]] = field(default_factory=list)
+    """Rank, the number of workers it was computed at (another number: out of date), host."""
+    seen: int = 0
+    """How many of the ledger's changes are in."""
+
 
 class Ledger:
     """What the hosts have left while starts are granted one by one."""
@@ -72,7 +92,8 @@ class Ledger:
         self._hosts = sorted(hosts, key=lambda host: host.id)
         self._silent = [host for host in self._hosts if now > host.beat_at + host.lease_s]
         self._holders: dict[str, str] = {}
-        self._refused: set[Needs] = set()
+        self._choices: dict[tuple[Needs, str | None], _Choice] = {}
+        self._changed: list[_Room] = []
         usable = [host for host in self._hosts if host not in self._silent and not host.draining]
         self._rooms = {host.id: _room(host) for host in usable}
         for worker in workers:
@@ -87,13 +108,8 @@ class Ledger:
         for uuid in worker.gpu_uuids:
             self._holders[uuid] = f"worker {worker.id} of {worker.endpoint}"
         room = self._rooms.get(worker.host)
-        if room is None or not is_live(worker) or now > worker.beat_at + worker.lease_s:
-            return
-        room.cpus -= worker.cpus
-        room.memory_bytes -= worker.memory_bytes
-        room.slots -= 1
-        room.workers += 1
-        room.environments.add(worker.environment)
+        if room is not None and is_live(worker) and now <= worker.beat_at + worker.lease_s:
+            room.take(worker.cpus, worker.memory_bytes, worker.environment)
 
     def grant(self, endpoint: str, needs: Needs, environment: str) -> Place | None:
         """Take what one worker of `endpoint` needs from the host that suits it best; None: there is none.
@@ -101,22 +117,44 @@ class Ledger:
         Preferred, in this order: a GPU to the CPU fallback; the model named first; a host where the
         environment is in use; the fewest GPUs left (for a CPU worker: the fewest at all); the most cores.
         """
-        if needs in self._refused:
+        room = self._best(needs, environment)
+        if room is None:
             return None
-        fitting = [room for room in self._rooms.values() if self._obstacle(room, needs) is None]
-        if not fitting:
-            self._refused.add(needs)
-            return None
-        room = min(fitting, key=lambda room: _preference(room, needs, environment))
-        gpus = _suitable(room.gpus, needs)[: 0 if _on_cpu(room, needs) else needs.gpus]
+        gpus = [] if _on_cpu(room, needs) else _suitable(room.gpus, needs)[: needs.gpus]
         room.gpus = [gpu for gpu in room.gpus if gpu not in gpus]
         self._holders.update((gpu.uuid, f"a worker of {endpoint} about to start") for gpu in gpus)
-        room.cpus -= needs.cpus
-        room.memory_bytes -= needs.memory_bytes
-        room.slots -= 1
-        room.workers += 1
-        room.environments.add(environment)
+        room.take(needs.cpus, needs.memory_bytes, environment)
+        self._changed.append(room)
         return Place(room.host.id, tuple(gpu.uuid for gpu in gpus), needs.cpus, needs.memory_bytes)
+
+    def _best(self, needs: Needs, environment: str) -> _Room | None:
+        """The better of the best host that has the environment and the best of all."""
+        rooms = [room for room in (self._top(needs, environment), self._top(needs, None)) if room is not None]
+        return min(rooms, key=lambda room: _preference(room, needs, environment), default=None)
+
+    def _top(self, needs: Needs, environment: str | None) -> _Room | None:
+        """The best host with room for `needs`, of those with `environment` (None: of all)."""
+        choice = self._choices.get((needs, environment))
+        if choice is None:
+            choice = self._choices[needs, environment] = _Choice()
+            self._offer(choice, self._rooms.values(), needs, environment)
+        else:
+            self._offer(choice, self._changed[choice.seen :], needs, environment)
+        choice.seen = len(self._changed)
+        while choice.heap:
+            _, workers, host = choice.heap[0]
+            room = self._rooms[host]
+            if room.workers == workers:
+                return room
+            heapq.heappop(choice.heap)
+        return None
+
+    def _offer(self, choice: _Choice, rooms: Iterable[_Room], needs: Needs, environment: str | None) -> None:
+        for room in rooms:
+            known = environment is None or environment in room.environments
+            if known and self._obstacle(room, needs) is None:
+                rank = _preference(room, needs, None)
+                heapq.heappush(choice.heap, (rank, room.workers, room.host.id))
 
     def _obstacle(self, room: _Room, needs: Needs) -> ThrottleCode | None:
         """The first thing that keeps a worker off a host; None: it fits."""
@@ -224,7 +262,8 @@ def _suitable(gpus: Iterable[GpuView], needs: Needs) -> list[GpuView]:
     return suitable
 
 
-def _preference(room: _Room, needs: Needs, environment: str) -> tuple[float | bool | str, ...]:
+def _preference(room: _Room, needs: Needs, environment: str | None) -> _Rank:
+    """The smaller, the better a host suits; without an environment: as if none had it."""
     on_cpu = _on_cpu(room, needs)
     model = 0
     if needs.gpu_models and not on_cpu:

@@ -95,6 +95,14 @@ class _Line:
 def weigh(endpoint: EndpointView, workers: Sequence[WorkerView], now: float, params: Params) -> Case:
     """The case of an endpoint with these live workers."""
     fleet = fleet_of(endpoint, workers)
+    if not (
+        endpoint.queued
+        or endpoint.older
+        or endpoint.failures
+        or endpoint.scaler_type == "REQUEST_COUNT"
+        or fleet.current.capacity < endpoint.minimum
+    ):
+        return Case(endpoint, fleet)
     wanted = NONE if endpoint.paused else demand(endpoint, fleet.current, now, params)
     current = _current_line(endpoint, fleet, wanted, now, params)
     older = [] if endpoint.paused else _older_lines(endpoint, fleet, now, params)

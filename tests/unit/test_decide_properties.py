@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashq_autoscaler.decide import decide
@@ -29,6 +29,8 @@ from tests.unit.scaling_world import GIB, NOW, simulate_apply
 if TYPE_CHECKING:
     from random import Random
 
+# A snapshot is many draws; there are many properties.
+FEW = settings(max_examples=50)
 NAMES = ("a", "b", "c")
 ENVIRONMENTS = ("env", "old", "older")
 ages = st.sampled_from([0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 14.9, 20.0, 59.9, 60.0, 100.0, 1000.0])
@@ -151,6 +153,7 @@ def live(snapshot: Snapshot, name: str) -> int:
 alphas = st.sampled_from([0.0, 0.5, 1.0, 2.0])
 
 
+@FEW
 @given(snapshots(), alphas)
 def test_live_workers_never_exceed_max(before: Snapshot, alpha: float) -> None:
     plan = decide(before, Params(alpha=alpha))
@@ -162,6 +165,7 @@ def test_live_workers_never_exceed_max(before: Snapshot, alpha: float) -> None:
             assert live(before, endpoint.name) + started[endpoint.name] <= maximum
 
 
+@FEW
 @given(snapshots(), alphas)
 def test_no_worker_that_holds_a_job_is_drained_or_stopped(before: Snapshot, alpha: float) -> None:
     plan = decide(before, Params(alpha=alpha))
@@ -175,6 +179,7 @@ def test_no_worker_that_holds_a_job_is_drained_or_stopped(before: Snapshot, alph
         assert is_silent(by_id[stop.worker], NOW)
 
 
+@FEW
 @given(snapshots())
 def test_no_gpu_has_two_workers(before: Snapshot) -> None:
     plan = decide(before)
@@ -187,6 +192,7 @@ def test_no_gpu_has_two_workers(before: Snapshot) -> None:
     assert not any(gpus[uuid].foreign for uuid in granted)
 
 
+@FEW
 @given(snapshots(), alphas)
 def test_after_applying_a_plan_there_is_nothing_left_to_do(before: Snapshot, alpha: float) -> None:
     params = Params(alpha=alpha)
@@ -203,6 +209,7 @@ def test_after_applying_a_plan_there_is_nothing_left_to_do(before: Snapshot, alp
     assert reconcile(plan, after) == ()
 
 
+@FEW
 @given(snapshots(), st.integers(1, 20))
 def test_more_queued_never_means_fewer_starts(before: Snapshot, more: int) -> None:
     first, *others = endpoints_of(before)
@@ -217,11 +224,13 @@ def test_more_queued_never_means_fewer_starts(before: Snapshot, more: int) -> No
     assert fewer <= many
 
 
+@FEW
 @given(snapshots(queued=0, waits_s=(), low_priority_queued=0, running=0, older=(), minimum=0))
 def test_with_nothing_queued_and_no_minimum_nothing_starts(before: Snapshot) -> None:
     assert decide(before).starts == ()
 
 
+@FEW
 @given(snapshots(queued=0, waits_s=(), low_priority_queued=0, running=0, older=()))
 def test_with_nothing_queued_and_the_minimum_there_nothing_starts(before: Snapshot) -> None:
     plan = decide(before)
@@ -237,6 +246,7 @@ def test_with_nothing_queued_and_the_minimum_there_nothing_starts(before: Snapsh
             assert not any(start.endpoint == endpoint.name for start in plan.starts)
 
 
+@FEW
 @given(snapshots(), st.randoms(use_true_random=False))
 def test_listing_order_changes_nothing(before: Snapshot, rng: Random) -> None:
     assert not isinstance(before.hosts, Unknown)
@@ -249,6 +259,7 @@ def test_listing_order_changes_nothing(before: Snapshot, rng: Random) -> None:
     assert reconcile(decide(shuffled), shuffled) == reconcile(decide(before), before)
 
 
+@FEW
 @given(snapshots(), alphas)
 def test_the_next_wake_up_is_in_the_future(before: Snapshot, alpha: float) -> None:
     plan = decide(before, Params(alpha=alpha))
@@ -257,6 +268,7 @@ def test_the_next_wake_up_is_in_the_future(before: Snapshot, alpha: float) -> No
     assert all(withheld.due_at > NOW for withheld in plan.withheld)
 
 
+@FEW
 @given(snapshots(), st.integers(1, 7))
 def test_an_unknown_part_never_acts(before: Snapshot, parts: int) -> None:
     unknown = Unknown("connection lost")
@@ -275,6 +287,7 @@ def test_an_unknown_part_never_acts(before: Snapshot, parts: int) -> None:
     assert reconcile(decide(before), blind) == ()
 
 
+@FEW
 @given(snapshots())
 def test_an_endpoint_with_an_unknown_queue_is_left_alone(before: Snapshot) -> None:
     first, *others = endpoints_of(before)
@@ -288,6 +301,7 @@ def test_an_endpoint_with_an_unknown_queue_is_left_alone(before: Snapshot) -> No
     assert plan.undecided == {first.name}
 
 
+@FEW
 @given(snapshots())
 def test_every_decision_has_a_reason(before: Snapshot) -> None:
     plan = decide(before)
@@ -297,6 +311,7 @@ def test_every_decision_has_a_reason(before: Snapshot) -> None:
     assert all(withheld.detail for withheld in plan.withheld)
 
 
+@FEW
 @given(snapshots(needs=Needs(), failures=0, older=()))
 def test_the_minimum_is_reached_where_nothing_limits(before: Snapshot) -> None:
     roomy = replace(before, hosts=(HostView("h0", NOW),))
@@ -313,6 +328,7 @@ def test_the_minimum_is_reached_where_nothing_limits(before: Snapshot) -> None:
         assert at_max or serving >= endpoint.minimum - max(1, endpoint.maximum // 10)
 
 
+@FEW
 @given(snapshots(needs=Needs(), failures=0, older=(), paused=False, scaler_type=None))
 def test_a_job_that_waited_a_whole_start_has_a_worker_or_max_is_reached(before: Snapshot) -> None:
     roomy = replace(before, hosts=(HostView("h0", NOW),))
