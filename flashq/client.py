@@ -142,6 +142,12 @@ class Client:
         self._send(job, registration, command, tries=5)
         return job
 
+    def refused(self, function: EndpointFunction[Any, Any], error: errors.SubmitError) -> EndpointJob[Any]:
+        """A job that was never sent, ended by the error that kept it from being."""
+        job: EndpointJob[Any] = EndpointJob(self, "", function.name)
+        self._reject(job, error)
+        return job
+
     def registration(self, function: EndpointFunction[Any, Any]) -> Registration:
         """The endpoint's registration, made once per function."""
         found = self._registrations.get(function.__wrapped__)

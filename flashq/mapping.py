@@ -7,9 +7,10 @@ import sys
 from collections import deque
 from collections.abc import Sized
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from flashq.errors import ConfigurationError
+from flashq.errors import ConfigurationError, SubmitError
 from flashq.job import EndpointJob, Reply
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 DEFAULT_WINDOW = 1000
+_AT_ONCE = 16  # calls submitted in one go in an event loop: a millisecond or two
 
 
 class Map(Generic[R]):
@@ -56,7 +58,7 @@ class Map(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         with self._bar() as advance:
             try:
-                while self._fill():
+                while self._fill(self._window) or not self._flight.empty:
                     yield self._take(self._flight.next_blocking(), advance)
             finally:
                 self._flight.cancel()
@@ -65,23 +67,28 @@ class Map(Generic[R]):
     async def __aiter__(self) -> AsyncIterator[R]:
         with self._bar() as advance:
             try:
-                while await asyncio.to_thread(self._fill) if self._flight.empty else self._fill():
-                    yield self._take(await self._flight.next_async(), advance)
+                while (more := self._fill(_AT_ONCE)) or not self._flight.empty:
+                    if more and not self._flight.ready:
+                        await asyncio.sleep(0)  # other tasks get their turn while the window fills
+                    else:
+                        yield self._take(await self._flight.next_async(), advance)
             finally:
                 self._flight.cancel()
 
-    def _fill(self) -> bool:
-        """Submit up to the window; False once nothing is left."""
+    def _fill(self, most: int) -> bool:
+        """Submit up to `most` calls, within the window; False where nothing was left to submit, or no room."""
         from flashq.client import current_client
 
         client = current_client()
-        while len(self._flight) < self._window:
+        room = min(most, self._window - len(self._flight))
+        before = len(self._flight)
+        for args in islice(self._calls, room):
             try:
-                args = next(self._calls)
-            except StopIteration:
-                break
-            self._flight.add(client.submit(self._function, args, self._kwargs))
-        return not self._flight.empty
+                job = client.submit(self._function, args, self._kwargs)
+            except SubmitError as error:  # takes its place among the values, like any other failure
+                job = client.refused(self._function, error)
+            self._flight.add(job)
+        return len(self._flight) > before
 
     def _take(self, job: EndpointJob[R], advance: Callable[[], None]) -> Any:
         advance()
@@ -113,6 +120,11 @@ class _Flight:
     @property
     def empty(self) -> bool:
         return not self._jobs
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next one can be taken without waiting."""
+        return self._jobs[0].done if self._order and self._jobs else bool(self._ended)
 
     def add(self, job: EndpointJob[Any]) -> None:
         self._jobs.append(job)

@@ -63,6 +63,9 @@ class Presence:
         )
         self.now_ms = self._joined_ms = joined.now_ms
         self._ordered_ms = joined.ordered_ms
+        if not self._ordered_ms:  # started by hand: as if ordered when its process was made
+            began_s = config.spawned_ns / 1e9 if config.spawned_ns else self._began
+            self._ordered_ms = joined.now_ms - int((time.monotonic() - began_s) * 1000)
         if joined.verdict == "gone":
             return ExitCode.LOST
         if joined.verdict == "unknown":
@@ -110,7 +113,7 @@ class Presence:
         self._startup_ms = dict(startup_ms)
         cold_ms = (time.monotonic() - self._began) * 1000 + max(0, self._joined_ms - self._ordered_ms)
         cold_ms -= startup_ms.get("environment", 0.0)  # built once: the next start finds it
-        fields = {"fq_cold_ms": round(cold_ms, 3) if self._ordered_ms else ""}
+        fields = {"fq_cold_ms": round(cold_ms, 3)}
         verdict = self._broker.run(
             self._broker.transitions.ready(self._config.endpoint, self._config.worker, fields)
         )
@@ -121,7 +124,7 @@ class Presence:
 
         order: submit → the autoscaler's word; spawn: → the worker's first word; then environment, executor, load.
         """
-        if not self._ordered_ms or enqueued_ms > self._joined_ms:
+        if enqueued_ms > self._joined_ms:
             return {}
         parts = {
             "order": float(max(0, self._ordered_ms - enqueued_ms)),
