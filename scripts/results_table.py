@@ -1,0 +1,102 @@
+"""The README's table of what was measured, from the newest record in benchmarks/results (see reference.py).
+
+A record is what `python -m benchmarks --output FILE` writes: `about`, `jobs` (floor, flashq and their ratio) and
+`starts` (values by name). Where there is none, the table is empty.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+
+MEASURED = Path(__file__).resolve().parents[1] / "docs" / "decisions" / "measured.json"
+
+Record = dict[str, Any]
+
+
+def newest(folder: Path = RESULTS) -> Record | None:
+    """The record measured last; None where there is none."""
+    records = [json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))]
+    ours = [record for record in records if {"about", "jobs", "starts"} <= record.keys()]
+    return max(ours, key=lambda record: str(record["about"]["date"]), default=None)
+
+
+def rows(record: Record) -> Iterable[tuple[str, ...]]:
+    """The lines of the first table: what, the floor, flashq, the ratio."""
+    for what, values in record["jobs"].items():
+        yield what, _number(values["floor"]), _number(values["flashq"]), f"{values['ratio']:.2f}"
+
+
+def start_rows(record: Record) -> Iterable[tuple[str, str]]:
+    """The lines of the second table: what has no floor, and its values."""
+    for what, values in record["starts"].items():
+        counted = ", ".join(f"{name} {_number(value)}" for name, value in values.items() if name != "n")
+        yield what, counted + (f" ({values['n']:.0f} runs)" if "n" in values else "")
+
+
+def markdown(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
+    """A table."""
+    rules = ("---",) + ("---:",) * (len(headings) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, rules, *lines)) + "\n"
+
+
+def benchmark_table() -> str:
+    """Both tables, and where the numbers come from; empty where nothing was measured."""
+    record = newest()
+    if record is None:
+        return ""
+    about = record["about"]
+    said = (
+        f"`{about['command']}`, {about['date'][:10]}, flashq {about['flashq']}, Python {about['python']},"
+        f" {about['machine']}, load average {about['load_average']:.1f}; medians of {about['rounds']} rounds."
+    )
+    parts = [said, markdown(("what", "floor", "flashq", "flashq ÷ floor"), rows(record))]
+    if record["starts"]:
+        parts.append(markdown(("starts and sizes", "measured"), start_rows(record)))
+    return "\n".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+# -- what decision records quote ---------------------------------------------------------------------
+
+
+def measured(section: str, unit: str) -> str:
+    """One section of docs/decisions/measured.json, which scripts/measure.py writes, as a table."""
+    found = json.loads(MEASURED.read_text("utf-8"))
+    values, about = found[section], found["about"]
+    if isinstance(next(iter(values.values())), dict):
+        columns = list(next(iter(values.values())))
+        rows = [(name, *(_number(row[column]) for column in columns)) for name, row in values.items()]
+        headings = (unit, *columns)
+    else:
+        rows = [(name, _number(value)) for name, value in values.items()]
+        headings = ("", unit)
+    where = (
+        f"`python scripts/measure.py`, {about['date']}: flashq {about['flashq']}, RQ {about['rq']}, redis-py"
+        f" {about['redis-py']}, {about['broker']}, Python {about['python']}, {about['machine']}."
+    )
+    return f"{markdown(headings, rows)}\n{where}\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "benchmarks": benchmark_table,
+    "measured-commands": lambda: measured("commands", "per job"),
+    "measured-memory": lambda: measured("memory", "bytes"),
+    "measured-imports": lambda: measured("imports", "ms"),
+    "measured-lines": lambda: measured("lines", "CPU µs"),
+    "measured-signing": lambda: measured("signing", "CPU µs"),
+    "measured-code": lambda: measured("code", "ms"),
+}
+
+if __name__ == "__main__":
+    sys.stdout.write(benchmark_table())
