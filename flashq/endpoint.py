@@ -105,6 +105,8 @@ class EndpointFunction(Generic[P, R]):
 
     if TYPE_CHECKING:
         __wrapped__: Callable[..., Any]
+        __name__: str
+        __qualname__: str
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Inside a job an endpoint is its function: parameters and options stay with the caller.

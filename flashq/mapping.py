@@ -43,8 +43,8 @@ class Map(Generic[R]):
         if not inputs:
             raise ConfigurationError("map() needs at least one iterable")
         self._window = DEFAULT_WINDOW if window is None else window
-        if self._window < 1:
-            raise ConfigurationError(f"map(window={window!r}): must be at least 1")
+        if type(self._window) is not int or self._window < 1:
+            raise ConfigurationError(f"map(window={window!r}): must be a whole number of at least 1")
         self._function = function
         self._kwargs = kwargs
         self._calls = zip(*inputs, strict=False)
