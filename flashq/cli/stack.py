@@ -89,7 +89,7 @@ def up(detach: bool, resume: bool, listen: tuple[str, int] | None, allow_plainte
     try:
         membership = embedded.join(settings, plan=plan, up=True, resume=resume)
     except embedded.AlreadyUp as already:
-        if not detach:
+        if not detach and not resume:
             raise
         _check_listens(already.status, listen)
         click.echo(f"it is up already in {settings.home} (process {already.status['pid']})")

@@ -54,7 +54,7 @@ class Keeper:
             self._control.adopt(holder)
         self._kept = holder is None
         self._phase = "starting"
-        self._doing = "waiting for an earlier one to end"
+        self._doing = "an earlier broker of this home ends"
         self._stop: Message | None = None  # what asked for the end, and how: {"now", "wait_s"}
         self._held = 0
         self._password = "" if plan.listen is None else broker_password(plan.home_path)

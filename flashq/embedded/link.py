@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 from flashq.errors import BrokerError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flashq.embedded.places import Places
 
 SILENCE_S = 60.0
 """How long a keeper may say nothing; one that is busy starting or stopping says so every second."""
+_LONG = 3
+"""After so many times of saying so it takes long."""
 
 
 class Stopping(Exception):
@@ -50,18 +54,25 @@ class Link:
             return False
         return False  # the end of it, or its last words
 
-    def ask(self, message: dict[str, Any], timeout_s: float = SILENCE_S) -> dict[str, Any]:
+    def ask(
+        self,
+        message: dict[str, Any],
+        timeout_s: float = SILENCE_S,
+        tell: Callable[[str], None] | None = None,
+    ) -> dict[str, Any]:
         """Send a message and wait for its answer; each sign of life starts the wait anew.
 
-        Raises: Stopping; BrokerError where the keeper is silent.
+        `tell` is told, once, what a long wait is for. Raises: Stopping; BrokerError where the keeper is silent.
         """
         self.send(message)
-        while True:
-            answer = self._read(timeout_s)
-            if "stopping" in answer:
-                raise Stopping(told=True)
-            if "waiting" not in answer:
-                return answer
+        waits = 0
+        while "waiting" in (answer := self._read(timeout_s)):
+            waits += 1
+            if waits == _LONG and tell is not None:
+                tell(answer["waiting"])
+        if "stopping" in answer:
+            raise Stopping(told=True)
+        return answer
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message; its answer is still to be read. Raises Stopping."""

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flashq._version import __version__
 from flashq.embedded.child import tail
 from flashq.embedded.link import SILENCE_S, Link, Stopping, connect
 from flashq.embedded.places import Places, locked
@@ -179,8 +180,9 @@ def _join_running(places: Places, message: dict[str, Any]) -> Membership | None:
     if "error" in status:
         link.close()
         raise AlreadyUp(status) if "pid" in status else ConfigurationError(status["error"])
-    if status["python"] != sys.executable and not message["up"]:
-        _say(f"joined the private broker in {places.home}; its workers run {status['python']}")
+    if (status["python"], status["version"]) != (sys.executable, __version__) and not message["up"]:
+        theirs = f"{status['python']} and flashq {status['version']}"
+        _say(f"joined the private broker in {places.home}; its workers run {theirs}")
     return Membership(link, status, places.home, started=False)
 
 
@@ -193,7 +195,7 @@ def _start(places: Places, plan: Plan, message: dict[str, Any]) -> Membership | 
     try:
         with theirs:
             _launch(plan, theirs, log)
-        status = link.ask(message)
+        status = link.ask(message, tell=lambda what: _say(f"waiting: {what}"))
     except Stopping as end:
         link.close()
         if end.told:

@@ -39,6 +39,7 @@ def double(x):
 
 @Endpoint(name="slow", cpu="any", workers=(0, 2), idle_timeout=30)
 def slow(folder, seconds):
+    Path(folder, "pid").write_text(str(os.getpid()))
     Path(folder, "began").touch()
     time.sleep(seconds)
     with Path(folder, "ended").open("a") as file:
@@ -57,6 +58,7 @@ class Machine(EmbeddedRig):
         self.folder = self._folder
         self.environ = {n: v for n, v in os.environ.items() if not n.startswith(("FLASHQ_", "RQ_"))}
         self.environ["FLASHQ_HOME"] = str(self.home)
+        self.environ["MARK_OF_THE_TEST"] = str(self.home)  # user code does not see FLASHQ_HOME
         self._running: list[subprocess.Popen[str]] = []
 
     def start(self, *command: str, **environ: str) -> subprocess.Popen[str]:
@@ -152,12 +154,28 @@ def test_a_script_ended_in_the_middle_of_a_job_leaves_nothing(machine: Machine, 
     script = machine.run_program("slow.remote(folder, 60)")
     wait_until((machine.folder / "began").exists, 30)
 
+    runs_it = int((machine.folder / "pid").read_text())
+    assert runs_it in machine.processes()
+
     script.send_signal(how)
     script.wait(10)
 
     machine.await_nothing_left()
     if how is signal.SIGINT:
         assert f"flashq: 1 unfinished job is kept in {machine.home}" in machine.output(script, "err")
+
+
+def test_a_script_whose_keeper_is_killed_gets_its_result_all_the_same(machine: Machine) -> None:
+    script = machine.run_program("print(slow.remote(folder, 2))")
+    wait_until((machine.folder / "began").exists, 30)
+    ours = set(machine.processes()) - {script.pid}
+
+    os.kill(machine.status()["pid"], signal.SIGKILL)
+
+    wait_until(lambda: not ours & set(machine.processes()), 3)
+    assert machine.finish(script) == "done\n"
+    assert (machine.folder / "ended").read_text() == "x"
+    machine.await_nothing_left()
 
 
 def test_two_scripts_at_once_use_one_stack_and_do_not_disturb_each_other(machine: Machine) -> None:

@@ -196,6 +196,7 @@ def test_a_broker_that_outlived_its_keeper_is_waited_for(rig: EmbeddedRig) -> No
     wait_until(lambda: any(has_open(pid, lock) for pid in rig.processes() if pid != broker))
     (keeper,) = wait_until(lambda: len(found := set(rig.processes()) - {broker}) == 1 and found)
     assert embedded.find(rig.settings) is None
+    wait_until(lambda: second.stderr == "flashq: waiting: an earlier broker of this home ends\n")
 
     os.kill(broker, signal.SIGKILL)
     assert second.wait_joined().joined["keeper"] == keeper
@@ -357,6 +358,17 @@ def test_a_home_with_a_very_long_path(rig: EmbeddedRig) -> None:
         membership.leave()
     rig.await_nothing_left()
     assert not path.parent.exists()
+
+
+def test_a_home_with_an_odd_name() -> None:
+    rig = EmbeddedRig(Path('o\'dd "home" 100%25 é@:#?'))
+    try:
+        membership = rig.join()
+        with contextlib.closing(rig.broker(membership.url)) as broker:
+            assert broker.execute("PING") == b"PONG"
+            assert broker.execute("CONFIG", "GET", "dir") == [b"dir", os.fsencode(rig.home / "broker")]
+    finally:
+        rig.close()
 
 
 def test_a_stack_that_does_not_answer_is_an_error(rig: EmbeddedRig) -> None:
