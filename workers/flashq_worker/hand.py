@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Hand:
-    """`concurrency`: how many may run at once."""
+    """`concurrency`: how many may run at once. `running` are those handed to the executor, in that order; up to
+    `ahead` more than run at once, so that it finds its next job at hand."""
 
     concurrency: int = 1
+    ahead: int = 0
     running: dict[str, Assignment] = field(default_factory=dict)
     waiting: deque[Assignment] = field(default_factory=deque)
 
@@ -35,12 +37,17 @@ class Hand:
     @property
     def free(self) -> int:
         """How many of those waiting could be handed to the executor now."""
-        return max(0, self.concurrency - len(self.running))
+        return max(0, self.concurrency + self.ahead - len(self.running))
 
     def leases(self) -> tuple[tuple[str, int], ...]:
         """Id and fence of each, to be renewed. The one method that another thread may call."""
         held = [*list(self.running.values()), *list(self.waiting)]  # list() of each is one step under the GIL
         return tuple((h.job, h.fence) for h in held)
+
+    @property
+    def backlog(self) -> bool:
+        """Whether any wait for another to end, here or in the executor."""
+        return bool(self.waiting) or len(self.running) > self.concurrency
 
     @property
     def oldest_began_at(self) -> float:
@@ -51,6 +58,13 @@ class Hand:
         """Take one job, or all, out of those waiting."""
         taken = [held for held in self.waiting if job is None or held.job == job]
         self.waiting = deque(held for held in self.waiting if held not in taken)
+        return taken
+
+    def take_ahead(self) -> list[Assignment]:
+        """Take out of the hand what the executor was given and cannot have begun."""
+        taken = list(self.running.values())[self.concurrency :]
+        for held in taken:
+            del self.running[held.job]
         return taken
 
     def take_running(self) -> list[Assignment]:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 PATIENCE_S = 0.02
 _AHEAD_S = 0.004  # work held ahead, in expected running time
 _MOST_AHEAD = 32
+_TINY_S = 0.001  # jobs shorter than this are handed to the executor a few at a time
+_TINY_AHEAD = 4
+_SILENT = 50  # jobs in a row: output is told apart by when it comes, so only silent ones are handed over ahead
 _WEIGHT = 0.2
 
 
@@ -20,9 +23,11 @@ class Pace:
     """An estimate of how long jobs run here, and what follows from it."""
 
     service_s: float | None = None
+    silent: int = 0  # jobs in a row that printed nothing
 
     def observe(self, execution_s: float) -> None:
         """Take a finished job into the estimate; a longer one counts at once, shorter ones gradually."""
+        self.silent += 1
         if self.service_s is None or execution_s > self.service_s:
             self.service_s = execution_s
         else:
@@ -34,3 +39,9 @@ class Pace:
         if self.service_s is None:
             return 0
         return min(_MOST_AHEAD, int(_AHEAD_S / max(self.service_s, 1e-6)))
+
+    @property
+    def handed_ahead(self) -> int:
+        """How many of those to hand to the executor before it has asked: it would sleep longer than it works."""
+        tiny = self.service_s is not None and self.service_s < _TINY_S
+        return _TINY_AHEAD if tiny and self.silent >= _SILENT else 0

@@ -174,7 +174,7 @@ class Supervisor:
                 due.append(held.kill_at)
             elif held.timeout_at is not None:
                 due.append(held.timeout_at)
-        if self._hand.running and (self._hand.waiting or not self._exchange.listening):
+        if self._hand.running and (self._hand.backlog or not self._exchange.listening):
             due.append(self._hand.oldest_began_at + PATIENCE_S)
         if self._hand.room or not self._exchange.readers():
             due.append(self._exchange.due_at)
@@ -248,11 +248,19 @@ class Supervisor:
                 return
             if held.stop is None and held.timeout_at is not None and now >= held.timeout_at:
                 self.on_stop(held.job, "timeout")
-        if self._hand.waiting and now >= self._hand.oldest_began_at + PATIENCE_S:
-            self._sated = self._hand.free > 0  # they wait for other code than what runs: take no more of them
-            self._exchange.release(self._hand.take_waiting())
+        if self._hand.backlog and now >= self._hand.oldest_began_at + PATIENCE_S:
+            self._give_backlog_back()
         if now >= self._drain_until:
             self._give_everything_back()
+
+    def _give_backlog_back(self) -> None:
+        """What runs takes longer than expected: others may have what would wait for it."""
+        self._sated = self._hand.free > 0  # they wait for other code than what runs: take no more of them
+        ahead = self._hand.take_ahead()
+        for held in ahead:
+            if self._runtime.process is not None:
+                self._runtime.process.cancel(held.job, "cancel")
+        self._exchange.release([*ahead, *self._hand.take_waiting()])
 
     def _feed(self) -> None:
         """Hand claimed jobs to the executor, as many as it runs at once, in order."""
@@ -260,6 +268,7 @@ class Supervisor:
         if self._runtime.phase is not Phase.READY or process is None:
             return
         hand = self._hand
+        hand.ahead = self._pace.handed_ahead if hand.concurrency == 1 else 0
         while hand.waiting and hand.free:
             held = hand.waiting[0]
             if held.claimed.revision != self._runtime.revision:
@@ -394,8 +403,9 @@ class Supervisor:
     def _on_output(self, data: bytes) -> None:
         if not data:
             return
+        self._pace.silent = 0
         os.write(2, data)
-        if len(self._hand.running) == 1:  # with several at once nobody can tell whose output it is
+        if self._hand.running and self._hand.concurrency == 1:  # else nobody can tell whose output it is
             job = next(iter(self._hand.running))
             kept = self._logged.get(job, 0)
             if kept < presence.MOST_LOG_BYTES:
@@ -407,6 +417,9 @@ class Supervisor:
         process = self._runtime.process
         if held is None or process is None:
             return
+        if self._hand.running:  # the next in the executor's hands begins about now
+            following = next(iter(self._hand.running.values()))
+            following.began_at = max(following.began_at, time.monotonic())
         self._logged.pop(held.job, None)
         execution_ms = frame.meta["execution_ms"]
         self._pace.observe(execution_ms / 1000)
@@ -440,6 +453,7 @@ class Supervisor:
         process.kill()
         how, tail = process.exit_description(), process.tail.text()
         log.warning("the executor %s with %d job(s) in it", how, len(self._hand.running))
+        self._exchange.release(self._hand.take_ahead())
         for held in self._hand.take_running():
             if held.stop is not None:
                 self._exchange.settle(
