@@ -17,7 +17,7 @@ import uuid
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flashq import codec, errors
+from flashq import codec, errors, notices
 from flashq.ending import verified_value
 from flashq.job import EndpointJob, Reply, Timing
 from flashq.model.envelope import CALL_LIFETIME_MS, Header
@@ -160,6 +160,10 @@ class Client:
                     )
                     self._registrations[function.__wrapped__] = found
         return found
+
+    def _warn_without_gpu(self, spec: EndpointSpec) -> None:
+        if self.settings.redis_url is None and spec.gpu is not None and not notices.machine_has_gpu_driver():
+            self._tell("no-gpu", "this machine has no GPU: gpu endpoints run on its CPU here, with CUDA hidden")
 
     def _submit_command(
         self, job_id: str, registration: Registration, payload: bytes, options: CallOptions | None
@@ -345,8 +349,6 @@ class Client:
         waiting = self._waiting(longer_than_s=_CHECK_S)
         self._watch_all(waiting)
         if waiting:
-            from flashq import notices
-
             for endpoint in {self._jobs[j].endpoint for j in waiting if j in self._jobs} - self._told:
                 notices.explain_wait(self, endpoint, self._told)
 

@@ -1,9 +1,10 @@
-"""What a waiting caller is told: once per endpoint, in one line, why its jobs have not begun."""
+"""What a caller is told, once and in one line: why its jobs have not begun, or that they run on the CPU."""
 
 from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +12,14 @@ if TYPE_CHECKING:
     from flashq.store.command import Command
 
 log = logging.getLogger("flashq")
+
+
+_DRIVER = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")  # Linux, containers, WSL2
+
+
+def machine_has_gpu_driver() -> bool:
+    """Whether a GPU's driver is here; without one the private stack runs `gpu=` endpoints on the CPU."""
+    return any(Path(place).exists() for place in _DRIVER)
 
 
 def explain_wait(client: Client, endpoint: str, told: set[str]) -> None:
