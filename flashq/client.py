@@ -155,6 +155,7 @@ class Client:
             with self._lock:
                 found = self._registrations.get(function.__wrapped__)
                 if found is None:
+                    self._warn_without_gpu(function.spec)
                     found = prepare(
                         function.spec, function.__wrapped__, self.keyring, self.settings.payload_limit
                     )
