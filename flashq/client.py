@@ -250,7 +250,7 @@ class Client:
         """Warn the user of something, once in this program."""
         if what not in self._told:
             self._told.add(what)
-            log.warning("%s", text)
+            log.warning("flashq: %s", text)
 
     def _accept(self, job: EndpointJob[Any], answer: Submitted) -> None:
         job_id = job.id

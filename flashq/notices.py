@@ -31,7 +31,7 @@ def explain_wait(client: Client, endpoint: str, told: set[str]) -> None:
         condition = json.loads(observed.record.get("condition") or "{}")
         if condition.get("detail"):
             told.add(endpoint)
-            log.warning("%s waits: %s", endpoint, condition["detail"])
+            log.warning("flashq: %s waits: %s", endpoint, condition["detail"])
 
     command: Command[Any] = client.transitions.observe(endpoint, oldest=0)
     client._transport.send(command, answered)  # noqa: SLF001 — a part of the client
