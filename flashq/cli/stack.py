@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NOTHING_RUNS = 3
 DEFAULT_PORT = 6379
 _DRAIN_S = 30.0
-_ASK_S = 3.0
+_ASK_S = 1.0
 
 
 def _load_settings() -> Settings:

@@ -147,8 +147,9 @@ class Keeper:
         return [connection for connection in self._control.connections if connection.asked is not None]
 
     def _say(self, text: str) -> None:
-        sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} keeper[{os.getpid()}] {text}\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a full disk is no reason to stop
+            sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} keeper[{os.getpid()}] {text}\n")
+            sys.stderr.flush()
 
     # -- the broker ----------------------------------------------------------------------------------
     def _connect(self, processes: Processes) -> BrokerLine | None:

@@ -52,7 +52,7 @@ class Places:
                 folder.mkdir(mode=0o700, exist_ok=True)
                 if not os.access(folder, os.W_OK | os.X_OK):
                     raise PermissionError(0, "no permission to write", str(folder))
-            make_private(self.run)
+                make_private(folder)
         except OSError as error:
             where = error.filename or self.home
             raise SettingsError(
@@ -147,15 +147,15 @@ def try_lock(lock: int) -> bool:
 
 
 def write_private(file: Path, content: bytes) -> None:
-    """Put `content` into a file only its owner can read, whole or not at all."""
+    """Put `content` into a file only its owner can read, whole or not at all. Raises OSError naming it."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(file)
-    except BaseException:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, error.strerror, str(file)) from None

@@ -11,13 +11,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from flashq import embedded
 from flashq.embedded.plan import Plan
 from flashq.settings import Settings
 from flashq.store.broker import Broker
 from tests.rig import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 GONE_S = 3.0
 """Within this time nothing of a stack may be left."""
@@ -135,7 +138,9 @@ class EmbeddedRig:
         self._memberships.append(membership)
         return membership
 
-    def script(self, plan: Plan | None = None, program: str = SCRIPT) -> Script:
+    def script(
+        self, plan: Plan | None = None, program: str = SCRIPT, arguments: Sequence[str] = ()
+    ) -> Script:
         """A script; it has not joined yet."""
         number = len(self._scripts)
         stderr = self._folder / f"stderr-{number}"
@@ -143,7 +148,7 @@ class EmbeddedRig:
         file.write_text(program)
         with stderr.open("w") as out:
             process = subprocess.Popen(
-                [sys.executable, str(file), (plan or self.plan()).dump()],
+                [sys.executable, str(file), (plan or self.plan()).dump(), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=out,

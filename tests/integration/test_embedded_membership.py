@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import signal
 import socket
@@ -21,6 +22,7 @@ from flashq.errors import BrokerError, BrokerRefused, ConfigurationError, Settin
 from flashq.settings import Settings
 from tests.integration.embedded_rig import STAND_IN, STAND_INS, EmbeddedRig
 from tests.rig import wait_until
+from tests.servers import find_server as find_test_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -334,6 +336,58 @@ def test_a_full_disk_refuses_writes_and_the_broker_recovers_by_itself(rig: Embed
         pid = membership.status["processes"]["broker"]["pid"]
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         wait_until(write)
+
+
+FULL = """
+import resource, sys
+from flashq import embedded
+from flashq.errors import FlashqError
+from flashq.settings import Settings
+
+settings = Settings.load()
+if sys.argv[2:] == ["with a key"]:
+    embedded.secrets(settings)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+try:
+    embedded.join(settings, plan=embedded.Plan.load(sys.argv[1]))
+except FlashqError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], r"SettingsError cannot write .*/secret\.key: File too large"),
+        (["with a key"], r"BrokerError no private broker: .*/keeper\.json: File too large"),
+    ],
+)
+def test_a_disk_without_any_room_is_said(rig: EmbeddedRig, arguments: list[str], complaint: str) -> None:
+    script = rig.script(program=FULL, arguments=arguments)
+
+    said, _ = script.process.communicate(timeout=20)
+
+    assert re.fullmatch(complaint, said.strip())
+    rig.await_nothing_left()
+
+
+@pytest.mark.requires("redis")
+def test_an_older_server_serves_as_well(rig: EmbeddedRig) -> None:
+    redis = find_test_server("redis")
+    membership = rig.join(server=[str(redis)], listen=("127.0.0.1", port := free_port()))
+
+    with contextlib.closing(rig.broker(membership.url)) as broker:
+        assert b"redis_version:7" in broker.execute("INFO", "server")
+    with socket.create_connection(("127.0.0.1", port)) as stranger:
+        stranger.sendall(b"PING\r\n")
+        assert stranger.recv(100).startswith(b"-NOAUTH")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @pytest.mark.parametrize("home", ["/proc/flashq", "/dev/null/flashq"])
