@@ -169,6 +169,8 @@ class Stage(Rig):
         program = Program([sys.executable, *words], folder, environment(self, **(env or {})), stdin)
         self._programs.append(program)
         if serve is not None:
+            wait_until(lambda: program.process.poll() is not None or self.endpoint_field(serve, "revision"))
+            assert not program.process.poll(), f"{program.output}\n{program.errors}"
             self.serve(serve)
         return program
 
