@@ -55,10 +55,8 @@ NONE = Demand()
 def older_demand(
     endpoint: EndpointView, backlog: Backlog, group: Group, now: float, params: Params
 ) -> Demand:
-    """What jobs of an older environment want, by the default rule whatever the endpoint's."""
+    """What the waiting jobs of an older environment want, by the default rule whatever the endpoint's."""
     queue = Queue.of(backlog)
-    if queue.queued <= 0:
-        return NONE
     return _earliest_finish(endpoint, queue, _Slots.of(endpoint, queue, group, now, params), now, params)
 
 
@@ -162,8 +160,6 @@ def _empty_in_s(queued: int, slots: _Slots, new: int, service_s: float | None) -
     """About when the last of `queued` jobs begins on the slots there are and `new` ones, in turns."""
     known = (*[0.0] * min(slots.free, queued), *slots.starting, *slots.busy, *[slots.cold_s] * new)
     free = sorted(known)[:queued]
-    if not free:
-        return math.inf
     rounds = (queued - len(free)) / len(free)
     return max(free[-1] if queued == len(free) else 0.0, sum(free) / len(free) + rounds * (service_s or 0.0))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from flashq_autoscaler.decide import decide
@@ -11,12 +13,12 @@ from tests.unit.scaling_world import GPU, NOW, endpoint, host, snapshot, worker
 OLD = "old-env"
 
 
-def old(name: str, state: str = "idle", **fields: object) -> WorkerView:
-    return worker(name, state, **({"environment": OLD, "revision": "r0"} | fields))  # type: ignore[arg-type]
+def old(name: str, state: str = "idle", **fields: Any) -> WorkerView:
+    return worker(name, state, **({"environment": OLD, "revision": "r0"} | fields))
 
 
-def drained(*args: object, **kwargs: object) -> list[str]:
-    return [drain.worker for drain in decide(snapshot(*args, **kwargs)).drains]  # type: ignore[arg-type]
+def drained(*args: Any, **kwargs: Any) -> list[str]:
+    return [drain.worker for drain in decide(snapshot(*args, **kwargs)).drains]
 
 
 def test_idle_workers_that_queued_jobs_are_about_to_take_stay() -> None:
@@ -111,7 +113,7 @@ def test_where_no_host_could_take_the_new_one_the_old_one_stays(needs: Needs) ->
     ],
 )
 def test_what_the_old_one_holds_is_what_the_new_one_lacks(
-    held: dict[str, object], needs: Needs, limits: dict[str, object]
+    held: dict[str, Any], needs: Needs, limits: dict[str, Any]
 ) -> None:
     assert drained(endpoint(workers=(1, 2), needs=needs), [old("w1", **held)], [host(**limits)]) == ["w1"]
 
@@ -155,7 +157,7 @@ def test_ready_workers_never_fall_below_the_minimum_while_there_is_room() -> Non
 
 
 def test_two_failed_starts_pause_the_rollout_and_the_old_revision_serves_on() -> None:
-    fields = {"failures": 2, "first_failure_at": NOW - 9, "last_failure_at": NOW - 1}
+    fields: dict[str, Any] = {"failures": 2, "first_failure_at": NOW - 9, "last_failure_at": NOW - 1}
     staff = [old("w1", age_s=1.0), old("w2", age_s=99.0)]
 
     plan = decide(snapshot(endpoint(workers=(1, 2), **fields), staff))
@@ -168,8 +170,8 @@ def test_two_failed_starts_pause_the_rollout_and_the_old_revision_serves_on() ->
 # -- jobs of older environments --------------------------------------------------------------------------
 
 
-def backlog(queued: int = 1, wait_s: float = 0.0, **fields: object) -> Backlog:
-    return Backlog("r0", OLD, queued, (wait_s,) * queued, **fields)  # type: ignore[arg-type]
+def backlog(queued: int = 1, wait_s: float = 0.0, **fields: Any) -> Backlog:
+    return Backlog("r0", OLD, queued, (wait_s,) * queued, **fields)
 
 
 def test_jobs_of_an_older_environment_get_workers_of_it() -> None:

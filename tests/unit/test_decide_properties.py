@@ -87,7 +87,7 @@ def endpoints(draw: st.DrawFn, name: str) -> EndpointView:
 
 
 @st.composite
-def snapshots(draw: st.DrawFn, **overrides: Any) -> Snapshot:
+def snapshots(draw: st.DrawFn, /, **overrides: Any) -> Snapshot:
     views = [draw(endpoints(name)) for name in NAMES[: draw(st.integers(1, 3))]]
     views = [replace(view, **overrides) for view in views]
     hosts = [
@@ -250,7 +250,7 @@ def test_with_nothing_queued_and_the_minimum_there_nothing_starts(before: Snapsh
 @given(snapshots(), st.randoms(use_true_random=False))
 def test_listing_order_changes_nothing(before: Snapshot, rng: Random) -> None:
     assert not isinstance(before.hosts, Unknown)
-    parts = [list(endpoints_of(before)), list(workers_of(before)), list(before.hosts)]
+    parts: list[list[Any]] = [list(endpoints_of(before)), list(workers_of(before)), list(before.hosts)]
     for part in parts:
         rng.shuffle(part)
     shuffled = Snapshot(NOW, *(tuple(part) for part in parts))  # type: ignore[arg-type]
@@ -306,7 +306,8 @@ def test_an_endpoint_with_an_unknown_queue_is_left_alone(before: Snapshot) -> No
 def test_every_decision_has_a_reason(before: Snapshot) -> None:
     plan = decide(before)
 
-    assert all(item.reason for item in (*plan.starts, *plan.drains, *plan.stops))
+    reasons = [start.reason for start in plan.starts] + [drain.reason for drain in plan.drains]
+    assert all([*reasons, *(stop.reason for stop in plan.stops)])
     assert all(state.condition.detail for state in plan.states)
     assert all(withheld.detail for withheld in plan.withheld)
 
@@ -351,8 +352,8 @@ def test_a_job_that_waited_a_whole_start_has_a_worker_or_max_is_reached(before: 
 @pytest.mark.parametrize("part", ["endpoints", "workers", "hosts"])
 def test_a_lost_connection_does_not_look_like_an_empty_queue(part: str) -> None:
     idle = WorkerView("w1", "a", "h0", "idle", "r1", "env", since=NOW - 9999, beat_at=NOW - 9999)
-    world = Snapshot(NOW, (), (idle,), ())
+    parts: dict[str, Any] = {"endpoints": (), "workers": (idle,), "hosts": ()}
 
-    plan = decide(replace(world, **{part: Unknown("connection lost")}))
+    plan = decide(Snapshot(NOW, **(parts | {part: Unknown("connection lost")})))
 
     assert (plan.drains, plan.stops) == ((), ())
