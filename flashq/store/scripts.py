@@ -16,7 +16,7 @@ from flashq.store.keys import NAMES
 
 #: Scripts that must go on under memory pressure: they end jobs, keep leases or free memory.
 ALLOW_OOM = frozenset(
-    "advance cancel claim crash delete fail_waiting finish host_beat host_leave purge reap release renew"
+    "advance cancel claim crash delete fail_waiting finish host_beat host_leave purge reap recover release renew"
     " set_condition start undeploy watch worker_drain worker_join worker_leave worker_ready".split()
 )
 NO_WRITES = frozenset({"observe"})

@@ -210,28 +210,36 @@ class Transitions:
         nonce: str,
         *,
         done: Iterable[Settlement],
-        begin: Iterable[tuple[str, int]],
+        begin: Iterable[tuple[str, int, int]],
         count: int,
         lease_ms: int,
         start: int,
         holding: int,
         room: int,
     ) -> Command[Advanced]:
-        """Finish, start and claim in one round trip (see `claim`)."""
+        """Finish, start and claim in one round trip (see `claim`).
+
+        `begin`: id, fence and how long ago (ms) each job began.
+        """
         args: list[Value] = [self._root, endpoint, worker, nonce, count, lease_ms, start, holding, room]
         settlements, begins = tuple(done), tuple(begin)
         args.append(len(settlements))
         for d in settlements:
             args += (d.job, d.fence, d.state, d.reason, d.text, d.outcome, d.keep_s, d.timing)
         args.append(len(begins))
-        for job, fence in begins:
-            args += (job, fence)
+        for job, fence, ago_ms in begins:
+            args += (job, fence, ago_ms)
         return Command("advance", self.keys.of("worker", worker), tuple(args), _advanced)
 
     def crash(self, job: str, fence: int, why: str, outcome: bytes, keep_s: int) -> Command[str]:
         """What became of the job: 'queued', 'failed', 'cancelled'; or 'stale'."""
         args = (self._root, job, fence, why, outcome, keep_s)
         return Command("crash", self.keys.of("job", job), args, text)
+
+    def recover(self, endpoint: str, worker: str, known: Iterable[str]) -> Command[Claim]:
+        """The jobs that are this worker's and not among the `known`: rings it never heard."""
+        args = (self._root, endpoint, worker, *known)
+        return Command("recover", self.keys.of("worker", worker), args, _claim)
 
     def release(self, job: str, fence: int) -> Command[str]:
         """'ok', 'cancelled' or 'stale'."""
@@ -332,6 +340,18 @@ class Transitions:
 
 def _registered(r: Any) -> Registered:
     return Registered(text(r[0]), int(r[1]), text(r[2]), text(r[3]))
+
+
+def handed_over(framed: bytes) -> Claimed:
+    """The job that came with a ring (`claim:` and its row, each value after its length)."""
+    values: list[bytes] = []
+    at = 0
+    while at < len(framed):
+        colon = framed.index(b":", at)
+        start = colon + 1
+        at = start + int(framed[at:colon])
+        values.append(framed[start:at])
+    return _job(values)
 
 
 def _submitted(r: Any) -> Submitted:

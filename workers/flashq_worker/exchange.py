@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flashq.errors import BrokerError, BrokerUnreachable
 from flashq.store.line import Line, pack
 from flashq.store.stream import CommandStream
+from flashq.store.transitions import handed_over
 
 if TYPE_CHECKING:
     from flashq.store.broker import Broker
     from flashq.store.command import Command
-    from flashq.store.records import Advanced, Claimed, Settlement
+    from flashq.store.records import Advanced, Claim, Claimed, Settlement
     from flashq_worker.assignment import Assignment, Stop
     from flashq_worker.config import WorkerConfig
     from flashq_worker.hand import Hand
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flashq.worker")
 _RECONNECT_S = 0.2
+_BEGIN_S = 0.01  # a job that ends within this is begun and finished in one step
 _LOOK_S = 1.0  # a bell is only a hint: a worker with room looks for work this often all the same
 
 
@@ -58,11 +60,13 @@ class Exchange:
         self._hand, self._pace, self._events = hand, pace, events
         self._stream = CommandStream(broker.library)
         self._bell: Line | None = None
+        self._connected = False
         self.listening = False  # whether the bell has been asked for
         self._bell_request = pack("BLPOP", broker.keys.of("bell", config.worker), 0)
         self._lease_ms = int(config.lease_s * 1000)
         self._settled: list[Settlement] = []
-        self._begun: list[tuple[str, int]] = []
+        self._begun: list[Assignment] = []
+        self._begun_by = 0.0  # when their START is to be sent though no step is due
         self._advancing = False
         self._nonce = 0
         self._look = True
@@ -80,10 +84,29 @@ class Exchange:
             log.warning("%s; trying again", error)
             self.due_at = time.monotonic() + _RECONNECT_S
             return
+        again = self._connected
+        self._connected = True
         self._stream.attach(line)
         self._bell = bell
+        if again:
+            self._recover()
         self.listening = False
         self._look = True
+
+    def _recover(self) -> None:
+        """Ask for what was handed over with a ring that was lost."""
+
+        def answered(answer: Claim | None, error: Exception | None) -> None:
+            if answer is None:
+                log.warning("the broker refused to recover: %s", error)
+            elif answer.jobs:
+                held = {h.job for h in self._hand}
+                self._events.on_claimed(tuple(row for row in answer.jobs if row.job not in held), 0)
+
+        known = [held.job for held in self._hand] + [done.job for done in self._settled]
+        self._stream.add(
+            self._transitions.recover(self._config.endpoint, self._config.worker, known), answered
+        )
 
     def _listen(self) -> None:
         if self._bell is not None and not self.listening:
@@ -121,10 +144,13 @@ class Exchange:
     def _on_bell(self, bell: Line) -> None:
         self.listening = False
         for reply in bell.receive():
-            rung_for = reply[1].decode() if isinstance(reply, list) else ""
-            if rung_for.startswith("cancel:"):
-                self._events.on_stop(rung_for.removeprefix("cancel:"), "cancel")
-            elif rung_for == "drain":
+            rung_for: bytes = reply[1] if isinstance(reply, list) else b""
+            if rung_for.startswith(b"claim:"):
+                self._events.on_claimed((handed_over(rung_for[6:]),), 0)
+                continue
+            if rung_for.startswith(b"cancel:"):
+                self._events.on_stop(rung_for[7:].decode(), "cancel")
+            elif rung_for == b"drain":
                 self._events.on_drain()
             self._look = True
 
@@ -133,6 +159,11 @@ class Exchange:
     def unsettled(self) -> bool:
         """Whether the broker has yet to hear of something, or to confirm it."""
         return bool(self._settled) or self._stream.busy
+
+    @property
+    def begun_by(self) -> float | None:
+        """When the START of what has begun is to be sent; None where nothing has."""
+        return self._begun_by if self._begun and not self._advancing else None
 
     def now_ms(self) -> int:
         """The broker's clock, as of its last answer."""
@@ -153,21 +184,21 @@ class Exchange:
         """Count the attempt of a job that is handed to the executor, with the next step."""
         if not held.began:
             held.began = True
-            self._begun.append((held.job, held.fence))
+            if not self._begun:
+                self._begun_by = time.monotonic() + _BEGIN_S
+            self._begun.append(held)
 
     def release(self, jobs: list[Assignment]) -> None:
         """Give jobs back uncounted."""
         for held in jobs:
-            begun = (held.job, held.fence)
-            if begun in self._begun:
-                self._begun.remove(begun)
+            if held in self._begun:
+                self._begun.remove(held)
             self._add(self._transitions.release(held.job, held.fence))
 
     def crash(self, held: Assignment, why: str, final: Settlement) -> None:
         """The executor died under a job; `final` is stored if it may not run again."""
-        begun = (held.job, held.fence)
-        if begun in self._begun:  # its attempt counts, though no step has told of it yet
-            self._begun.remove(begun)
+        if held in self._begun:  # its attempt counts, though no step has told of it yet
+            self._begun.remove(held)
             self._add(self._transitions.start(held.job, held.fence))
         self._add(self._transitions.crash(held.job, held.fence, why, final.outcome, final.keep_s))
 
@@ -193,7 +224,8 @@ class Exchange:
         try:
             if self._stream.line is not None:
                 wants_work = self._look and may_claim and self._hand.room > 0
-                if not self._advancing and (self._settled or self._begun or wants_work):
+                begun = self._begun and time.monotonic() >= self._begun_by
+                if not self._advancing and (self._settled or begun or wants_work):
                     self._advance(may_claim)
                 self._stream.flush()
                 if listen and not self._advancing:
@@ -209,12 +241,13 @@ class Exchange:
         count = max(0, hand.concurrency + self._pace.ahead - len(hand)) if may_claim else 0
         start = 0 if hand.waiting else room
         self._nonce += 1
+        now = time.monotonic()
         command = self._transitions.advance(
             self._config.endpoint,
             self._config.worker,
             str(self._nonce),
             done=done,
-            begin=begun,
+            begin=[(h.job, h.fence, int((now - h.began_at) * 1000)) for h in begun],
             count=count,
             lease_ms=self._lease_ms,
             start=start,
@@ -222,7 +255,7 @@ class Exchange:
             room=room,
         )
         self._look = False
-        self.due_at = time.monotonic() + _LOOK_S * (1 + random.random() / 4)  # noqa: S311 — not all at once
+        self.due_at = now + _LOOK_S * (1 + random.random() / 4)  # noqa: S311 — not all at once
         self._advancing = True
 
         def answered(answer: Advanced | None, error: Exception | None) -> None:
@@ -236,18 +269,18 @@ class Exchange:
 
         self._stream.add(command, answered)
 
-    def _on_advanced(self, answer: Advanced, begun: list[tuple[str, int]], *, asked: int, start: int) -> None:
+    def _on_advanced(self, answer: Advanced, begun: list[Assignment], *, asked: int, start: int) -> None:
         self._clock_offset_ms = answer.claim.now_ms - time.monotonic() * 1000
         if answer.claim.verdict == "gone":
             self._events.on_gone()
             return
         if answer.claim.verdict == "drain":
             self._events.on_drain()
-        for (job, _), verdict in zip(begun, answer.started, strict=True):
+        for held, verdict in zip(begun, answer.started, strict=True):
             if verdict == "cancel":
-                self._events.on_stop(job, "cancel")
+                self._events.on_stop(held.job, "cancel")
             elif verdict == "stale":
-                self._events.on_not_ours(job)
+                self._events.on_not_ours(held.job)
         if answer.claim.jobs:
             self._look = len(answer.claim.jobs) == asked
             self._events.on_claimed(answer.claim.jobs, start)

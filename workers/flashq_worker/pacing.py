@@ -14,7 +14,9 @@ _AHEAD_S = 0.004  # work held ahead, in expected running time
 _MOST_AHEAD = 32
 _TINY_S = 0.001  # jobs shorter than this are handed to the executor a few at a time
 _TINY_AHEAD = 4
-_SILENT = 50  # jobs in a row: output is told apart by when it comes, so only silent ones are handed over ahead
+_SILENT = (
+    50  # jobs in a row: output is told apart by when it comes, so only silent ones are handed over ahead
+)
 _WEIGHT = 0.2
 
 

@@ -51,6 +51,7 @@ class Presence:
             "fq_host": config.host,
             "fq_gpus": ",".join(config.gpu_uuids),
             "fq_cpus": config.cpus,
+            "fq_takes": int(config.lease_s * 1000),  # jobs with the ring of its bell, under this lease
         }
         joined = self._broker.run(
             self._broker.transitions.join(

@@ -178,6 +178,8 @@ class Supervisor:
             due.append(self._hand.oldest_began_at + PATIENCE_S)
         if self._hand.room or not self._exchange.readers():
             due.append(self._exchange.due_at)
+        if self._exchange.begun_by is not None:
+            due.append(self._exchange.begun_by)
         return min(due)
 
     def _wake(self) -> None:

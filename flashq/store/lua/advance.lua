@@ -1,14 +1,16 @@
 -- ADVANCE: a worker's step in one round trip: START what was handed on, FINISH what is done, CLAIM more.
 -- KEYS  1 the worker's hash
 -- ARGV  1 prefix  2 endpoint  3 worker  4 nonce  5 count to claim (0 none)  6 lease (ms)  7 how many of them begin
---       at once  8 jobs held already  9 how many it has room to begin now  10 how many outcomes follow (8 values each: id, fence, state, reason, text, outcome,
---       kept for s, timing)  then how many to start (2 values each: id, fence)
+--       at once  8 jobs held already  9 how many it has room to begin now  10 how many outcomes follow (8 values each:
+--       id, fence, state, reason, text, outcome, kept for s, timing)  then how many to start (3 values each: id,
+--       fence, how long ago it began in ms)
 -- Returns {now, verdict, rows, finish verdicts, start verdicts} (see claim.lua, finish.lua, start.lua).
 local P, at = ARGV[1], now()
 local finished, started = {}, {}
 local settled = 11 + 8 * tonumber(ARGV[10])
 for n = 1, tonumber(ARGV[settled]) do  -- first: what began and ended within this step counts as an attempt
-  started[n] = begin(P, ARGV[settled + 2 * n - 1], ARGV[settled + 2 * n], at)
+  local i = settled + 3 * n - 2
+  started[n] = begin(P, ARGV[i], ARGV[i + 1], at - tonumber(ARGV[i + 2]))
 end
 for n = 1, tonumber(ARGV[10]) do
   local i = 3 + 8 * n

@@ -172,12 +172,12 @@ local function lose(P, id, f, why, outcome, ttl_s, at)
   return 'queued'
 end
 
--- Begin a claimed job: its attempt counts from here.
-local function begin(P, id, fence, at)
+-- Begin a claimed job (or record that it began, at `began`): its attempt counts from here.
+local function begin(P, id, fence, began)
   local f = read(P, id)
   if not live(f, fence) then return 'stale' end
   if f.state == 'claimed' then
-    redis.call('HSET', job_key(P, id), 'fq_state', 'running', 'fq_began', at, 'fq_attempts', f.attempts + 1)
+    redis.call('HSET', job_key(P, id), 'fq_state', 'running', 'fq_began', began, 'fq_attempts', f.attempts + 1)
     if f.timed then redis.call('ZREM', P .. N.ttls .. f.ep, id) end
   end
   return f.cancel and 'cancel' or 'ok'
@@ -300,7 +300,7 @@ end
 -- Returns {verdict, rows}: 'ok', 'drain' (take nothing more), 'gone' (this worker was declared lost).
 local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room, at)
   local key = P .. N.worker .. worker
-  local w = redis.call('HMGET', key, 'fq_nonce', 'fq_last', 'fq_drain', 'fq_ep', 'fq_state', 'death')
+  local w = redis.call('HMGET', key, 'fq_nonce', 'fq_last', 'fq_drain', 'fq_ep', 'fq_state', 'death', 'fq_room')
   if w[4] ~= ep or w[6] then return {'gone', {}} end
   if w[1] == nonce then
     local rows = {}
@@ -329,12 +329,68 @@ local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room
     redis.call('HSET', key, 'fq_state', state, 'fq_since', at, 'state', state == 'idle' and 'idle' or 'busy',
       'fq_jobs', holding + #rows)
   end
-  if #rows < room and not draining then
+  local left = room - #rows
+  if left > 0 and not draining and redis.call('LLEN', P .. N.bell .. worker) == 0 then  -- no ring is on its way to it
     redis.call('ZADD', P .. N.idle .. ep, 'NX', at, worker)  -- looking again makes it no younger
+    if int(left) ~= (w[7] or '1') then redis.call('HSET', key, 'fq_room', left) end
   else
     redis.call('ZREM', P .. N.idle .. ep, worker)
   end
   return {draining and 'drain' or 'ok', rows}
+end
+
+-- Values as one string, each with its length before it, so that any bytes may be in them.
+local function framed(values)
+  local parts = {}
+  for i, value in ipairs(values) do
+    if type(value) == 'number' then value = int(value) end
+    parts[i] = #value .. ':' .. value
+  end
+  return table.concat(parts)
+end
+
+-- A job was submitted: the worker most recently idle gets it with the ring, claimed (its START follows), so that no
+-- round trip is lost; a large one, or for a worker that does not take them so, is only rung for. Returns 1 where
+-- no worker was idle: then the autoscaler is woken.
+local MOST_HANDED = 32768
+local function hand_over(P, ep, id, size, at)
+  local popped = redis.call('ZPOPMAX', P .. N.idle .. ep)
+  local worker = popped[1]
+  if not worker then
+    wake(P)
+    return 1
+  end
+  local key = P .. N.worker .. worker
+  local w = redis.call('HMGET', key, 'fq_takes', 'fq_room', 'fq_jobs')
+  local rows = {}
+  if w[1] and size <= MOST_HANDED then rows = take(P, ep, worker, 1, tonumber(w[1]), 0, at) end
+  if not rows[1] then
+    ring(P, worker, 'job')
+    return 0
+  end
+  local room = tonumber(w[2] or 1) - 1
+  redis.call('HSET', key, 'fq_state', 'running', 'fq_since', at, 'state', 'busy', 'fq_jobs', tonumber(w[3] or 0) + 1)
+  if room > 0 then
+    redis.call('HSET', key, 'fq_room', room)
+    redis.call('ZADD', P .. N.idle .. ep, popped[2], worker)
+  end
+  ring(P, worker, 'claim:' .. framed(rows[1]))
+  if rows[1][1] ~= id then return ring_idle(P, ep) end  -- an older one was first: this one is still to be heard
+  return 0
+end
+
+-- What a worker holds by the broker's books and not by its own (a ring it never heard), as CLAIM's rows.
+local function unheard(P, ep, worker, known)
+  local rows = {}
+  for _, id in ipairs(redis.call('ZRANGE', P .. N.leases .. ep, 0, 4999)) do
+    if not known[id] and redis.call('HGET', job_key(P, id), 'worker_name') == worker then
+      local f = read(P, id, CLAIM_FIELDS)
+      if f and live(f, f.fence) then
+        rows[#rows + 1] = row(id, f, f.fence, f.state == 'running' and f.attempts or f.attempts + 1)
+      end
+    end
+  end
+  return rows
 end
 
 -- A worker is no more: what it held is recovered, its record closed, its place free.

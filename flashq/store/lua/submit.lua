@@ -5,14 +5,15 @@
 --       12 what the key stands for (a digest)  13 how long it is remembered (ms)  14 the waiting client's channel
 --       15 description  16 RQ's data field  17 the signed call  18 '1': its ttl is its own, so its
 --       place in the queue does not tell when it expires  19… further fields and values of the hash
--- Returns {verdict, detail, now, 1 where the revision is the current one}; verdict: 'ok' (detail 1: cold, 0: an idle worker was woken), 'dup' (detail: its
---   state), 'hit' (detail: the job the key stands for), 'conflict' (the same), 'full' (detail: how many wait),
---   'unregistered' (no such endpoint or revision: register and submit again).
+-- Returns {verdict, detail, now, 1 where the revision is the current one}; verdict: 'ok' (detail 1: cold, 0: an idle
+--   worker has it), 'dup' (detail: its state), 'hit' (detail: the job the key stands for), 'conflict' (the same),
+--   'full' (detail: how many wait), 'unregistered' (no such endpoint or revision: register and submit again).
 local P, ep, id, revision, at = ARGV[1], ARGV[2], ARGV[3], ARGV[4], now()
 local key = P .. N.job .. id
 local known = redis.call('HGET', key, 'fq_state')
 if known then return {'dup', known, at, 1} end
-local current = redis.call('HGET', P .. N.endpoint .. ep, 'revision')
+local record = redis.call('HMGET', P .. N.endpoint .. ep, 'revision', 'paused')
+local current = record[1]
 if not current then return {'unregistered', '', at, 0} end
 local queue = ARGV[5]
 if current ~= revision then
@@ -36,16 +37,7 @@ if bound > 0 then
   if waiting >= bound then return {'full', waiting, at, 1} end
 end
 local delay, ttl = tonumber(ARGV[8]), tonumber(ARGV[9])
-local state, cold = 'scheduled', ''
-if delay > 0 then
-  if queue ~= ep then redis.call('ZADD', P .. N.endpoint_queues .. ep, ARGV[7], queue) end
-  redis.call('ZADD', P .. N.scheduled .. queue, (at + delay) / 1000, id)
-  wake(P)
-else
-  state = 'queued'
-  enqueue(P, id, ep, queue, ARGV[7], false)
-  cold = ring_idle(P, ep)
-end
+local state = delay > 0 and 'scheduled' or 'queued'
 local stamp = iso(at)
 local fields = {'fq_state', state, 'status', state, 'created_at', stamp, 'enqueued_at', stamp, 'origin', queue,
   'description', ARGV[15], 'data', ARGV[16], 'fq_ep', ep, 'fq_rev', revision, 'fq_enqueued', at, 'fq_watch', ARGV[14],
@@ -55,7 +47,6 @@ local function set(name, value)
   fields[#fields + 1] = name
   fields[#fields + 1] = value
 end
-if cold == 1 then set('fq_cold', 1) end
 if ARGV[7] ~= '0' then set('fq_prio', ARGV[7]) end
 if ttl > 0 then
   set('fq_ttl_at', at + ttl)
@@ -66,4 +57,18 @@ if ttl > 0 then
 end
 redis.call('HSET', key, unpack(fields))
 if ARGV[11] ~= '' then redis.call('SET', ARGV[11], id .. ' ' .. ARGV[12], 'PX', ARGV[13]) end
+local cold = 0
+if delay > 0 then
+  if queue ~= ep then redis.call('ZADD', P .. N.endpoint_queues .. ep, ARGV[7], queue) end
+  redis.call('ZADD', P .. N.scheduled .. queue, (at + delay) / 1000, id)
+  wake(P)
+else
+  enqueue(P, id, ep, queue, ARGV[7], false)
+  if record[2] == '1' then
+    cold = ring_idle(P, ep)
+  else
+    cold = hand_over(P, ep, id, #ARGV[17], at)
+  end
+  if cold == 1 then redis.call('HSET', key, 'fq_cold', 1) end
+end
 return {'ok', cold, at, current == revision and 1 or 0}
