@@ -83,7 +83,10 @@ class Header:
 
 _REQUIRED = ("v", "alg", "kid", "dir", "ns", "ep", "dig", "len")
 _FIELDS = tuple((f.name, f.metadata["wire"], f.default) for f in fields(Header) if "wire" in f.metadata)
-_BY_WIRE = {wire: (name, type(default)) for name, wire, default in _FIELDS}
+_NAMES = {wire: name for name, wire, _ in _FIELDS}
+_TYPES: dict[str, type] = {wire: type(default) for _, wire, default in _FIELDS}
+_TYPES |= {"v": int, "alg": str, "kid": str, "dir": str, "ns": str, "ep": str, "dig": bytes, "len": int}
+_MOST_FIELDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,24 +204,19 @@ def _split(raw: bytes, max_bytes: int | None) -> tuple[bytes, bytes, bytes]:
     return head, payload, signature
 
 
-def _pairs(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if type(name) is not str or name in found:
-            raise ValueError("keys are distinct strings")
-        found[name] = value
-    return found
-
-
 def _unpack_map(head: bytes) -> dict[str, Any]:
     try:
         wire = msgpack.unpackb(
-            head, raw=False, object_pairs_hook=_pairs, max_map_len=64, max_array_len=0, max_ext_len=0
+            head, raw=False, max_map_len=_MOST_FIELDS, max_array_len=0, max_ext_len=0, strict_map_key=True
         )
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise MalformedEnvelope(f"not a header: {type(error).__name__}") from None
-    if not isinstance(wire, dict):
+    if type(wire) is not dict:
         raise MalformedEnvelope("not a header: a map expected")
+    # A map of up to 15 entries has its length in its first byte, a longer one in two more.
+    announced = head[0] & 0x0F if head[0] < 0xDE else int.from_bytes(head[1:3], "big")
+    if announced != len(wire):
+        raise MalformedEnvelope("a header field stands twice")
     return wire
 
 
@@ -228,11 +226,9 @@ def _check_shape(wire: dict[str, Any]) -> None:
         raise MalformedEnvelope(f"the header lacks {', '.join(missing)}")
     if wire["v"] != VERSION:
         raise MalformedEnvelope(f"envelope version {wire['v']!r}; this program reads version {VERSION}")
-    strings = all(type(wire[n]) is str for n in ("alg", "kid", "dir", "ns", "ep"))
-    if not strings or type(wire["dig"]) is not bytes or type(wire["len"]) is not int:
-        raise MalformedEnvelope("a header field has the wrong type")
-    for short, (_, kind) in _BY_WIRE.items():
-        if short in wire and type(wire[short]) is not kind:
+    for short, value in wire.items():
+        kind = _TYPES.get(short)
+        if kind is not None and type(value) is not kind:
             raise MalformedEnvelope(f"header field {short!r} has the wrong type")
 
 
@@ -241,7 +237,7 @@ def _header(wire: dict[str, Any]) -> Header:
         direction = Direction(wire["dir"])
     except ValueError:
         raise MalformedEnvelope(f"unknown direction {wire['dir']!r}") from None
-    values = {name: wire[short] for short, (name, _) in _BY_WIRE.items() if short in wire}
+    values = {_NAMES[short]: value for short, value in wire.items() if short in _NAMES}
     return Header(direction=direction, endpoint=wire["ep"], **values)
 
 
