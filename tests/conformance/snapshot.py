@@ -6,6 +6,7 @@ and nothing of the scripts: they judge what the scripts left behind.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,7 @@ def _readable(value: Any) -> Any:
             return value
 
 
+@functools.cache
 def kind(key: str) -> str:
     """Which kind of key this is (a name in NAMES); '' for none of ours."""
     name = key.removeprefix(ROOT)

@@ -356,6 +356,7 @@ def test_a_crash_is_delivered_again_within_the_budget(world: World) -> None:
     other = world.submit()
     (first,) = world.claim(world.worker())
     assert crash(world, first) == "queued"
+    assert world.resent == "queued"
     assert world.list("queue") == [job, other]
 
     (second,) = world.claim(world.worker())

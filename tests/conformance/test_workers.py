@@ -239,6 +239,15 @@ def test_registering_anew_forgives_a_broken_endpoint(world: World, changes: dict
     assert not {"failures", "broken", "failure"} & world.hash("endpoint", EP).keys()
 
 
+def test_an_idle_worker_that_left_is_not_woken(world: World) -> None:
+    worker = world.worker()
+    world.claim(worker)
+    world.run(world.t.leave(EP, worker, "left"))
+
+    assert world.submit_as("embed-1").detail == "1"
+    assert world.scores("idle") == {}
+
+
 # -- hosts -------------------------------------------------------------------------------------------
 
 

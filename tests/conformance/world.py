@@ -173,9 +173,9 @@ class World:
 
     def silence(self) -> None:
         """A lease's time passes with reapers at work and nobody renewing."""
-        for _ in range(LEASE_MS // 1000 + 1):
+        for _ in range(LEASE_MS // 4000 + 2):
             self.reap()
-            self.pass_ms(1000)
+            self.pass_ms(4000)
 
     # -- reading -------------------------------------------------------------------------------------
     def job(self, job: str) -> dict[str, str]:
