@@ -1,4 +1,4 @@
-"""The numbers that decision records quote: `python scripts/measure.py` writes docs/decisions/measured.json.
+"""The numbers that decision records quote: `python -m scripts.measure` writes docs/decisions/measured.json.
 
 What is compared runs in turns on one private broker, in one run. Absolute numbers are of the machine they were
 taken on; what the records argue with are the ratios. Speed as users meet it is the business of benchmarks/.
@@ -18,10 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).resolve().parents[1]
-if __package__ in (None, ""):
-    sys.path.insert(0, str(ROOT))
-
 import redis
 import rq
 from rq import Queue, SimpleWorker
@@ -31,12 +27,13 @@ from flashq import Endpoint
 from flashq.model.envelope import Header, open_sealed, seal
 from flashq.model.keyring import Direction, Keyring
 from flashq.store.line import Line, pack
-from tests.rig import SECRET, Rig, rig, wait_until
+from scripts.measure_rq import overwritten
+from tests.rig import SECRET, Rig, rig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-RECORD = ROOT / "docs" / "decisions" / "measured.json"
+RECORD = Path(__file__).resolve().parents[1] / "docs" / "decisions" / "measured.json"
 Numbers = dict[str, float]
 
 
@@ -80,7 +77,11 @@ def commands_per_job(made: Rig, connection: redis.Redis, count: int = 300) -> di
     """Commands, requests and server CPU from taking a job to its end, submitting included."""
     worker = made.ready_worker(measured)
     measured.remote()
-    found = {"flashq, one call at a time": _counted(connection, lambda: [measured.remote() for _ in range(count)], count)}
+    found = {
+        "flashq, one call at a time": _counted(
+            connection, lambda: [measured.remote() for _ in range(count)], count
+        )
+    }
     many = [measured] * (10 * count)
     found["flashq, map"] = _counted(connection, lambda: list(measured.map(many, progress=False)), 10 * count)
     worker.close()
@@ -94,7 +95,9 @@ def _counted(connection: redis.Redis, run: Callable[[], object], count: int) -> 
     cpu = _server_cpu(connection)
     run()
     spent = _server_cpu(connection) - cpu
-    calls = {name.removeprefix("cmdstat_"): row["calls"] for name, row in info(connection, "commandstats").items()}
+    calls = {
+        name.removeprefix("cmdstat_"): row["calls"] for name, row in info(connection, "commandstats").items()
+    }
     ours = sum(calls.pop(name, 0) for name in ("info", "config|resetstat"))
     requests = calls.get("fcall", 0) + calls.get("blpop", 0)
     inner = sum(calls.values()) - calls.get("fcall", 0)
@@ -118,7 +121,9 @@ def _stock(connection: redis.Redis, count: int) -> Numbers:
         before(self, *args, **kwargs)
 
     queue = Queue("stock", connection=connection)
-    counted = redis.Redis.from_url(f"unix://{connection.connection_pool.connection_kwargs['path']}", protocol=2)
+    counted = redis.Redis.from_url(
+        f"unix://{connection.connection_pool.connection_kwargs['path']}", protocol=2
+    )
     redis.connection.AbstractConnection.send_packed_command = counting  # type: ignore[method-assign]
     try:
 
@@ -135,7 +140,16 @@ def _stock(connection: redis.Redis, count: int) -> Numbers:
 
 def imports(count: int = 15) -> Numbers:
     """Milliseconds that an import adds to a bare `python -c pass`: medians, in turns."""
-    names = ["flashq", "redis", "rq", "pydantic", "pydantic_settings", "cloudpickle", "click", "cryptography.fernet"]
+    names = [
+        "flashq",
+        "redis",
+        "rq",
+        "pydantic",
+        "pydantic_settings",
+        "cloudpickle",
+        "click",
+        "cryptography.fernet",
+    ]
     found: dict[str, list[float]] = {"pass": [], **{name: [] for name in names}}
     missing = set()
     for _ in range(count):
@@ -166,7 +180,7 @@ def lines(url: str, connection: redis.Redis, count: int = 20_000) -> Numbers:
     def theirs() -> None:
         connection.echo(payload)
 
-    found = {"redis-py": _cpu_us(theirs, count), "a Line, parsed by hiredis": _cpu_us(ours, count)}
+    found = {"redis-py's client": _cpu_us(theirs, count), "a Line, parsed by hiredis": _cpu_us(ours, count)}
     line.close()
     return found
 
@@ -178,7 +192,9 @@ def signing(count: int = 5000) -> Numbers:
     raw = seal(header, payload, keys)
     return {
         "sign": _cpu_us(lambda: seal(header, payload, keys), count),
-        "verify": _cpu_us(lambda: open_sealed(raw, keys, direction=Direction.CALL, endpoint="measured"), count),
+        "verify": _cpu_us(
+            lambda: open_sealed(raw, keys, direction=Direction.CALL, endpoint="measured"), count
+        ),
     }
 
 
@@ -200,7 +216,7 @@ def code_changes(made: Rig, count: int = 10) -> Numbers:
     changed = []
     for number in range(count):
         space: dict[str, Any] = {"__name__": "__main__"}
-        exec(f"def measured(value=None):\n    return {number}\n", space)
+        exec(f"def measured(value=None):\n    return {number}\n", space)  # noqa: S102 — our own text
         fresh = Endpoint(name="measured-code", cpu="any")(space["measured"])
         if number == 0:
             other = made.ready_worker(fresh)
@@ -242,7 +258,8 @@ def main() -> int:
         "imports": imports(),
         "signing": signing(),
     }
-    for name, measure in (("memory", memory_of_jobs), ("commands", commands_per_job)):
+    parts = {"memory": memory_of_jobs, "commands": commands_per_job, "overwritten": overwritten}
+    for name, measure in parts.items():
         with rig(lease_s=15.0) as made, contextlib.closing(made.broker.redis()) as connection:
             found["about"]["broker"] = "Valkey " + str(info(connection, "server").get("valkey_version", "?"))
             found[name] = measure(made, connection)

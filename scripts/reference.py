@@ -1,4 +1,6 @@
-"""Writes the tables of docs/reference (and the README's) that say what the code says: `--check` only compares.
+"""`python -m scripts.reference` writes the tables of the documentation that say what the code says.
+
+With `--check` it only compares.
 
 A page marks where: `<!-- table: NAME -->`, then what this program wrote, then `<!-- end -->`. What a table says is
 read from the code; what the code does not say of itself stands here, and has to be complete: a parameter, a field
@@ -12,9 +14,6 @@ import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts import reference_tables, results_table
 

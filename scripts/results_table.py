@@ -82,7 +82,7 @@ def measured(section: str, unit: str) -> str:
         rows = [(name, _number(value)) for name, value in values.items()]
         headings = ("", unit)
     where = (
-        f"`python scripts/measure.py`, {about['date']}: flashq {about['flashq']}, RQ {about['rq']}, redis-py"
+        f"`python -m scripts.measure`, {about['date']}: flashq {about['flashq']}, RQ {about['rq']}, redis-py"
         f" {about['redis-py']}, {about['broker']}, Python {about['python']}, {about['machine']}."
     )
     return f"{markdown(headings, rows)}\n{where}\n"

@@ -15,9 +15,11 @@ Numbers, ids, times and paths in output stand for any such; `…` stands for any
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -28,6 +30,7 @@ from flashq_worker import inventory
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = 150
+TIMEOUT_S = 200  # a page has many commands, and a machine may be busy
 HOSTNAME = "gpu-box"
 HOME = "~/.local/share/flashq"
 
@@ -180,7 +183,7 @@ def run_python(folder: Path, found: list[Block], environ: dict[str, str]) -> Non
         env=environ,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -197,7 +200,9 @@ def run_console(folder: Path, commands: list[Step], environ: dict[str, str]) -> 
         "".join(f"{step.command}\necho '{_PARTED}'\n" for step in commands), "utf-8"
     )
     said = _on_terminal(["bash", "page.sh"], folder, environ)
-    said = re.sub(rf"\b{re.escape(inventory.hostname())}\b", HOSTNAME, said.replace(environ["FLASHQ_HOME"], HOME))
+    said = re.sub(
+        rf"\b{re.escape(inventory.hostname())}\b", HOSTNAME, said.replace(environ["FLASHQ_HOME"], HOME)
+    )
     parts = [part.splitlines() for part in said.split(f"{_PARTED}\n")]
     assert len(parts) == len(commands) + 1, said
     for step, real in zip(commands, parts, strict=False):
@@ -229,9 +234,12 @@ def _on_terminal(command: list[str], folder: Path, environ: dict[str, str]) -> s
     )
     os.close(theirs)
     try:
-        process.wait(55)
+        process.wait(TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"it has not ended: {b''.join(pieces).decode('utf-8', 'replace')}") from None
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     reader.join(5)
     os.close(ours)
