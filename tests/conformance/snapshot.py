@@ -26,7 +26,7 @@ PERMANENT = frozenset(
 
 #: What a script may do to one job, as stages of transitions: at most one of each stage, in this order.
 CARRIES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "submit": (("submit",),),
+    "submit": (("submit", "requeue", "promote"), ("claim", "expire", "cancel")),
     "claim": (("requeue", "promote"), ("claim", "expire", "cancel")),
     "start": (("start",),),
     "finish": (("finish",),),
@@ -274,7 +274,7 @@ def _number(job: Job, name: str) -> int:
 def _compare(script: str, old: Job, new: Job) -> list[str]:
     found = []
     claimed = _number(new, "fq_fence") - _number(old, "fq_fence")
-    if claimed < 0 or claimed > (script in ("claim", "advance")):
+    if claimed < 0 or claimed > (script in ("claim", "advance", "submit")):
         found.append(f"its fence went from {old.get('fq_fence')} to {new.get('fq_fence')}")
     reopened = _number(new, "fq_gen") - _number(old, "fq_gen")
     if reopened not in (0, 1) or (reopened and JobState(old["fq_state"]) not in TERMINAL):

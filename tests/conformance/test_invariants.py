@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 
 from flashq.model.lifecycle import LEASED, TERMINAL, JobState
 from flashq.store.records import Settlement
+from flashq.store.transitions import handed_over
 from tests.conformance import snapshot
 from tests.conformance.world import EP, LEASE_MS, World
 
@@ -99,12 +100,20 @@ class Machine(RuleBasedStateMachine):
         assert self.world.watch(job, channel).state == self.state(job)
 
     # -- workers -------------------------------------------------------------------------------------
-    @rule(target=workers)
-    def join(self) -> str:
+    @rule(target=workers, takes=st.booleans())
+    def join(self, takes: bool) -> str:
         self.joined += 1
         worker = f"w{self.joined % 3}"  # now and then one that was given up comes back under its name
-        self.world.join(worker)
+        self.world.join(worker, **({"fq_takes": LEASE_MS} if takes else {}))
         return worker
+
+    @rule(target=leases, worker=workers)
+    def hear(self, worker: str) -> MultipleResults[Lease]:
+        ring = self.world.redis.lpop(self.world.keys.of("bell", worker)) or b""
+        if not ring.startswith(b"claim:"):
+            return multiple()
+        row = handed_over(ring.removeprefix(b"claim:"))
+        return multiple((row.job, row.fence))
 
     @rule(target=leases, worker=workers, count=st.integers(1, 3), start=st.integers(0, 2))
     def claim(self, worker: str, count: int, start: int) -> MultipleResults[Lease]:

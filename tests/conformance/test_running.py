@@ -9,6 +9,7 @@ import pytest
 
 from flashq.model.lifecycle import JobState
 from flashq.store.records import Settlement
+from flashq.store.transitions import handed_over
 from tests.conformance.world import EP, LEASE_MS, World
 
 if TYPE_CHECKING:
@@ -112,6 +113,92 @@ def test_who_became_idle_last_is_woken_first(world: World) -> None:
 
     world.submit()
     assert (world.list("bell", early), world.list("bell", late)) == ([], ["job"])
+
+
+# -- handed over with the ring of the bell -----------------------------------------------------------
+
+
+def idle(world: World, room: int = 1) -> str:
+    """An idle worker that takes jobs with the ring."""
+    worker = world.worker(fq_takes=LEASE_MS)
+    world.claim(worker, count=room)
+    return worker
+
+
+def heard(world: World, worker: str) -> list[Claimed]:
+    """The jobs that came with the rings of a worker's bell."""
+    rings: list[bytes] = []
+    while (ring := world.redis.lpop(world.keys.of("bell", worker))) is not None:
+        rings.append(ring)
+    assert all(ring.startswith(b"claim:") for ring in rings)
+    return [handed_over(ring.removeprefix(b"claim:")) for ring in rings]
+
+
+def test_an_idle_worker_is_handed_the_job(world: World) -> None:
+    worker = idle(world)
+    call = bytes(range(256)) + b"12:34"
+    job = world.submit(call=call, ttl_ms=5000)
+
+    (held,) = heard(world, worker)
+    assert (held.job, held.fence, held.call, held.attempt, held.cold) == (job, 1, call, 1, False)
+    assert world.state(job) == JobState.CLAIMED
+    assert world.scores("leases") == {job: world.now_ms + LEASE_MS}
+    assert world.hash("worker", worker).items() >= {"fq_state": "running", "state": "busy", "fq_jobs": "1"}.items()
+    assert world.scores("idle") == {}
+    assert world.run(world.t.start(job, held.fence)) == "ok"
+    assert world.finish(held) == "ok"
+
+
+def test_it_is_handed_as_many_as_it_has_room_for(world: World) -> None:
+    worker = idle(world, room=2)
+    jobs = [world.submit() for _ in range(3)]
+
+    assert [held.job for held in heard(world, worker)] == jobs[:2]
+    assert world.list("queue") == jobs[2:]
+
+
+def test_who_waited_longer_is_handed_over_first(world: World) -> None:
+    first = world.submit()
+    worker = idle(world, room=0)  # it had no room when it looked
+    world.redis.zadd(world.keys.of("idle", EP), {worker: world.now_ms})
+    second = world.submit()
+
+    assert [held.job for held in heard(world, worker)] == [first]
+    assert world.list("queue") == [second]
+
+
+def test_a_large_call_is_only_rung_for(world: World) -> None:
+    worker = idle(world)
+    job = world.submit(call=b"x" * 40_000)
+
+    assert world.list("bell", worker) == ["job"]
+    assert [held.job for held in world.claim(worker)] == [job]
+
+
+def test_a_paused_endpoint_hands_nothing_over(world: World) -> None:
+    idle(world)
+    world.redis.hset(world.keys.of("endpoint", EP), "paused", 1)
+
+    assert world.state(world.submit()) == JobState.QUEUED
+
+
+def test_a_ring_that_was_not_heard_is_recovered(world: World) -> None:
+    worker = idle(world, room=2)
+    job, other = world.submit(), world.submit()
+    world.redis.delete(world.keys.of("bell", worker))
+
+    answer = world.run(world.t.recover(EP, worker, [other]))
+    assert [(held.job, held.fence, held.attempt) for held in answer.jobs] == [(job, 1, 1)]
+    assert world.run(world.t.recover(EP, "w9", [])).jobs == ()
+
+
+def test_what_was_handed_to_a_worker_that_died_comes_back_uncounted(world: World) -> None:
+    worker = idle(world)
+    job = world.submit()
+    world.run(world.t.leave(EP, worker, "killed"))
+
+    (held,) = world.claim(world.worker())
+    assert (held.job, held.fence, held.losses, held.attempt) == (job, 2, 0, 1)
 
 
 # -- starting ----------------------------------------------------------------------------------------

@@ -128,10 +128,10 @@ class World:
     def join(self, worker: str, endpoint: str = EP, *, booked: bool = False, **fields: Value) -> Joined:
         return self.run(self.t.join(endpoint, worker, lease_ms=LEASE_MS, booked=booked, fields=fields))
 
-    def worker(self, endpoint: str = EP) -> str:
+    def worker(self, endpoint: str = EP, **fields: Value) -> str:
         """A worker that reported in and is ready."""
         worker = f"{endpoint}-w{next(self._numbers)}"
-        assert self.join(worker, endpoint).verdict == "ok"
+        assert self.join(worker, endpoint, **fields).verdict == "ok"
         assert self.run(self.t.ready(endpoint, worker, {})) == "ok"
         return worker
 
