@@ -47,9 +47,17 @@ def markdown(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, rules, *lines)) + "\n"
 
 
-def benchmark_table() -> str:
-    """Both tables, and where the numbers come from; empty where nothing was measured."""
-    record = newest()
+_HEAD = """\
+## Comparison in numbers that were measured
+
+The floor is the least that a Redis queue which stores results must do: plain redis-py with hiredis, one Lua round trip a
+job, no signatures, no leases, no process apart for user code. It runs in turns with flashq, in one run on one broker.
+"""
+
+
+def benchmark_table(folder: Path = RESULTS) -> str:
+    """The README's section: both tables, and where the numbers come from; empty where nothing was measured."""
+    record = newest(folder)
     if record is None:
         return ""
     about = record["about"]
@@ -57,10 +65,10 @@ def benchmark_table() -> str:
         f"`{about['command']}`, {about['date'][:10]}, flashq {about['flashq']}, Python {about['python']},"
         f" {about['machine']}, load average {about['load_average']:.1f}; medians of {about['rounds']} rounds."
     )
-    parts = [said, markdown(("what", "floor", "flashq", "flashq ÷ floor"), rows(record))]
+    parts = [_HEAD, markdown(("what", "floor", "flashq", "flashq ÷ floor"), rows(record))]
     if record["starts"]:
         parts.append(markdown(("starts and sizes", "measured"), start_rows(record)))
-    return "\n".join(parts)
+    return "\n".join([*parts, said])
 
 
 def _number(value: float) -> str:
