@@ -45,6 +45,11 @@ class Hand:
         return tuple((h.job, h.fence) for h in held)
 
     @property
+    def current(self) -> list[Assignment]:
+        """Those that run now, not those handed ahead: only their time counts."""
+        return list(self.running.values())[: self.concurrency]
+
+    @property
     def backlog(self) -> bool:
         """Whether any wait for another to end, here or in the executor."""
         return bool(self.waiting) or len(self.running) > self.concurrency

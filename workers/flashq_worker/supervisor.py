@@ -169,7 +169,7 @@ class Supervisor:
     def _due_at(self) -> float:
         """When to look again though nothing happens."""
         due = [time.monotonic() + _LONGEST_WAIT_S, self._drain_until]
-        for held in self._hand.running.values():
+        for held in self._hand.current:
             if held.stop is not None:
                 due.append(held.kill_at)
             elif held.timeout_at is not None:
@@ -244,7 +244,7 @@ class Supervisor:
         self._exchange.flush(may_claim=may_claim, listen=listen)
 
     def _overdue(self, now: float) -> None:
-        for held in list(self._hand.running.values()):
+        for held in self._hand.current:
             if held.stop is not None and now >= held.kill_at:
                 self._kill_for(held)
                 return
