@@ -219,10 +219,9 @@ def code_changes(made: Rig, count: int = 10) -> Numbers:
         exec(f"def measured(value=None):\n    return {number}\n", space)  # noqa: S102 — our own text
         fresh = Endpoint(name="measured-code", cpu="any")(space["measured"])
         if number == 0:
-            other = made.ready_worker(fresh)
+            made.ready_worker(fresh)
             fresh.remote()
         changed.append(_took(fresh.remote))
-    other.close()
     worker.close()
     started = []
     for _ in range(3):

@@ -50,8 +50,8 @@ def markdown(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str
 _HEAD = """\
 ## Comparison in numbers that were measured
 
-The floor is the least that a Redis queue which stores results must do: plain redis-py with hiredis, one Lua round trip a
-job, no signatures, no leases, no process apart for user code. It runs in turns with flashq, in one run on one broker.
+The floor is the least that a Redis queue which stores results must do: plain redis-py with hiredis, one Lua round trip
+a job, no signatures, no leases, no process apart for user code. It runs in turns with flashq, on one broker.
 """
 
 

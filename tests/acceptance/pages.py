@@ -73,7 +73,8 @@ def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page, in order."""
     found: list[Block] = []
     opened: re.Match[str] | None = None
-    start, lines = 0, []
+    start = 0
+    lines: list[str] = []
     for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
         if opened is None:
             opened = _FENCE.match(line)
@@ -157,7 +158,7 @@ def prepare(folder: Path, found: list[Block]) -> dict[str, str]:
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n', "utf-8")
         program.chmod(0o755)
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("FLASHQ_", "RQ_"))}
-    path = os.pathsep.join([str(programs), variables["PATH"]])
+    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), variables["PATH"]])
     home = {"FLASHQ_HOME": str(folder / "h"), "PYTHONPATH": str(ROOT)}
     plain = {"NO_COLOR": "1", "TERM": "xterm", "COLUMNS": str(COLUMNS)}
     return {**variables, **home, **plain, "PATH": path}

@@ -71,7 +71,7 @@ def test_commands_run_and_show_what_is_shown(page: Path, folder: Path) -> None:
     try:
         pages.run_console(folder, [step for block in runs(page, "console") for step in steps(block)], environ)
     finally:
-        down = [folder / ".programs" / "flashq", "down", "--now"]
+        down = [str(folder / ".programs" / "flashq"), "down", "--now"]
         subprocess.run(down, env=environ, capture_output=True, timeout=30, check=False)
 
 
