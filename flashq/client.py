@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flashq")
 _CHECK_S = 5.0
+_CLOSE_S = 5.0
 _WATCH_AT_ONCE = 100
 
 
@@ -77,7 +78,7 @@ class Client:
         self._jobs: dict[str, EndpointJob[Any]] = {}
         self._told: set[str] = set()
         self._epoch = ""
-        self._state_lost = False
+        self._lost_before = 0.0  # jobs submitted before this moment may be gone with the broker's data
         self._clock_offset_ms = 0.0
         self._lock = threading.RLock()
         self._transport = (transport or _multiplexer)(self)
@@ -164,7 +165,9 @@ class Client:
 
     def _warn_without_gpu(self, spec: EndpointSpec) -> None:
         if self.settings.redis_url is None and spec.gpu is not None and not notices.machine_has_gpu_driver():
-            self._tell("no-gpu", "this machine has no GPU: gpu endpoints run on its CPU here, with CUDA hidden")
+            self._tell(
+                "no-gpu", "this machine has no GPU: gpu endpoints run on its CPU here, with CUDA hidden"
+            )
 
     def _submit_command(
         self, job_id: str, registration: Registration, payload: bytes, options: CallOptions | None
@@ -237,9 +240,8 @@ class Client:
         if answer is None:
             log.debug("registration failed: %s", error)  # the submit behind it tells its caller
             return
-        if self._epoch and answer.epoch != self._epoch:
-            self._state_lost = True
-        self._epoch = answer.epoch
+        if not self._epoch:
+            self._epoch = answer.epoch
         if answer.verdict in ("code", "replaced") and answer.previous_program not in ("", PROGRAM):
             self._tell(
                 f"taken:{endpoint}",
@@ -269,8 +271,11 @@ class Client:
                 self._jobs.pop(job_id, None)
                 job.id = answer.detail
                 job._call_digest = ""  # noqa: SLF001 — it answers the first call made with this key
-                self._jobs[job.id] = job
-                self._watch([job.id])
+                first = self._jobs.setdefault(job.id, job)
+                if first is job:
+                    self._watch([job.id])
+                else:
+                    first._ended.on_done(lambda: job._ended.copy(first._ended))  # noqa: SLF001
             case "conflict":
                 message = f"the key was used for job {answer.detail}, a call of something else"
                 self._reject(job, errors.IdempotencyConflict(message))
@@ -292,14 +297,19 @@ class Client:
     # -- completing ----------------------------------------------------------------------------------
     def on_push(self, message: bytes) -> None:
         """An outcome was pushed: id, state, fence, reason, whether the outcome is here, outcome."""
-        raw_id, state, fence, reason, inline, outcome = message.split(b"\n", 5)
-        job = self._jobs.get(raw_id.decode())
+        try:
+            raw_id, state, fence, reason, inline, outcome = message.split(b"\n", 5)
+            ending = Ending(JobState(state.decode()), int(fence), reason.decode(), "", outcome)
+            job = self._jobs.get(raw_id.decode())
+        except ValueError:  # anybody with access to the broker can publish anything
+            log.warning("flashq: a message that is no outcome was passed over")
+            return
         if job is None:
             return
         if inline != b"1" or (state != b"finished" and not outcome):
             self._watch([job.id])
             return
-        self._end(job, Ending(JobState(state.decode()), int(fence), reason.decode(), "", outcome))
+        self._end(job, ending)
 
     def _end(self, job: EndpointJob[Any], ending: Ending) -> None:
         self._jobs.pop(job.id, None)
@@ -329,21 +339,35 @@ class Client:
             return
         if row.state is None:
             self._jobs.pop(job_id, None)
-            job._ended.fail(self._missing(job_id))  # noqa: SLF001
+            job._ended.fail(self._missing(job))  # noqa: SLF001
         elif row.state in TERMINAL:
             self._end(job, Ending(row.state, row.fence, row.reason, row.text, row.outcome))
 
-    def _missing(self, job_id: str) -> Exception:
-        if self._state_lost:
-            return errors.BrokerStateLost(f"the broker came back without job {job_id}; submit it again")
-        return errors.JobNotFound(f"job {job_id} is not in the broker: deleted, or expired", job_id=job_id)
+    def _missing(self, job: EndpointJob[Any]) -> Exception:
+        if job._submitted_at < self._lost_before:  # noqa: SLF001
+            return errors.BrokerStateLost(f"the broker came back without job {job.id}; submit it again")
+        return errors.JobNotFound(f"job {job.id} is not in the broker: deleted, or expired", job_id=job.id)
 
     def on_connect(self) -> None:
-        """A connection was made (again): what we relied on is put back, what we wait for is asked for."""
+        """A connection was made (again): ask whether it is still the same data, and for what we wait for."""
         waiting = self._waiting()
-        for registration in list(self._registered.values()):
-            self._register(registration)
+        if self._epoch:
+            self._transport.send(self.transitions.epoch(), self._on_epoch)
         self._watch_all(waiting)
+
+    def _on_epoch(self, epoch: str | None, error: Exception | None) -> None:
+        if error is None and epoch != self._epoch:
+            self._lost_before = time.monotonic()
+            self._epoch = epoch or ""
+            self._registered.clear()
+
+    def on_lost(self, error: Exception) -> None:
+        """The broker has been away for longer than our patience: say so to whoever waits. The jobs may go on."""
+        jobs = list(self._jobs.values())
+        self._jobs.clear()
+        for job in jobs:
+            job._acknowledged.fail(error)  # noqa: SLF001
+            job._ended.fail(error)  # noqa: SLF001
 
     def on_tick(self) -> None:
         """Every few seconds: what a push may have missed, and whether callers should be told why they wait."""
@@ -383,7 +407,7 @@ class Client:
 
         def read(rows: list[Watched]) -> Status:
             if rows[0].state is None:
-                raise self._missing(job.id)
+                raise self._missing(job)
             return STATUS[rows[0].state]
 
         return self._ask(self.transitions.watch([job.id]), read)
@@ -421,9 +445,13 @@ class Client:
         """Send what is still to be sent, then let go of the broker. Jobs go on."""
         if os.getpid() != self.pid:
             return
+        deadline = time.monotonic() + _CLOSE_S
+        unsent = 0
         for job in list(self._jobs.values()):
-            job._acknowledged.wait(5.0)  # noqa: SLF001
-        unfinished = len(self._jobs)
+            unsent += not job._acknowledged.wait(max(0.0, deadline - time.monotonic()))  # noqa: SLF001
+        if unsent:
+            log.warning("flashq: %d call(s) were not accepted by the broker before the program ended", unsent)
+        unfinished = len(self._jobs) - unsent
         self._transport.close()
         if self._broker is not None:
             self._broker.close()
@@ -457,6 +485,7 @@ def _multiplexer(client: Client) -> Transport:
         on_push=client.on_push,
         on_connect=client.on_connect,
         on_tick=client.on_tick,
+        on_lost=client.on_lost,
         tick_s=_CHECK_S,
     )
 

@@ -7,12 +7,10 @@ sealed (encrypted and authenticated), since unlike everything else they must not
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
 import sys
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +22,7 @@ from flashq.model.keyring import Direction
 from flashq.model.outcome import FAILURE_ENCODING, Failure, FailureKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from flashq.model.envelope import Envelope, Header, Keys
 
@@ -79,29 +77,32 @@ def _blame(args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -
     return errors.SerializationError(f"the arguments cannot be pickled: {type(error).__name__}: {error}")
 
 
-_by_value_lock = threading.Lock()
+def pickle_by_value(modules: Iterable[str]) -> None:
+    """From now on, pickle what these modules (by name) define by value: workers do not have their files.
+
+    cloudpickle keeps these in one table of the process; it is for good, since arguments may hold what they define.
+    """
+    import cloudpickle
+
+    for name in set(modules) - {"__main__"} - set(cloudpickle.list_registry_pickle_by_value()):
+        if (module := sys.modules.get(name)) is not None:
+            cloudpickle.register_pickle_by_value(module)
 
 
-def dump_function(function: Callable[..., Any], by_value: Collection[str] = ()) -> bytes:
-    """Pickle a function with what it uses of its own module and of the modules `by_value` (names), by value.
+def dump_function(function: Callable[..., Any]) -> bytes:
+    """Pickle a function, by value if its module is registered for that.
 
     Raises: SerializationError naming the function.
     """
     import cloudpickle
 
-    names = {*by_value, function.__module__} - {"__main__"}
-    with _by_value_lock, contextlib.ExitStack() as stack:  # cloudpickle keeps these in one global table
-        for name in sorted(names - set(cloudpickle.list_registry_pickle_by_value())):
-            if (module := sys.modules.get(name)) is not None:
-                cloudpickle.register_pickle_by_value(module)
-                stack.callback(cloudpickle.unregister_pickle_by_value, module)
-        try:
-            return bytes(cloudpickle.dumps(function, protocol=5))
-        except Exception as error:
-            raise errors.SerializationError(
-                f"the function {function.__qualname__} cannot be pickled: {type(error).__name__}: {error}. It travels "
-                "by value with the globals it uses; create such objects inside the function."
-            ) from error
+    try:
+        return bytes(cloudpickle.dumps(function, protocol=5))
+    except Exception as error:
+        raise errors.SerializationError(
+            f"the function {function.__qualname__} cannot be pickled: {type(error).__name__}: {error}. It travels "
+            "by value with the globals it uses; create such objects inside the function."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,7 @@ def _user_exception(failure: Failure, job: str) -> BaseException:
             rebuilt = cloudpickle.loads(failure.exception)
         except Exception:  # noqa: BLE001 — a class that is not here, or whose own code fails: the text remains
             rebuilt = None
-        if isinstance(rebuilt, BaseException):
+        if isinstance(rebuilt, Exception):  # a SystemExit or CancelledError is not the caller's
             rebuilt.add_note(note)
             return rebuilt
     remote = errors.RemoteError(

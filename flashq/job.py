@@ -48,6 +48,10 @@ class Reply(Generic[R]):
         """Deliver an error."""
         self._deliver(_NOTHING, error)
 
+    def copy(self, other: Reply[R]) -> None:
+        """Deliver what `other`, which is done, was delivered."""
+        self._deliver(other._value, other._error)
+
     def _deliver(self, value: Any, error: BaseException | None) -> None:
         with self._lock:
             if self.done:
@@ -240,7 +244,7 @@ class EndpointJob(Generic[R]):
             if self._value is _NOTHING and self._failure is None:
                 try:
                     self._value = self._client.decode(self, self._ended.result(0))
-                except BaseException as error:  # noqa: BLE001 — the user's own exception, whatever it is
+                except Exception as error:  # noqa: BLE001 — the user's own exception, whatever it is
                     self._failure = error
         return None if self._value is _NOTHING else cast("R", self._value)
 

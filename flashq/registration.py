@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flashq import codec
+from flashq.errors import SerializationError
 from flashq.model import spec as specs
 from flashq.model.envelope import Header, seal
 from flashq.model.keyring import Direction, Keyring
 from flashq.revision import RevisionWarning, describe
+from flashq.sources import only_beside_program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from flashq.model.spec import EndpointSpec
     from flashq.store.command import Command
@@ -83,7 +85,9 @@ def prepare(
             RevisionWarning,
             stacklevel=4,
         )
-    pickled = codec.dump_function(function, code.by_value)
+    _refuse_modules(spec.name, code.modules)
+    codec.pickle_by_value({*code.by_value, function.__module__})
+    pickled = codec.dump_function(function)
     codec.check_size(len(pickled), payload_limit, f"the function {function.__qualname__}")
     revision = codec.Revision(
         function=pickled,
@@ -115,3 +119,13 @@ def prepare(
         env_tag=tag,
         env=env,
     )
+
+
+def _refuse_modules(endpoint: str, modules: Collection[str]) -> None:
+    """Raises SerializationError where the function uses a file beside the program as a module: it is not shipped."""
+    for name in sorted(modules):
+        if only_beside_program(name):
+            raise SerializationError(
+                f"endpoint {endpoint} uses {name!r}, a module beside this program, which workers cannot import yet: "
+                f"write `from {name} import …` for what the function uses of it, or install it as a package"
+            )

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from flashq.errors import SettingsError
+from flashq.model.address import masked
 from flashq.model.checks import nearest, number, whole
 
 if TYPE_CHECKING:
@@ -67,13 +68,7 @@ class Settings:
     @property
     def shown_redis_url(self) -> str | None:
         """The broker's address with its password masked."""
-        if self.redis_url is None:
-            return None
-        login, separator, address = urlsplit(self.redis_url).netloc.rpartition("@")
-        user, colon, _ = login.partition(":")
-        shown = f"{user}{colon}***" if colon else user
-        url = self.redis_url.replace(f"//{login}{separator}{address}", f"//{shown}{separator}{address}", 1)
-        return re.sub(r"(?i)([?&]password=)[^&]*", r"\1***", url)
+        return None if self.redis_url is None else masked(self.redis_url)
 
     def require_secret_key(self) -> bytes:
         """The signing key. Raises `SettingsError` where none is set."""

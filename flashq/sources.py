@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import tokenize
 from functools import cache, lru_cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,27 @@ def is_local_module(name: str) -> bool:
 def module_exists(name: str) -> bool:
     """Whether a module of this name is imported, or has a file that an import would find."""
     return name in sys.modules or _module_place(name) is not None
+
+
+def only_beside_program(name: str) -> bool:
+    """Whether a module is found in the program's own folder (or where it was started) and nowhere else.
+
+    Such a file is on no worker's path; one of an installed package, also in editable mode, is on this host's.
+    """
+    root = name.partition(".")[0]
+    own = {"", str(Path.cwd()), sys.path[0] if sys.path else ""}
+    others = [entry for entry in sys.path if entry not in own]
+    return module_exists(name) and PathFinder.find_spec(root, others) is None and not _has_finder(root)
+
+
+def _has_finder(root: str) -> bool:
+    """Whether an import hook other than the path's knows the module: editable installs bring their own."""
+    for finder in sys.meta_path:
+        if finder is not PathFinder and hasattr(finder, "find_spec"):
+            spec = finder.find_spec(root, None, None)
+            if spec is not None:
+                return True
+    return False
 
 
 def _module_place(name: str) -> Path | None:

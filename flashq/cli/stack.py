@@ -267,7 +267,7 @@ def _configured(settings: Settings) -> Report:
 
 def _private(settings: Settings) -> Report:
     from flashq import embedded
-    from flashq.store.line import masked
+    from flashq.model.address import masked
 
     said = embedded.look(settings)
     if said is None or said["phase"] != "ready":

@@ -14,8 +14,9 @@ import hiredis
 import redis
 
 from flashq.errors import BrokerUnreachable
+from flashq.model.address import masked
 from flashq.store.keys import Keys
-from flashq.store.line import LibraryMissing, Line, masked, pack, pack_all, pack_script, refusal
+from flashq.store.line import LibraryMissing, Line, pack, pack_all, pack_script, refusal
 from flashq.store.scripts import Library, library
 from flashq.store.transitions import Transitions
 
@@ -51,10 +52,8 @@ class Broker:
                 self._line = None
 
     def connect(self) -> Line:
-        """A new connection of its own for the caller, the library loaded; for loops that wait on a socket."""
-        line = Line(self.url)
-        ensure_library(line, self.library)
-        return line
+        """A new connection of its own for the caller; for loops that wait on a socket."""
+        return Line(self.url)
 
     def run(self, command: Command[T]) -> T:
         """Carry out one command.
@@ -121,9 +120,3 @@ def _round_trip(line: Line, packed: bytes, count: int) -> list[Any]:
 def load(line: Line, scripts: Library) -> None:
     """Load the function library; harmless where it is loaded already."""
     line.call(pack("FUNCTION", "LOAD", "REPLACE", scripts.source))
-
-
-def ensure_library(line: Line, scripts: Library) -> None:
-    """Load the function library unless the broker holds it."""
-    if not line.call(pack("FUNCTION", "LIST", "LIBRARYNAME", scripts.name)):
-        load(line, scripts)

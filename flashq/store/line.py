@@ -16,6 +16,7 @@ import redis
 from redis.exceptions import AuthenticationError, RedisError
 
 from flashq.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from flashq.model.address import masked
 
 if TYPE_CHECKING:
     import socket
@@ -32,13 +33,6 @@ _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 class LibraryMissing(BrokerError):
     """The broker does not hold our function library (yet, or any more): load it and send again."""
-
-
-def masked(url: str) -> str:
-    """A broker's address fit for people's eyes: without its password."""
-    scheme, _, rest = url.partition("://")
-    _, at, place = rest.rpartition("@")
-    return f"{scheme}://***@{place}" if at else url
 
 
 def refusal(error: hiredis.ReplyError) -> Exception:

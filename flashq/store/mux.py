@@ -8,6 +8,7 @@ the I/O thread and must be short. Knows nothing of jobs: see `flashq.client`.
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import socket
 import threading
@@ -15,7 +16,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flashq.errors import BrokerUnreachable, FlashqError
-from flashq.store.broker import ensure_library
 from flashq.store.line import Line, pack
 from flashq.store.scripts import library
 from flashq.store.stream import Callback, CommandStream
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from flashq.store.command import Command
 
+log = logging.getLogger("flashq")
 _FIRST_PATIENCE_S = 3.0
 #: Two flushes within this time are a burst: the thread then gathers for as long before it sends again, unwoken.
 #: Waking it for each of many calls costs both threads more than the calls.
@@ -36,8 +37,8 @@ class Multiplexer:
 
     `address()` gives the broker's URL and may take its time (it may start a broker); it is asked again after a
     lost connection. `on_push` gets each message on `channel`; `on_connect` is told of every connection made,
-    `on_tick` runs about every `tick_s`. `patience_s`: for how long a lost broker is waited for before what is
-    pending is answered with BrokerUnreachable.
+    `on_tick` runs about every `tick_s`. A lost broker is waited for `patience_s`; then what is pending is answered
+    with BrokerUnreachable, and `on_lost` is told, for whatever else was relied on.
     """
 
     def __init__(
@@ -48,12 +49,13 @@ class Multiplexer:
         on_push: Callable[[bytes], None],
         on_connect: Callable[[], None],
         on_tick: Callable[[], None],
+        on_lost: Callable[[Exception], None],
         tick_s: float = 5.0,
         patience_s: float = 60.0,
     ) -> None:
         self._address = address
         self._channel = channel
-        self._on_push, self._on_connect, self._on_tick = on_push, on_connect, on_tick
+        self._on_push, self._on_connect, self._on_tick, self._on_lost = on_push, on_connect, on_tick, on_lost
         self._tick_s, self._patience_s = tick_s, patience_s
         self._library = library()
         self._stream = CommandStream(self._library)
@@ -102,11 +104,29 @@ class Multiplexer:
 
     # -- in the I/O thread ---------------------------------------------------------------------------
     def _run(self) -> None:
+        try:
+            self._loop()
+        except Exception as error:
+            log.exception("the connection to the broker failed in an unforeseen way")
+            self._give_up(BrokerUnreachable(f"the connection failed: {error!r}"))
+        finally:
+            self._drop()
+            if self._closing:
+                self._close_wake()
+            else:
+                self._thread = None  # the next command starts another
+
+    def _give_up(self, error: Exception) -> None:
+        self._stream.fail_all(error)
+        self._on_lost(error)
+
+    def _loop(self) -> None:
         next_tick = time.monotonic() + self._tick_s
         while not (self._closing and not self._stream.busy):
             try:
                 if self._stream.line is None:
                     self._connect()
+                self._stream.check()
                 gathering = self._stream.queued and time.monotonic() < self._flushed_at + 2 * _BURST_S
                 if self._stream.queued:
                     self._stream.flush()
@@ -122,8 +142,6 @@ class Multiplexer:
                 self._drop()
                 if self._closing:
                     self._stream.fail_all(error)
-        self._drop()
-        self._close_wake()
 
     def _drop(self) -> None:
         self._stream.drop()
@@ -154,7 +172,7 @@ class Multiplexer:
                     time.sleep(pause)
                     pause = min(pause * 2, 0.5)
                     continue
-                self._stream.fail_all(error)
+                self._give_up(error)
             self._sleep_until_needed()
             deadline = time.monotonic() + _FIRST_PATIENCE_S
             if self._closing:
@@ -167,7 +185,6 @@ class Multiplexer:
             push = Line(url)
             on_failure.callback(push.close)
             push.call(pack("SUBSCRIBE", self._channel))
-            ensure_library(line, self._library)
             on_failure.pop_all()
         return line, push
 

@@ -6,6 +6,8 @@ Callbacks run inside `flush` and `receive`.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,26 +15,30 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from flashq.errors import BrokerError, BrokerUnreachable
-from flashq.store.line import LibraryMissing, Line, pack_script, refusal
+from flashq.store.broker import load
+from flashq.store.line import REPLY_TIMEOUT_S, LibraryMissing, pack_script, refusal
 
 if TYPE_CHECKING:
     from flashq.store.command import Command
+    from flashq.store.line import Line
     from flashq.store.scripts import Library
 
 Callback = Callable[[Any, Exception | None], None]
+log = logging.getLogger("flashq")
 _BATCH = 256
 _BATCH_BYTES = 1 << 20
 _TRIES = 20
 
 
 class _Pending:
-    __slots__ = ("callback", "command", "packed", "tries")
+    __slots__ = ("callback", "command", "packed", "sent_at", "tries")
 
     def __init__(self, packed: bytes, command: Command[Any], callback: Callback) -> None:
         self.packed = packed
         self.command = command
         self.callback = callback
         self.tries = 0
+        self.sent_at = 0.0
 
 
 class CommandStream:
@@ -45,6 +51,7 @@ class CommandStream:
     def __init__(self, scripts: Library) -> None:
         self.line: Line | None = None
         self._library = scripts
+        self._library_missing = False
         self._queue: deque[_Pending] = deque()
         self._flight: deque[_Pending] = deque()
 
@@ -60,6 +67,9 @@ class CommandStream:
 
     def attach(self, line: Line) -> None:
         """Go on over this connection; what was under way on the last one leads."""
+        if self._library_missing:
+            load(line, self._library)
+            self._library_missing = False
         self.line = line
         self._queue.extendleft(reversed(self._flight))
         self._flight.clear()
@@ -77,11 +87,14 @@ class CommandStream:
     def flush(self) -> None:
         """Send what is queued, taking in answers where too much is under way."""
         assert self.line is not None
+        self.check()
+        now = time.monotonic()
         while self._queue:
             batch: list[bytes] = []
             size = 0
             while self._queue and len(batch) < _BATCH and size < _BATCH_BYTES:
                 item = self._queue.popleft()
+                item.sent_at = now
                 self._flight.append(item)
                 batch.append(item.packed)
                 size += len(item.packed)
@@ -89,6 +102,11 @@ class CommandStream:
             if len(self._flight) > 2 * _BATCH:  # never so far ahead that both sides block on full buffers
                 while len(self._flight) > _BATCH:
                     self._answer(self.line.read())
+
+    def check(self) -> None:
+        """Raise BrokerUnreachable where the oldest command has waited too long for its answer."""
+        if self._flight and time.monotonic() > self._flight[0].sent_at + REPLY_TIMEOUT_S:
+            raise BrokerUnreachable(f"the broker has not answered for {REPLY_TIMEOUT_S:g} s")
 
     def receive(self) -> None:
         """Take in every answer that is there."""
@@ -102,7 +120,7 @@ class CommandStream:
         self._flight.clear()
         self._queue.clear()
         for item in pending:
-            item.callback(None, error)
+            _deliver(item, None, error)
 
     def _answer(self, reply: Any) -> None:
         item = self._flight.popleft()
@@ -112,13 +130,25 @@ class CommandStream:
         try:
             answer = item.command.parse(reply)
         except (ValueError, IndexError, TypeError, AttributeError) as error:
-            item.callback(None, BrokerError(f"{item.command.script} answered what cannot be read: {error!r}"))
+            unreadable = BrokerError(f"{item.command.script} answered what cannot be read: {error!r}")
+            _deliver(item, None, unreadable)
             return
-        item.callback(answer, None)
+        _deliver(item, answer, None)
 
     def _refused(self, item: _Pending, error: Exception) -> None:
         if isinstance(error, LibraryMissing | BrokerUnreachable) and item.tries < _TRIES:
             item.tries += 1
-            self._queue.append(item)
+            self._flight.appendleft(item)  # it keeps its place
+            self._library_missing = isinstance(error, LibraryMissing)
             raise BrokerUnreachable(f"connecting anew: {error}")  # which loads the library, or waits its turn
-        item.callback(None, error)
+        _deliver(item, None, error)
+
+
+def _deliver(item: _Pending, answer: Any, error: Exception | None) -> None:
+    """Call back; a callback that raises harms nobody but its own command."""
+    try:
+        item.callback(answer, error)
+    except BrokerUnreachable:
+        raise
+    except Exception:
+        log.exception("what follows from the answer of %s failed", item.command.script)

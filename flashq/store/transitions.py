@@ -79,6 +79,10 @@ class Transitions:
         args = (*args, secrets.token_hex(8), env_tag, env)
         return Command("register", self.keys.of("endpoint", endpoint), args, _registered)
 
+    def epoch(self) -> Command[str]:
+        """The name of the broker's data set; '' where nothing was ever registered in it."""
+        return Command("epoch", self.keys.of("epoch"), (self._root,), text)
+
     def undeploy(self, endpoint: str) -> Command[str]:
         """'ok', 'unknown' or 'busy'."""
         return Command("undeploy", self.keys.of("endpoint", endpoint), (self._root, endpoint), text)
