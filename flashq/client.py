@@ -24,7 +24,7 @@ from flashq.model.envelope import CALL_LIFETIME_MS, Header
 from flashq.model.keyring import Direction, Keyring
 from flashq.model.lifecycle import STATUS, TERMINAL, JobState, Status
 from flashq.model.outcome import Ending
-from flashq.registration import PROGRAM, Registration, prepare
+from flashq.registration import PROGRAM, Registration, callables_used, prepare
 from flashq.settings import Settings
 from flashq.store.keys import Keys
 from flashq.store.transitions import Transitions
@@ -73,7 +73,9 @@ class Client:
         self._keyring = keyring
         self._membership: Membership | None = None
         self._broker: Broker | None = None
-        self._registrations: weakref.WeakKeyDictionary[Any, Registration] = weakref.WeakKeyDictionary()
+        self._registrations: weakref.WeakKeyDictionary[Any, tuple[tuple[int, ...], Registration]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._registered: dict[tuple[str, str], Registration] = {}
         self._jobs: dict[str, EndpointJob[Any]] = {}
         self._told: set[str] = set()
@@ -150,18 +152,18 @@ class Client:
         return job
 
     def registration(self, function: EndpointFunction[Any, Any]) -> Registration:
-        """The endpoint's registration, made once per function."""
-        found = self._registrations.get(function.__wrapped__)
-        if found is None:
+        """The endpoint's registration: made once, and anew where a function it uses was redefined (in a notebook)."""
+        target = function.__wrapped__
+        used = callables_used(target)
+        found = self._registrations.get(target)
+        if found is None or found[0] != used:
             with self._lock:
-                found = self._registrations.get(function.__wrapped__)
-                if found is None:
+                found = self._registrations.get(target)
+                if found is None or found[0] != used:
                     self._warn_without_gpu(function.spec)
-                    found = prepare(
-                        function.spec, function.__wrapped__, self.keyring, self.settings.payload_limit
-                    )
-                    self._registrations[function.__wrapped__] = found
-        return found
+                    made = prepare(function.spec, target, self.keyring, self.settings.payload_limit)
+                    found = self._registrations[target] = (used, made)
+        return found[1]
 
     def _warn_without_gpu(self, spec: EndpointSpec) -> None:
         if self.settings.redis_url is None and spec.gpu is not None and not notices.machine_has_gpu_driver():

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 from flashq.errors import EndpointExists, NotSupportedError, SpecError, UnsupportedCall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from flashq.job import EndpointJob
     from flashq.mapping import Map
+    from flashq.model.resources import CpuInstanceType, GpuGroup, GpuType
+    from flashq.model.retry import Retries
     from flashq.model.spec import CallOptions, EndpointSpec
 
 P = ParamSpec("P")
@@ -34,10 +36,50 @@ class Endpoint:
     version cannot honour it) naming it, and all wrong ones are named at once.
     """
 
-    def __init__(self, **parameters: Any) -> None:
-        from flashq.model.spec import EndpointSpec
+    if TYPE_CHECKING:
+        _spec: EndpointSpec
 
-        self._spec = EndpointSpec(**parameters)
+        def __init__(
+            self,
+            *,
+            name: str | None = None,
+            id: str | None = None,  # noqa: A002 — Flash's name
+            gpu: GpuGroup | GpuType | str | Sequence[GpuGroup | GpuType | str] | None = None,
+            cpu: CpuInstanceType | str | Sequence[CpuInstanceType | str] | None = None,
+            workers: int | tuple[int, int] = (0, 1),
+            idle_timeout: float = 60,
+            dependencies: Sequence[str] | None = None,
+            system_dependencies: Sequence[str] | None = None,
+            accelerate_downloads: bool = True,
+            volume: Any = None,
+            datacenter: Any = None,
+            env: Mapping[str, str] | None = None,
+            gpu_count: int = 1,
+            execution_timeout_ms: int = 0,
+            flashboot: bool = True,
+            image: str | None = None,
+            scaler_type: str | None = None,
+            scaler_value: float = 4,
+            template: Any = None,
+            min_cuda_version: Any = None,
+            python_version: str | None = None,
+            max_concurrency: int = 1,
+            retries: int | Retries | Mapping[str, Any] = 0,
+            priority: int = 0,
+            result_ttl: int = 1800,
+            ttl: float = 86_400,
+            batch: tuple[int, int] | None = None,
+            hosts: Any = None,
+        ) -> None: ...
+
+    else:
+
+        def __init__(
+            self, **parameters: Any
+        ) -> None:  # whatever is given, wrong names too, is judged in one place
+            from flashq.model.spec import EndpointSpec
+
+            self._spec = EndpointSpec(**parameters)
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> EndpointFunction[P, R]: ...

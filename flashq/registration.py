@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import inspect
@@ -20,7 +21,7 @@ from flashq.revision import RevisionWarning, describe
 from flashq.sources import only_beside_program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from flashq.model.spec import EndpointSpec
     from flashq.store.command import Command
@@ -119,6 +120,22 @@ def prepare(
         env_tag=tag,
         env=env,
     )
+
+
+def callables_used(function: Callable[..., Any]) -> tuple[int, ...]:
+    """Identities of the functions and classes a function refers to by name: another one means it was redefined.
+
+    Plain values are not looked at: they are what they were when the endpoint was first called.
+    """
+    code, space = function.__code__, function.__globals__
+    named = [space.get(name) for name in code.co_names]
+    return tuple(id(value) for value in (*named, *_captured(function)) if callable(value))
+
+
+def _captured(function: Callable[..., Any]) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not filled yet
+            yield cell.cell_contents
 
 
 def _refuse_modules(endpoint: str, modules: Collection[str]) -> None:

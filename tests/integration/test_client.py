@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flashq import Endpoint
-from flashq.errors import BrokerStateLost, BrokerUnreachable, RemoteError
+from flashq.errors import BrokerStateLost, BrokerUnreachable, RemoteError, SerializationError
 from flashq.store import mux, stream
 from tests.rig import rig, wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flashq.job import EndpointJob
 
 pytestmark = pytest.mark.requires("valkey")
@@ -131,3 +133,31 @@ def test_calls_not_accepted_when_the_program_ends_are_counted(caplog: pytest.Log
             echo(1)
             made.client.close()
     assert "not accepted" in caplog.text
+
+
+def test_a_helper_defined_anew_is_used_from_then_on() -> None:
+    """As in a notebook: the cell of a helper is run again, and the endpoint's is not."""
+    cells: dict[str, Any] = {"__name__": "__main__"}
+    exec("def helper(): return 'old'\ndef main(): return helper()", cells)
+    main = Endpoint(name="renewed", cpu="any", workers=(0, 1))(cells["main"])
+    with rig() as made:
+        made.worker(main)
+        assert main.spawn().result(20) == "old"
+        exec("def helper(): return 'new'", cells)
+        assert main.spawn().result(20) == "new"
+
+
+def test_a_module_beside_the_program_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "helpers_here.py").write_text("def double(x): return 2 * x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    cells: dict[str, Any] = {"__name__": "__main__"}
+    exec("import helpers_here\ndef main(): return helpers_here.double(2)", cells)
+    exec("from helpers_here import double\ndef good(): return double(2)", cells)
+    with rig() as made:
+        with pytest.raises(SerializationError, match="helpers_here"):
+            Endpoint(name="beside", cpu="any")(cells["main"]).spawn()
+        good = Endpoint(name="by-value", cpu="any")(cells["good"])
+        made.worker(good)
+        assert good.spawn().result(20) == 4
