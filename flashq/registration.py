@@ -42,6 +42,7 @@ class Registration:
     resources: str
     spec: EndpointSpec
     record: bytes
+    key_id: str  # names the key that signed it
     public: str
     scaling: str
     retry: str  # JSON, '' where nothing is retried
@@ -59,6 +60,7 @@ class Registration:
             scaling=self.scaling,
             program=PROGRAM,
             record=self.record,
+            key_id=self.key_id,
             env_tag=self.env_tag,
             env=self.env,
         )
@@ -114,6 +116,7 @@ def prepare(
         resources=resources,
         spec=spec,
         record=seal(header, revision.pack(), keys),
+        key_id=keys.ids[0],
         public=public,
         scaling=specs.canonical_json(specs.scaling(spec)),
         retry=specs.canonical_json(spec.retries.as_dict()) if spec.retries.max else "",

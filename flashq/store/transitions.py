@@ -57,11 +57,12 @@ class Transitions:
         scaling: str,
         program: str,
         record: bytes,
+        key_id: str = "",
         env_tag: str = "",
         env: bytes = b"",
         expected_version: int | None = None,
     ) -> Command[Registered]:
-        """Make an endpoint known or bring it up to date; `record` is the signed revision, `env` sealed."""
+        """Make an endpoint known or bring it up to date; `record` is the revision signed with `key_id`, `env` sealed."""
         version = "" if expected_version is None else expected_version
         args: tuple[Value, ...]
         args = (
@@ -76,7 +77,7 @@ class Transitions:
             program,
             record,
         )
-        args = (*args, secrets.token_hex(8), env_tag, env)
+        args = (*args, secrets.token_hex(8), env_tag, env, key_id)
         return Command("register", self.keys.of("endpoint", endpoint), args, _registered)
 
     def epoch(self) -> Command[str]:

@@ -123,7 +123,7 @@ end
 
 local FIELDS = {'fq_state', 'fq_fence', 'fq_ep', 'origin', 'fq_watch', 'worker_name', 'fq_cancel', 'fq_done',
   'fq_losses', 'fq_max_losses', 'fq_mode', 'fq_ttl_at', 'fq_failure_ttl', 'fq_attempts', 'status', 'fq_gen',
-  'fq_timed'}
+  'fq_timed', 'fq_began'}
 -- Beyond those, what a claim answers with.
 local CLAIM_FIELDS = {}
 for i = 1, #FIELDS do CLAIM_FIELDS[i] = FIELDS[i] end
@@ -138,12 +138,12 @@ local function read(P, id, fields)
     cancel = v[7] == '1' or v[15] == 'canceled',  -- by its caller, or with a tool of RQ
     done = v[8], losses = tonumber(v[9] or 0), max_losses = tonumber(v[10] or 3), mode = v[11],
     ttl_at = tonumber(v[12] or 0), failure_ttl = tonumber(v[13] or 604800), attempts = tonumber(v[14] or 0),
-    status = v[15], gen = v[16] or '0', timed = v[17] == '1',
-    call = v[18], rev = v[19], enqueued = v[20], cold = v[21], retries = v[22]}
+    status = v[15], gen = v[16] or '0', timed = v[17] == '1', began = v[18],
+    call = v[19], rev = v[20], enqueued = v[21], cold = v[22], retries = v[23]}
 end
 
--- Past its ttl: it had to begin by then. What did begin, and waits to be run again, does not expire.
-local function expired(f, at) return f.ttl_at > 0 and f.ttl_at <= at and f.attempts == 0 end
+-- Past its ttl: it had to begin by then. What did begin, and waits to be run again, does not expire, counted or not.
+local function expired(f, at) return f.ttl_at > 0 and f.ttl_at <= at and not f.began end
 
 -- Held under this very fence. (Claimed and running jobs are in the lease set, no others are.)
 local function live(f, fence)

@@ -118,7 +118,7 @@ for _, queue in ipairs(queues) do
       redis.call('LREM', P .. N.queue .. queue, 1, id)
       conclude(P, id, f, 'timed_out', 'expired', 'waited past its ttl', '', f.failure_ttl, at)
       ended = ended + 1
-    elseif not f or f.state ~= 'queued' or f.timed or f.attempts > 0 then
+    elseif not f or f.state ~= 'queued' or f.timed or f.began then
       place = place + 1
     else
       break

@@ -4,6 +4,7 @@
 --       5 environment digest  6 resource digest  7 record (JSON: the public spec)  8 scaling (JSON)  9 program id
 --       10 the signed revision record  11 a fresh epoch, used only where there is none
 --       12 a tag of the values of env= (they are sealed differently each time)  13 the sealed values ('' none)
+--       14 the id of the key that signed the record: one kept under another key is replaced ('': never)
 -- Returns {verdict, version, epoch, previous program}; verdict:
 --   'created'  it was not there            'reused'   nothing differed
 --   'scaled'   only scaling or env differed     'code'     another revision, same environment and resources
@@ -16,7 +17,17 @@ local r = redis.call('HMGET', key, 'version', 'revision', 'environment', 'resour
 local version = tonumber(r[1] or 0)
 if ARGV[3] ~= '' and tonumber(ARGV[3]) ~= version then return {'moved', version, epoch, r[7] or ''} end
 local revision = P .. N.revision .. ep .. ':' .. ARGV[4]
-if redis.call('SETNX', revision, ARGV[10]) == 0 then redis.call('PERSIST', revision) end
+local resigned = false
+if redis.call('SETNX', revision, ARGV[10]) == 0 then
+  -- A key's id stands in the header, which comes first: workers that have the new key only could not read the old bytes.
+  resigned = not string.find(redis.call('GETRANGE', revision, 0, 1023), ARGV[14], 1, true)
+  if resigned then
+    redis.call('SET', revision, ARGV[10])
+    note(P, ep, 'endpoint-resigned', ep, 'revision ' .. string.sub(ARGV[4], 1, 12) .. ', key ' .. ARGV[14])
+  else
+    redis.call('PERSIST', revision)
+  end
+end
 -- Whoever registers has perhaps mended what could not start: it is tried anew.
 local function forget_failures()
   redis.call('HDEL', key, 'failures', 'failure', 'failed_at', 'first_failed_at', 'broken')

@@ -12,9 +12,6 @@ if f.cancel then
   conclude(P, id, f, 'cancelled', 'cancelled', '', '', f.failure_ttl, at)
   return 'cancelled'
 end
-if f.state == 'running' then
-  redis.call('HINCRBY', job_key(P, id), 'fq_attempts', -1)
-  if f.timed then redis.call('ZADD', P .. N.ttls .. f.ep, f.ttl_at, id) end
-end
+if f.state == 'running' then redis.call('HINCRBY', job_key(P, id), 'fq_attempts', -1) end
 put_back(P, id, f, true)
 return 'ok'

@@ -1,7 +1,7 @@
 -- SUBMIT: one call becomes a job on its endpoint's queue. Resending it changes nothing.
 -- KEYS  1 the job's hash
 -- ARGV  1 prefix  2 endpoint  3 job id  4 revision  5 queue if the revision is current  6 queue otherwise
---       7 priority  8 delay (ms)  9 ttl (ms, 0 none)  10 most jobs that may wait (0 any)  11 idempotency key ('' none)
+--       7 priority  8 delay (ms)  9 ttl (ms from the end of the delay, 0 none)  10 most jobs that may wait (0 any)  11 idempotency key ('' none)
 --       12 what the key stands for (a digest)  13 how long it is remembered (ms)  14 the waiting client's channel
 --       15 description  16 RQ's data field  17 the signed call  18 '1': its ttl is its own, so its
 --       place in the queue does not tell when it expires  19… further fields and values of the hash
@@ -49,10 +49,10 @@ local function set(name, value)
 end
 if ARGV[7] ~= '0' then set('fq_prio', ARGV[7]) end
 if ttl > 0 then
-  set('fq_ttl_at', at + ttl)
+  set('fq_ttl_at', at + delay + ttl)
   if ARGV[18] == '1' then
     set('fq_timed', 1)
-    redis.call('ZADD', P .. N.ttls .. ep, at + ttl, id)
+    redis.call('ZADD', P .. N.ttls .. ep, at + delay + ttl, id)
   end
 end
 redis.call('HSET', key, unpack(fields))
