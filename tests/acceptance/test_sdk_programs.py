@@ -575,35 +575,42 @@ def test_multiprocessing_children_call_too(theatre: Stage, method: str) -> None:
     assert said["answers"] == [[n + 1, [1, 2, 3]] for n in range(6)]
 
 
-def test_a_fork_while_a_call_is_in_flight(theatre: Stage) -> None:
+@pytest.mark.parametrize("known", [True, False], ids=["after a call", "before the first answer"])
+def test_a_fork_while_a_call_is_in_flight(theatre: Stage, known: bool) -> None:
     # Given a program that forks while it waits for a job
-    said = theatre.run(
-        """
-        import signal
+    program = theatre.start(
+        f"""
+        import signal, traceback
         from flashq import Endpoint
 
         @Endpoint(name="program", cpu="any")
         def work(x):
             import time
-            time.sleep(0.3)
-            return x + 1
+            time.sleep(0.2)
+            return x + 1, "code of {time.time_ns()}"
 
+        if {known}:
+            work.remote(0)
         job = work(1)
         signal.alarm(30)
         child = os.fork()
         if child == 0:
+            code = 1
             try:
-                ok = work.remote(10) == 11
-            finally:
-                os._exit(0 if ok else 1)
-        tell(value=job.result(20))
-        tell(child=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), again=work.remote(2))
+                code = work.remote(10)[0] - 11
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+            os._exit(code)
+        tell(value=job.result(20)[0])
+        tell(child=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), again=work.remote(2)[0])
         """,
         serve=NAME,
     )
 
     # Expect the parent's job and the child's call to end well
-    assert said == {"value": 2, "child": 0, "again": 3}
+    assert program.ended(40) == 0, program.errors
+    assert program.said() == {"value": 2, "child": 0, "again": 3}, program.errors
 
 
 def test_a_program_ends_promptly(theatre: Stage) -> None:
