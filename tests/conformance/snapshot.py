@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flashq.model.lifecycle import LEASED, RQ_STATUS, TERMINAL, TRANSITIONS, JobState
+from flashq.model.lifecycle import LEASED, RQ_STATUS, TERMINAL, TRANSITIONS, WAITING, JobState
 from flashq.store.keys import NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = "rq:"
 
@@ -114,7 +117,9 @@ def _readable(value: Any) -> Any:
 def kind(key: str) -> str:
     """Which kind of key this is (a name in NAMES); '' for none of ours."""
     name = key.removeprefix(ROOT)
-    fits = [k for k, start in NAMES.items() if name == start or (start.endswith(":") and name.startswith(start))]
+    fits = [
+        k for k, start in NAMES.items() if name == start or (start.endswith(":") and name.startswith(start))
+    ]
     return max(fits, key=lambda k: len(NAMES[k]), default="")
 
 
@@ -127,7 +132,9 @@ def jobs(snapshot: Snapshot) -> dict[str, Job]:
     """Every job of ours, by id."""
     start = ROOT + NAMES["job"]
     hashes = {k.removeprefix(start): s.value for k, s in snapshot.items() if k.startswith(start)}
-    return {job: fields for job, fields in hashes.items() if isinstance(fields, dict) and "fq_state" in fields}
+    return {
+        job: fields for job, fields in hashes.items() if isinstance(fields, dict) and "fq_state" in fields
+    }
 
 
 def _held(snapshot: Snapshot, kind_: str, subject: str) -> Any:
@@ -147,7 +154,9 @@ def places(snapshot: Snapshot, job: str) -> list[str]:
         if kind_ in ("queue", "scheduled", "leases", "finished", "failed", "canceled"):
             found += [f"{kind_}:{subject}"] * list(stored.value).count(job)
         elif kind_ == "wip":
-            found += [f"wip:{subject}:{e.partition(':')[2]}" for e in stored.value if e.partition(":")[0] == job]
+            found += [
+                f"wip:{subject}:{e.partition(':')[2]}" for e in stored.value if e.partition(":")[0] == job
+            ]
     return sorted(found)
 
 
@@ -184,20 +193,31 @@ def faults(snapshot: Snapshot, *, held: bool = False) -> list[str]:
             found.append(f"{job} is {state} and stands in {actual}, not in {wanted}")
         if fields["status"] != RQ_STATUS[state]:
             found.append(f"{job} is {state}, and RQ's status says {fields['status']}")
-        if snapshot[f"{ROOT}{NAMES['job']}{job}"].expires != (state in TERMINAL):
-            found.append(f"{job} is {state}, and its hash {'expires' if state not in TERMINAL else 'never expires'}")
-        if state is JobState.FINISHED and not _held(snapshot, "results", job):
-            found.append(f"{job} is finished without a result")
-        if state in TERMINAL and fields.get("fq_done", "0") != fields.get("fq_fence", "0"):
-            found.append(f"{job} is {state} under fence {fields.get('fq_done')}, not {fields.get('fq_fence')}")
-        if state not in TERMINAL and fields.get("fq_outcome"):
-            found.append(f"{job} is {state} and has an outcome")
-        timed = fields.get("fq_timed") == "1" and state in (JobState.QUEUED, JobState.SCHEDULED)
-        if timed and fields.get("fq_attempts", "0") == "0" and job not in _held(snapshot, "ttls", fields["fq_ep"]):
-            found.append(f"{job} has a ttl of its own and nothing will notice when it is over")
-        if not _served(snapshot, fields):
-            found.append(f"{job} is {state} on {fields['origin']}, which no worker and no reaper looks at")
+        ended = _faults_of_ended if state in TERMINAL else _faults_of_unfinished
+        found += [f"{job} is {state} {what}" for what in ended(snapshot, job, fields)]
     return found
+
+
+def _faults_of_ended(snapshot: Snapshot, job: str, fields: Job) -> Iterator[str]:
+    if not snapshot[f"{ROOT}{NAMES['job']}{job}"].expires:
+        yield "and its hash never expires"
+    if fields["fq_state"] == JobState.FINISHED and not _held(snapshot, "results", job):
+        yield "without a result"
+    if fields.get("fq_done", "0") != fields.get("fq_fence", "0"):
+        yield f"under fence {fields.get('fq_done')}, not {fields.get('fq_fence')}"
+
+
+def _faults_of_unfinished(snapshot: Snapshot, job: str, fields: Job) -> Iterator[str]:
+    if snapshot[f"{ROOT}{NAMES['job']}{job}"].expires:
+        yield "and its hash expires"
+    if fields.get("fq_outcome"):
+        yield "and has an outcome"
+    unbegun = JobState(fields["fq_state"]) in WAITING and not fields.get("fq_began")
+    if unbegun and fields.get("fq_timed") == "1" and job not in _held(snapshot, "ttls", fields["fq_ep"]):
+        yield "and nothing will notice when its ttl is over"
+    served = fields["origin"] in _held(snapshot, "endpoint_queues", fields["fq_ep"])
+    if not served and f"{ROOT}{NAMES['endpoint']}{fields['fq_ep']}" in snapshot:
+        yield f"on {fields['origin']}, which no worker and no reaper looks at"
 
 
 def _as_if_not_held(found: list[str], job: Job) -> list[str]:
@@ -205,14 +225,6 @@ def _as_if_not_held(found: list[str], job: Job) -> list[str]:
     if JobState(job["fq_state"]) in TERMINAL:  # what ended meanwhile is dropped when the held come back
         return [place for place in found if not place.endswith(aside)]
     return [place.replace(aside, f":{job['origin']}") for place in found]
-
-
-def _served(snapshot: Snapshot, job: Job) -> bool:
-    return (
-        JobState(job["fq_state"]) in TERMINAL
-        or job["origin"] in _held(snapshot, "endpoint_queues", job["fq_ep"])
-        or f"{ROOT}{NAMES['endpoint']}{job['fq_ep']}" not in snapshot
-    )
 
 
 def leaks(snapshot: Snapshot) -> list[str]:
@@ -223,7 +235,12 @@ def leaks(snapshot: Snapshot) -> list[str]:
         for key, stored in snapshot.items()
         if kind(key) == "endpoint"
     }
-    alive = {member for key, stored in snapshot.items() if kind(key) == "endpoint_workers" for member in stored.value}
+    alive = {
+        member
+        for key, stored in snapshot.items()
+        if kind(key) == "endpoint_workers"
+        for member in stored.value
+    }
     for key, stored in snapshot.items():
         kind_ = kind(key)
         if stored.expires or kind_ in PERMANENT or key in current or not key.startswith(ROOT):

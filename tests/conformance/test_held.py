@@ -26,7 +26,7 @@ def test_after_a_restart_nobody_holds_anything(world: World) -> None:
 
     assert restart(world) == 3
     assert world.resent == 0
-    assert world.list("queue") == jobs
+    assert world.listed("queue") == jobs
     assert (world.scores("leases"), world.scores("wip"), world.scores("endpoint_workers")) == ({}, {}, {})
     assert world.scores("idle") == {}
     assert [world.job(job).get("fq_losses", "0") for job in jobs] == ["0"] * 4
@@ -59,8 +59,8 @@ def test_held_jobs_wait_aside_and_come_back(world: World) -> None:
 
     assert world.run(held.unhold(world.keys, EP)) == (5, 5)
     assert world.resent == (0, 0)
-    assert world.list("queue") == [*plain, new]
-    assert world.list("queue", "embed--p2") == [high]
+    assert world.listed("queue") == [*plain, new]
+    assert world.listed("queue", "embed--p2") == [high]
     assert set(world.scores("scheduled")) == {later}
     assert set(world.scores("scheduled", "embed--p2")) == {later_high}
     assert [again.job for again in world.claim(world.worker(), count=9)] == [high, *plain, new]
@@ -72,7 +72,7 @@ def test_what_was_cancelled_meanwhile_is_not_held(world: World) -> None:
     world.run(world.t.cancel(job))
 
     assert world.run(held.hold(world.keys, EP)) == 1
-    assert world.list("queue", held.held_queue(EP)) == [kept]
+    assert world.listed("queue", held.held_queue(EP)) == [kept]
 
 
 def test_unhold_is_bounded(world: World) -> None:
@@ -81,7 +81,7 @@ def test_unhold_is_bounded(world: World) -> None:
 
     assert world.run(held.unhold(world.keys, EP, 2), again=False) == (2, 2)
     assert world.run(held.unhold(world.keys, EP, 2)) == (1, 1)
-    assert world.list("queue") == jobs
+    assert world.listed("queue") == jobs
 
 
 def test_an_endpoint_without_waiting_jobs_holds_none(world: World) -> None:

@@ -34,7 +34,9 @@ def header(path: Path) -> str:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_no_script_spells_a_key(path: Path) -> None:
     literals = re.findall(r"'([^'\n]*)'|\"([^\"\n]*)\"", code(path))
-    spelt = {a or b for a, b in literals} & {name for name in NAMES.values() if name.endswith(":") or name[:3] == "fq:"}
+    spelt = {a or b for a, b in literals} & {
+        name for name in NAMES.values() if name.endswith(":") or name[:3] == "fq:"
+    }
 
     assert "fq:" not in code(path)
     assert not spelt
@@ -82,7 +84,7 @@ def commands() -> dict[str, list[str]]:
                 if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Command":
                     script = call.args[0]
                     assert isinstance(script, ast.Constant)
-                    found.setdefault(script.value, []).append(function.name)
+                    found.setdefault(str(script.value), []).append(function.name)
     return found
 
 
@@ -119,7 +121,9 @@ def test_the_table_says_what_every_script_may_do() -> None:
 
 
 def test_every_state_is_reached_and_left() -> None:
-    pairs = [(before, after) for row in TRANSITIONS.values() for before, afters in row.items() for after in afters]
+    pairs = [
+        (before, after) for row in TRANSITIONS.values() for before, afters in row.items() for after in afters
+    ]
 
     assert {after for _, after in pairs} == set(JobState)
     assert set(JobState) - {before for before, _ in pairs} == {JobState.FINISHED}

@@ -1,4 +1,4 @@
-"""REGISTER, SUBMIT and what a caller can do about a job that waits."""
+"""SUBMIT, idempotency keys, and who is told how a job ends (WATCH)."""
 
 from __future__ import annotations
 
@@ -7,141 +7,34 @@ import pytest
 from flashq.model.lifecycle import JobState
 from flashq.store.keys import queue_name
 from flashq.store.transitions import RQ_DATA
-from tests.conformance.world import EP, START_MS, World
-
-# -- registering -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "verdict"),
-    [
-        ({}, "reused"),
-        ({"scaling": '{"workers_max": 3}'}, "scaled"),
-        ({"spec": '{"name": "embed"}'}, "scaled"),
-        ({"env_tag": "t2", "env": b"sealed"}, "scaled"),
-        ({"revision": "r2"}, "code"),
-        ({"environment": "env-2"}, "replaced"),
-        ({"resources": "res-2"}, "replaced"),
-        ({"resources": "res-2", "revision": "r2"}, "replaced"),
-    ],
-)
-def test_registering_again_says_what_differs(world: World, changes: dict[str, str], verdict: str) -> None:
-    answer = world.register(**changes)
-
-    assert answer.verdict == verdict
-    assert answer.version == (1 if verdict == "reused" else 2)
-    assert world.resent.verdict == "reused"
-    assert world.hash("endpoint", EP)["revision"] == changes.get("revision", "r1")
-
-
-def test_a_new_endpoint_is_created(world: World) -> None:
-    answer = world.register("other")
-
-    assert (answer.verdict, answer.version, answer.previous_program) == ("created", 1, "")
-    assert world.redis.smembers(world.keys.of("endpoints")) == {b"embed", b"other"}
-    assert world.keys.of("queue", "other").encode() in world.redis.smembers(world.keys.of("queues"))
-
-
-def test_the_epoch_is_of_the_broker(world: World) -> None:
-    assert world.register("other").epoch == world.register("third").epoch
-
-
-def test_registration_is_compare_and_set(world: World) -> None:
-    world.register(revision="r2", program="program-2", expected_version=1)
-    late = world.register(revision="r3", expected_version=1)
-
-    assert (late.verdict, late.version, late.previous_program) == ("moved", 2, "program-2")
-    assert world.hash("endpoint", EP)["revision"] == "r2"
-
-
-def test_the_first_bytes_of_a_revision_stay(world: World) -> None:
-    world.register(record=b"other bytes of the same revision")
-
-    assert world.redis.get(world.keys.of("revision", EP, "r1")) == b"record"
-
-
-def test_a_revision_that_is_no_longer_current_stays_for_a_week(world: World) -> None:
-    world.register(revision="r2")
-    old, new = world.keys.of("revision", EP, "r1"), world.keys.of("revision", EP, "r2")
-    assert 6 * 86400 < world.redis.ttl(old) <= 7 * 86400
-    assert world.redis.ttl(new) == -1
-
-    world.register(revision="r1")
-    assert world.redis.ttl(old) == -1
-    assert world.redis.ttl(new) > 0
-
-
-def test_conditions_are_recorded_and_removed(world: World) -> None:
-    assert world.run(world.t.set_condition(EP, "condition", '{"state": "throttled"}', "no GPU")) == 1
-    assert world.hash("endpoint", EP)["condition"] == '{"state": "throttled"}'
-    assert world.run(world.t.set_condition(EP, "condition", "", "")) == 1
-    assert "condition" not in world.hash("endpoint", EP)
-    assert world.run(world.t.set_condition("nobody", "condition", "{}", "")) == 0
-    assert world.events()[-1] == ("endpoint-condition", EP)
-
-
-def test_undeploy_forgets_an_idle_endpoint(world: World) -> None:
-    world.worker()
-    world.claim(next(iter(world.scores("endpoint_workers"))))
-
-    assert world.run(world.t.undeploy(EP)) == "ok"
-    assert world.resent == "unknown"
-    assert world.hash("endpoint", EP) == {}
-    assert world.redis.smembers(world.keys.of("endpoints")) == set()
-    assert world.submit_as("embed-x").verdict == "unregistered"
-
-
-@pytest.mark.parametrize("options", [{}, {"priority": 3}, {"delay_ms": 1000}, {"priority": 3, "delay_ms": 1000}])
-def test_undeploy_refuses_while_jobs_wait(world: World, options: dict[str, int]) -> None:
-    world.submit(**options)
-
-    assert world.run(world.t.undeploy(EP)) == "busy"
-
-
-def test_undeploy_refuses_while_jobs_run(world: World) -> None:
-    world.running()
-
-    assert world.run(world.t.undeploy(EP)) == "busy"
-
-
-def test_what_a_worker_does_after_undeploy_leaves_nothing(world: World) -> None:
-    worker = world.worker()
-    world.claim(worker)
-    world.run(world.t.undeploy(EP))
-
-    answer = world.claim_as(worker)
-    world.reap()
-    world.run(world.t.leave(EP, worker, "left"))
-    world.reap()
-
-    assert answer.verdict == "drain"
-    left = {key for key, stored in world.snapshot().items() if not stored.expires and ":embed" in key}
-    assert left <= {world.keys.of("finished", EP)}
-
+from tests.conformance.world import EP, START_MS, World, holds
 
 # -- submitting --------------------------------------------------------------------------------------
 
 
 def test_a_job_waits_on_its_endpoints_queue(world: World) -> None:
-    answer = world.submit_as("embed-1", call=b"signed", description="embed(6 bytes)", fields={"fq_mode": "at_most_once"})
+    answer = world.submit_as(
+        "embed-1", call=b"signed", description="embed(6 bytes)", fields={"fq_mode": "at_most_once"}
+    )
 
     assert (answer.verdict, answer.now_ms) == ("ok", START_MS)
     assert (world.resent.verdict, world.resent.detail) == ("dup", "queued")
-    assert world.list("queue") == ["embed-1"]
+    assert world.listed("queue") == ["embed-1"]
     job = world.job("embed-1")
-    assert job.items() >= {
-        "fq_state": "queued",
-        "status": "queued",
-        "origin": EP,
-        "description": "embed(6 bytes)",
-        "fq_ep": EP,
-        "fq_rev": "r1",
-        "fq_call": "signed",
-        "fq_enqueued": str(START_MS),
-        "fq_mode": "at_most_once",
-        "created_at": "2025-06-15T15:06:40.000000Z",
-        "enqueued_at": "2025-06-15T15:06:40.000000Z",
-    }.items()
+    assert holds(
+        job,
+        fq_state="queued",
+        status="queued",
+        origin=EP,
+        description="embed(6 bytes)",
+        fq_ep=EP,
+        fq_rev="r1",
+        fq_call="signed",
+        fq_enqueued=str(START_MS),
+        fq_mode="at_most_once",
+        created_at="2025-06-15T15:06:40.000000Z",
+        enqueued_at="2025-06-15T15:06:40.000000Z",
+    )
     assert world.redis.hget(world.keys.of("job", "embed-1"), "data") == RQ_DATA
 
 
@@ -174,7 +67,7 @@ def test_a_job_of_an_earlier_revision_waits_beside(world: World) -> None:
 
     beside = queue_name(EP, revision="r1")
     assert world.job(job)["origin"] == beside
-    assert world.list("queue", beside) == [job]
+    assert world.listed("queue", beside) == [job]
     assert [held.revision for held in world.claim(world.worker())] == ["r1"]
 
 
@@ -193,8 +86,8 @@ def test_cold_where_no_worker_is_idle(world: World) -> None:
     assert (cold, warm) == ("1", "0")
     assert world.job("embed-1").get("fq_cold") == "1"
     assert "fq_cold" not in world.job("embed-2")
-    assert world.list("bell", worker) == ["job"]
-    assert world.list("wake", "") == ["1"]
+    assert world.listed("bell", worker) == ["job"]
+    assert world.listed("wake", "") == ["1"]
 
 
 def test_a_full_queue_refuses(world: World) -> None:
@@ -218,7 +111,7 @@ def test_the_second_call_with_a_key_is_the_first_job(world: World) -> None:
 
     assert (again.verdict, again.detail) == ("hit", first)
     assert (other.verdict, other.detail) == ("conflict", first)
-    assert world.list("queue") == [first]
+    assert world.listed("queue") == [first]
 
 
 def test_a_key_is_kept_per_endpoint_and_for_a_day(world: World) -> None:
@@ -235,198 +128,6 @@ def test_a_key_of_a_deleted_job_is_free(world: World) -> None:
     world.run(world.t.delete(job))
 
     assert world.submit_as("embed-x", idempotency_key="doc-17", stands_for="b").verdict == "ok"
-
-
-# -- cancel, delete, requeue, purge ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("options", [{}, {"priority": 2}, {"delay_ms": 5000}, {"ttl_ms": 5000}])
-def test_a_waiting_job_is_cancelled_at_once(world: World, options: dict[str, int]) -> None:
-    job = world.submit(**options)
-
-    assert world.run(world.t.cancel(job)) == "cancelled"
-    assert world.resent == "cancelled"
-    assert world.job(job)["fq_reason"] == "cancelled"
-    assert world.claim(world.worker()) == []
-
-
-def test_cancel_of_what_is_not_there(world: World) -> None:
-    assert world.run(world.t.cancel("embed-x")) == "unknown"
-
-
-def test_cancel_leaves_an_ended_job_as_it_is(world: World) -> None:
-    held = world.running()
-    world.finish(held)
-
-    assert world.run(world.t.cancel(held.job)) == "finished"
-
-
-def test_only_ended_jobs_are_deleted(world: World) -> None:
-    job = world.submit()
-    assert world.run(world.t.delete(job)) == "queued"
-    (held,) = world.claim(world.worker())
-    assert world.run(world.t.delete(job)) == "running"
-    world.run(world.t.log(job, "output"), again=False)
-    world.finish(held)
-
-    assert world.run(world.t.delete(job)) == "ok"
-    assert world.resent == "unknown"
-    assert not [key for key in world.snapshot() if job in key]
-
-
-@pytest.mark.parametrize("state", ["failed", "timed_out", "cancelled"])
-def test_a_requeued_job_begins_anew(world: World, state: str) -> None:
-    held = world.running(fields={"fq_max_losses": 2}, priority=3)
-    world.finish(held, state, reason="exception", text="ValueError: no", keep_s=60)
-
-    assert world.run(world.t.requeue(held.job)) == "ok"
-    job = world.job(held.job)
-    assert job.items() >= {"fq_gen": "1", "fq_attempts": "0", "fq_max_losses": "2", "fq_call": "call"}.items()
-    assert not {"fq_outcome", "fq_reason", "fq_error", "fq_losses", "fq_retries", "ended_at"} & job.keys()
-    (again,) = world.claim(world.worker())
-    assert (again.job, again.fence, again.generation, again.attempt) == (held.job, 2, 1, 1)
-    assert world.finish(held) == "stale"
-
-
-def test_a_finished_or_waiting_job_cannot_be_requeued(world: World) -> None:
-    held = world.running()
-    assert world.run(world.t.requeue(held.job)) == "running"
-    world.finish(held)
-    assert world.run(world.t.requeue(held.job)) == "finished"
-    assert world.run(world.t.requeue("embed-x")) == "unknown"
-
-
-def test_purge_cancels_what_waits_and_nothing_else(world: World) -> None:
-    running = world.running()
-    waiting = [world.submit(), world.submit(priority=4), world.submit(delay_ms=9000), world.submit(ttl_ms=9000)]
-
-    assert world.run(world.t.purge(EP)) == 4
-    assert world.resent == 0
-    assert {world.state(job) for job in waiting} == {JobState.CANCELLED}
-    assert {world.job(job)["fq_reason"] for job in waiting} == {"purged"}
-    assert world.state(running.job) == JobState.RUNNING
-
-
-def test_purge_is_bounded(world: World) -> None:
-    for _ in range(3):
-        world.submit()
-
-    assert world.run(world.t.purge(EP, limit=2), again=False) == 2
-    assert world.run(world.t.purge(EP, limit=2)) == 1
-
-
-def test_an_endpoint_that_cannot_start_fails_what_waits_for_that_revision(world: World) -> None:
-    old = world.submit()
-    world.register(revision="r2")
-    new = world.submit(revision="r2")
-    high = world.submit(revision="r2", priority=1)
-
-    assert world.run(world.t.fail_waiting(EP, "r2", "it does not load")) == 2
-    assert [world.state(job) for job in (old, new, high)] == ["queued", "failed", "failed"]
-    told = world.watch(new)
-    assert (told.reason, told.text) == ("start", "it does not load")
-
-
-# -- time to live, delay -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("own", [True, False])
-@pytest.mark.parametrize("priority", [0, 5])
-def test_a_job_expires_past_its_ttl(world: World, own: bool, priority: int) -> None:
-    job = world.submit(ttl_ms=2000, own_ttl=own, priority=priority)
-    world.reap()
-    world.pass_ms(1999)
-    assert world.reap().expired == 0
-    world.pass_ms(1)
-
-    assert world.reap().expired == 1
-    assert world.state(job) == JobState.TIMED_OUT
-    assert world.watch(job).reason == "expired"
-
-
-def test_a_job_past_its_ttl_is_not_claimed(world: World) -> None:
-    job = world.submit(ttl_ms=2000, own_ttl=False)
-    world.pass_ms(2000)
-
-    assert world.claim(world.worker()) == []
-    assert world.state(job) == JobState.TIMED_OUT
-
-
-def test_a_delayed_job_expires_too(world: World) -> None:
-    job = world.submit(ttl_ms=2000, delay_ms=60_000)
-    world.pass_ms(2000)
-    world.reap()
-
-    assert world.state(job) == JobState.TIMED_OUT
-
-
-def test_a_job_that_began_in_time_does_not_expire(world: World) -> None:
-    held = world.running(ttl_ms=2000)
-    world.pass_ms(3000)
-    world.reap()
-
-    assert world.state(held.job) == JobState.RUNNING
-    assert world.finish(held) == "ok"
-
-
-@pytest.mark.parametrize("own", [True, False])
-@pytest.mark.parametrize("how", ["retry", "crash"])
-def test_a_job_that_began_in_time_may_be_run_again_later(world: World, own: bool, how: str) -> None:
-    held = world.running(ttl_ms=2000, own_ttl=own)
-    world.pass_ms(3000)
-    if how == "retry":
-        world.finish(held, "retry")
-    else:
-        world.run(world.t.crash(held.job, held.fence, "killed", b"", 60))
-    world.reap()
-
-    assert [again.job for again in world.claim(world.worker())] == [held.job]
-
-
-@pytest.mark.parametrize("start", [0, 1])
-def test_a_job_that_was_given_back_unbegun_still_expires(world: World, start: int) -> None:
-    job = world.submit(ttl_ms=2000)
-    behind = world.submit(ttl_ms=2000, own_ttl=False)
-    (held,) = world.claim(world.worker(), start=start)
-    world.run(world.t.release(job, held.fence))
-    world.pass_ms(2000)
-    world.reap()
-
-    assert world.state(job) == world.state(behind) == JobState.TIMED_OUT
-
-
-def test_what_may_run_again_does_not_keep_others_from_expiring(world: World) -> None:
-    held = world.running(ttl_ms=2000, own_ttl=False)
-    behind = world.submit(ttl_ms=2000, own_ttl=False)
-    world.run(world.t.crash(held.job, held.fence, "killed", b"", 60))
-    world.pass_ms(2000)
-    world.reap()
-
-    assert world.list("queue") == [held.job]
-    assert world.state(behind) == JobState.TIMED_OUT
-
-
-@pytest.mark.parametrize("priority", [0, 5])
-def test_a_delayed_job_waits_for_its_time(world: World, priority: int) -> None:
-    job = world.submit(delay_ms=2000, priority=priority)
-    worker = world.worker()
-    assert world.state(job) == JobState.SCHEDULED
-    assert world.claim(worker) == []
-    world.pass_ms(1999)
-    assert world.reap().promoted == 0
-    world.pass_ms(1)
-
-    assert world.reap().promoted == 1
-    assert world.list("bell", worker) == ["job"]
-    assert [held.job for held in world.claim(worker)] == [job]
-
-
-def test_delayed_jobs_come_in_the_order_of_their_times(world: World) -> None:
-    late, soon = world.submit(delay_ms=2000), world.submit(delay_ms=1000)
-    world.pass_ms(2000)
-    world.reap()
-
-    assert world.list("queue") == [soon, late]
 
 
 # -- watching ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flashq.model.lifecycle import JobState
-from tests.conformance.world import EP, LEASE_MS, World
+from tests.conformance.world import EP, LEASE_MS, World, holds
 
 HOST = "host-1"
 
@@ -36,17 +36,18 @@ def test_an_ordered_worker_counts_and_its_host_is_told_once(world: World) -> Non
     assert order(world, "w1") == "ok"
     assert world.resent == "ok"
 
-    assert world.list("commands", HOST) == ["signed"]
+    assert world.listed("commands", HOST) == ["signed"]
     assert world.scores("endpoint_workers") == {"w1": world.now_ms + 60_000}
-    assert world.hash("worker", "w1").items() >= {
-        "fq_ep": EP,
-        "fq_state": "initializing",
-        "fq_host": HOST,
-        "fq_rev": "r1",
-        "fq_env": "env-1",
-        "fq_gpus": "GPU-1",
-        "fq_ordered": str(world.now_ms),
-    }.items()
+    assert holds(
+        world.hash("worker", "w1"),
+        fq_ep=EP,
+        fq_state="initializing",
+        fq_host=HOST,
+        fq_rev="r1",
+        fq_env="env-1",
+        fq_gpus="GPU-1",
+        fq_ordered=str(world.now_ms),
+    )
 
 
 def test_no_more_are_ordered_than_the_endpoint_may_have(world: World) -> None:
@@ -60,7 +61,7 @@ def test_no_more_are_ordered_than_the_endpoint_may_have(world: World) -> None:
 
 def test_none_is_ordered_for_an_unknown_endpoint(world: World) -> None:
     assert order(world, "w1", "other") == "unknown"
-    assert world.list("commands", HOST) == []
+    assert world.listed("commands", HOST) == []
 
 
 def test_a_command_to_a_host_that_never_comes_is_not_kept(world: World) -> None:
@@ -77,7 +78,7 @@ def test_a_booked_worker_reports_in(world: World) -> None:
 
     assert (answer.verdict, answer.ordered_ms, answer.now_ms) == ("ok", ordered, world.now_ms)
     assert world.scores("endpoint_workers") == {"w1": world.now_ms + LEASE_MS}
-    assert world.hash("worker", "w1").items() >= {"pid": "42", "fq_state": "initializing"}.items()
+    assert holds(world.hash("worker", "w1"), pid="42", fq_state="initializing")
 
 
 def test_a_booked_worker_that_was_given_up_is_told_so(world: World) -> None:
@@ -96,12 +97,13 @@ def test_a_worker_started_by_hand_joins(world: World) -> None:
 
     assert (answer.verdict, answer.ordered_ms) == ("ok", 0)
     key = world.keys.of("worker", "w1")
-    assert world.hash("worker", "w1").items() >= {
-        "queues": EP,
-        "state": "started",
-        "birth": "2025-06-15T15:06:40.000000Z",
-        "last_heartbeat": "2025-06-15T15:06:40.000000Z",
-    }.items()
+    assert holds(
+        world.hash("worker", "w1"),
+        queues=EP,
+        state="started",
+        birth="2025-06-15T15:06:40.000000Z",
+        last_heartbeat="2025-06-15T15:06:40.000000Z",
+    )
     assert world.redis.smembers(world.keys.of("rq_workers")) == {key.encode()}
     assert world.redis.smembers(world.keys.of("queue_workers", EP)) == {key.encode()}
     assert 0 < world.redis.ttl(key) <= 3600
@@ -115,7 +117,10 @@ def test_a_ready_worker_forgives_earlier_failures(world: World) -> None:
     world.join("w2")
     assert world.run(world.t.ready(EP, "w2", {"fq_cold_ms": 12})) == "ok"
 
-    assert not {"failures", "failure", "failed_at", "first_failed_at", "broken"} & world.hash("endpoint", EP).keys()
+    assert (
+        not {"failures", "failure", "failed_at", "first_failed_at", "broken"}
+        & world.hash("endpoint", EP).keys()
+    )
     assert world.hash("worker", "w2")["fq_cold_ms"] == "12"
     assert world.run(world.t.ready(EP, "w1", {})) == "gone"
     assert world.run(world.t.ready(EP, "w9", {})) == "gone"
@@ -136,7 +141,7 @@ def test_renewing_keeps_worker_and_leases(world: World) -> None:
     assert world.state(held.job) == JobState.RUNNING
     assert world.scores("leases") == {held.job: world.now_ms + LEASE_MS}
     assert world.scores("endpoint_workers") == {worker: world.now_ms + LEASE_MS}
-    assert world.hash("worker", worker).items() >= {"fq_beat": str(world.now_ms), "fq_rev": "r1"}.items()
+    assert holds(world.hash("worker", worker), fq_beat=str(world.now_ms), fq_rev="r1")
 
 
 def test_renewing_says_which_jobs_are_no_longer_held(world: World) -> None:
@@ -170,11 +175,11 @@ def test_an_idle_worker_agrees_to_drain(world: World) -> None:
     assert world.run(world.t.drain(EP, worker, "idle for 60 s")) == "ok"
 
     assert world.scores("idle") == {}
-    assert world.list("bell", worker) == ["drain"]
+    assert world.listed("bell", worker) == ["drain"]
     job = world.submit()
     assert world.claim_as(worker).verdict == "drain"
     assert renew(world, worker).verdict == "drain"
-    assert world.list("queue") == [job]
+    assert world.listed("queue") == [job]
     assert world.scores("idle") == {}
 
 
@@ -213,24 +218,28 @@ def test_what_a_worker_held_is_recovered_when_it_leaves(world: World) -> None:
     assert [world.state(held.job) for held in (begun, waiting, elsewhere)] == ["queued", "queued", "running"]
     assert (world.job(begun.job)["fq_losses"], world.job(waiting.job).get("fq_losses", "0")) == ("1", "0")
     record = world.hash("worker", worker)
-    assert record.items() >= {"fq_end": "killed", "death": "2025-06-15T15:06:40.000000Z"}.items()
+    assert holds(record, fq_end="killed", death="2025-06-15T15:06:40.000000Z")
     assert 0 < world.redis.ttl(world.keys.of("worker", worker)) <= 60
     assert world.redis.smembers(world.keys.of("rq_workers")) == {world.keys.of("worker", other).encode()}
-    assert world.list("wake", "") == ["1"]
+    assert world.listed("wake", "") == ["1"]
 
 
 def test_failed_starts_are_counted(world: World) -> None:
     said = []
     for number, deterministic in enumerate((True, False, True)):
         world.join(f"w{number}")
-        leave = world.t.leave(EP, f"w{number}", f"why {number}", before_ready=True, deterministic=deterministic)
+        leave = world.t.leave(
+            EP, f"w{number}", f"why {number}", before_ready=True, deterministic=deterministic
+        )
         said.append(world.run(leave))
 
     assert said == [1, 1, 2]
-    assert world.hash("endpoint", EP).items() >= {"failures": "3", "broken": "2", "failure": "why 2"}.items()
+    assert holds(world.hash("endpoint", EP), failures="3", broken="2", failure="why 2")
 
 
-@pytest.mark.parametrize("changes", [{}, {"revision": "r2"}, {"environment": "env-2"}, {"scaling": '{"a": 1}'}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"revision": "r2"}, {"environment": "env-2"}, {"scaling": '{"a": 1}'}]
+)
 def test_registering_anew_forgives_a_broken_endpoint(world: World, changes: dict[str, str]) -> None:
     world.join("w1")
     world.run(world.t.leave(EP, "w1", "no module", before_ready=True, deterministic=True))
@@ -271,7 +280,7 @@ def test_a_host_is_forgotten_when_it_leaves_or_is_overdue(world: World) -> None:
     assert world.run(overdue) == 0
     world.pass_ms(1)
     assert world.run(overdue) == 1
-    assert (world.hash("host", HOST), world.list("commands", HOST)) == ({}, [])
+    assert (world.hash("host", HOST), world.listed("commands", HOST)) == ({}, [])
 
     beat(world)
     assert world.run(world.t.host_leave(HOST)) == 1

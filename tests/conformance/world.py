@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flashq.store.broker import Broker
-    from flashq.store.command import Command, Value
+    from flashq.store.command import Command
     from flashq.store.memory import MemoryBroker
     from flashq.store.records import Claimed, Joined, Registered, Submitted, Watched
 
@@ -32,6 +32,11 @@ LUA_CLOCK = (
 START_MS = 1_750_000_000_000
 LEASE_MS = 15_000
 EP = "embed"
+
+
+def holds(record: dict[str, str], **fields: str) -> bool:
+    """Whether a hash has these fields, among others."""
+    return record == record | fields
 
 
 class World:
@@ -125,10 +130,10 @@ class World:
         return self.run(self.t.watch([job], channel))[0]
 
     # -- workers -------------------------------------------------------------------------------------
-    def join(self, worker: str, endpoint: str = EP, *, booked: bool = False, **fields: Value) -> Joined:
+    def join(self, worker: str, endpoint: str = EP, *, booked: bool = False, **fields: Any) -> Joined:
         return self.run(self.t.join(endpoint, worker, lease_ms=LEASE_MS, booked=booked, fields=fields))
 
-    def worker(self, endpoint: str = EP, **fields: Value) -> str:
+    def worker(self, endpoint: str = EP, **fields: Any) -> str:
         """A worker that reported in and is ready."""
         worker = f"{endpoint}-w{next(self._numbers)}"
         assert self.join(worker, endpoint, **fields).verdict == "ok"
@@ -136,7 +141,14 @@ class World:
         return worker
 
     def claim_as(
-        self, worker: str, endpoint: str = EP, *, count: int = 1, start: int = 1, nonce: str = "", again: bool = True
+        self,
+        worker: str,
+        endpoint: str = EP,
+        *,
+        count: int = 1,
+        start: int = 1,
+        nonce: str = "",
+        again: bool = True,
     ) -> Any:
         """CLAIM; the whole answer."""
         command = self.t.claim(
@@ -157,12 +169,27 @@ class World:
         assert answer.verdict == "ok"
         return list(answer.jobs)
 
+    def claimed(self, **options: Any) -> Claimed:
+        """A job in a new worker's hand that has not begun."""
+        job = self.submit(**options)
+        (claimed,) = self.claim(self.worker(), start=0)
+        assert claimed.job == job
+        return claimed
+
     def running(self, worker: str = "", **options: Any) -> Claimed:
         """A job that was just begun, by a new worker unless one is named."""
         job = self.submit(**options)
         (claimed,) = self.claim(worker or self.worker())
         assert claimed.job == job
         return claimed
+
+    def taken_away(self) -> tuple[Claimed, Claimed]:
+        """A running job as its silent worker holds it, and as another holds it since."""
+        old = self.running()
+        self.silence()
+        (new,) = self.claim(self.worker())
+        assert new.job == old.job
+        return old, new
 
     def finish(self, held: Claimed, state: str = "finished", **terms: Any) -> str:
         terms = {"outcome": b"outcome", **terms} if state != "retry" else terms
@@ -189,7 +216,7 @@ class World:
         found = self.redis.hgetall(self.keys.of(kind, subject))
         return {snapshot.text(k): snapshot.text(v) for k, v in found.items()}
 
-    def list(self, kind: str, subject: str = EP) -> list[str]:
+    def listed(self, kind: str, subject: str = EP) -> list[str]:
         return [snapshot.text(v) for v in self.redis.lrange(self.keys.of(kind, subject), 0, -1)]
 
     def scores(self, kind: str, subject: str = EP) -> dict[str, float]:
