@@ -150,11 +150,11 @@ def _minimum_starts(endpoint: EndpointView, fleet: Fleet, params: Params) -> int
     """Starts for the minimum: at once what no older worker stands in for, the rest a batch at a time."""
     minimum = min(endpoint.minimum, endpoint.maximum)
     missing = minimum - fleet.current.capacity
-    stand_ins = fleet.outdated.capacity + fleet.leaving_outdated
+    batch = batch_of(endpoint, params)
+    stand_ins = fleet.outdated.capacity + min(batch, fleet.leaving_outdated)
     if missing <= 0 or not stand_ins:
         return max(0, missing)
-    batch = max(0, batch_of(endpoint, params) - replacing(fleet))
-    return max(missing - stand_ins, min(missing, batch))
+    return max(missing - stand_ins, min(missing, max(0, batch - replacing(fleet))))
 
 
 def _older_lines(endpoint: EndpointView, fleet: Fleet, now: float, params: Params) -> list[_Line]:

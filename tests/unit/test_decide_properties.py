@@ -253,7 +253,7 @@ def test_listing_order_changes_nothing(before: Snapshot, rng: Random) -> None:
     parts: list[list[Any]] = [list(endpoints_of(before)), list(workers_of(before)), list(before.hosts)]
     for part in parts:
         rng.shuffle(part)
-    shuffled = Snapshot(NOW, *(tuple(part) for part in parts))  # type: ignore[arg-type]
+    shuffled = Snapshot(NOW, *(tuple(part) for part in parts))
 
     assert decide(shuffled) == decide(before)
     assert reconcile(decide(shuffled), shuffled) == reconcile(decide(before), before)
