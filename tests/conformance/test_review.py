@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import statistics
+from typing import TYPE_CHECKING, Any
+
 import msgpack
+import pytest
 
 from flashq.model.lifecycle import JobState
-from tests.conformance.world import EP, World
+from flashq.store.command import Command
+from flashq.store.memory import MemoryBroker
+from tests.conformance.world import CLOCK, EP, LEASE_MS, START_MS, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flashq.store.broker import Broker
 
 DAY_MS = 86_400_000
+MOST_MS = 10.0  # that the broker may be busy with one script
 
 
 # -- ttl ---------------------------------------------------------------------------------------------
@@ -66,3 +78,83 @@ def test_a_record_signed_with_another_key_replaces_the_one_kept(world: World) ->
     assert answer.verdict == "reused"
     assert world.redis.get(revision) == _record("new", 3)
     assert ("endpoint-resigned", EP) in world.events()
+
+
+# -- order -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["leave", "silence", "restart"])
+def test_what_a_lost_worker_held_keeps_its_order(world: World, how: str) -> None:
+    jobs = [world.submit() for _ in range(6)][::-1]  # submitted in the order of their ids, or against it
+    with world.tampering() as redis:
+        redis.delete(world.keys.of("queue", EP))
+        redis.rpush(world.keys.of("queue", EP), *jobs)
+    worker = world.worker()
+    held = world.claim(worker, count=2, start=1)
+    world.pass_ms(1)
+    held += world.claim(worker, count=3, start=0)
+    world.run(world.t.renew(EP, worker, lease_ms=LEASE_MS, jobs=[(row.job, row.fence) for row in held]))
+    ends: dict[str, Callable[[], object]] = {
+        "leave": lambda: world.run(world.t.leave(EP, worker, "it died")),
+        "silence": world.silence,
+        "restart": lambda: world.run(Command("restart", world.keys.of("endpoint", EP), ("rq:", EP), int)),
+    }
+    ends[how]()
+
+    assert world.listed("queue") == jobs
+
+
+def test_leaving_does_not_ring_the_one_that_leaves(world: World) -> None:
+    leaver, other = world.worker(), world.worker()
+    world.submit()
+    world.run(
+        world.t.claim(EP, leaver, "n", count=1, lease_ms=LEASE_MS, start=1, holding=0, room=2)
+    )
+    world.pass_ms(-1)  # idle for longer than the one that leaves
+    world.claim(other)
+    world.pass_ms(1)
+    world.run(world.t.leave(EP, leaver, "it died"))
+
+    assert world.listed("bell", other) == ["job"]
+
+
+# -- bounds ------------------------------------------------------------------------------------------
+
+
+def test_many_lost_workers_and_leases_keep_each_script_short(broker: Broker | MemoryBroker) -> None:
+    if isinstance(broker, MemoryBroker):
+        pytest.skip("measures a server")
+    workers, each = 100, 200
+    redis, keys, t = broker.redis(), broker.keys, broker.transitions
+    redis.set(CLOCK, START_MS)
+    terms = dict.fromkeys(("revision", "environment", "resources", "program"), "r1")
+    broker.run(t.register(EP, **terms, spec="{}", scaling="{}", record=b"record"))
+    pipe = redis.pipeline(transaction=False)
+    for n in range(workers):
+        broker.run(t.join(EP, f"w{n}", lease_ms=LEASE_MS, booked=False, fields={}))
+        for m in range(each):
+            job, fields = f"j{n}-{m}", {"fq_state": "running", "fq_ep": EP, "origin": EP, "fq_fence": 1}
+            pipe.hset(keys.of("job", job), mapping={**fields, "worker_name": f"w{n}", "fq_claimed": START_MS})
+            pipe.zadd(keys.of("leases", EP), {job: START_MS + LEASE_MS})
+            pipe.zadd(keys.of("wip", EP), {f"{job}:1": float("inf")})
+    pipe.execute()
+    for ms in (0, 4000, 8000, 12000, LEASE_MS - 1):
+        redis.set(CLOCK, START_MS + ms)
+        broker.run(t.reap(EP, lease_ms=LEASE_MS))
+    took = [_took_ms(broker, t.leave(EP, "w0", "it died"))]
+    redis.set(CLOCK, START_MS + LEASE_MS)
+    while redis.zcard(keys.of("leases", EP)):
+        took.append(_took_ms(broker, t.reap(EP, lease_ms=LEASE_MS)))
+
+    assert redis.zcard(keys.of("endpoint_workers", EP)) == 0
+    assert redis.llen(keys.of("queue", EP)) == workers * each
+    assert statistics.median(took) < MOST_MS
+
+
+def _took_ms(broker: Broker, command: Command[Any]) -> float:
+    """How long the server was busy with a command."""
+    before = broker.redis().info("commandstats")
+    broker.run(command)
+    after = broker.redis().info("commandstats")
+    names = [name for name in after if name.startswith("cmdstat_fcall")]
+    return sum(after[name]["usec"] - before.get(name, {"usec": 0})["usec"] for name in names) / 1000

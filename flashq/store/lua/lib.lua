@@ -3,8 +3,10 @@
 -- Times are milliseconds of the server's clock. While a library loads, Lua's own functions (unpack, ipairs) are not
 -- there: only the bodies of functions may use them.
 
+local micros = 0  -- the microseconds beyond `now`
 local function now()
   local t = redis.call('TIME')
+  micros = t[2] % 1000
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
@@ -123,7 +125,7 @@ end
 
 local FIELDS = {'fq_state', 'fq_fence', 'fq_ep', 'origin', 'fq_watch', 'worker_name', 'fq_cancel', 'fq_done',
   'fq_losses', 'fq_max_losses', 'fq_mode', 'fq_ttl_at', 'fq_failure_ttl', 'fq_attempts', 'status', 'fq_gen',
-  'fq_timed', 'fq_began'}
+  'fq_timed', 'fq_began', 'fq_claimed'}
 -- Beyond those, what a claim answers with.
 local CLAIM_FIELDS = {}
 for i = 1, #FIELDS do CLAIM_FIELDS[i] = FIELDS[i] end
@@ -139,7 +141,7 @@ local function read(P, id, fields)
     done = v[8], losses = tonumber(v[9] or 0), max_losses = tonumber(v[10] or 3), mode = v[11],
     ttl_at = tonumber(v[12] or 0), failure_ttl = tonumber(v[13] or 604800), attempts = tonumber(v[14] or 0),
     status = v[15], gen = v[16] or '0', timed = v[17] == '1', began = v[18],
-    call = v[19], rev = v[20], enqueued = v[21], cold = v[22], retries = v[23]}
+    claimed = tonumber(v[19] or 0), call = v[20], rev = v[21], enqueued = v[22], cold = v[23], retries = v[24]}
 end
 
 -- Past its ttl: it had to begin by then. What did begin, and waits to be run again, does not expire, counted or not.
@@ -276,13 +278,15 @@ local function take(P, ep, worker, count, lease_ms, start, at)
           conclude(P, id, f, 'timed_out', 'expired', 'waited past its ttl', '', f.failure_ttl, at)
         else
           local fence = int(tonumber(f.fence) + 1)
+          local claimed = string.format('%.3f', at + (micros + #rows) / 1000)  -- finer than ms: it tells the order
           if #rows < start then
             redis.call('HSET', job_key(P, id), 'fq_state', 'running', 'status', 'started', 'fq_fence', fence,
-              'worker_name', worker, 'started_at', iso(at), 'fq_claimed', at, 'fq_attempts', f.attempts + 1, 'fq_began', at)
+              'worker_name', worker, 'started_at', iso(at), 'fq_claimed', claimed,
+              'fq_attempts', f.attempts + 1, 'fq_began', at)
             if f.timed then redis.call('ZREM', P .. N.ttls .. ep, id) end
           else
             redis.call('HSET', job_key(P, id), 'fq_state', 'claimed', 'status', 'started', 'fq_fence', fence,
-              'worker_name', worker, 'started_at', iso(at), 'fq_claimed', at)
+              'worker_name', worker, 'started_at', iso(at), 'fq_claimed', claimed)
           end
           redis.call('ZADD', P .. N.leases .. ep, at + lease_ms, id)
           redis.call('ZADD', P .. N.wip .. f.origin, '+inf', id .. ':' .. fence)
@@ -393,14 +397,34 @@ local function unheard(P, ep, worker, known)
   return rows
 end
 
--- A worker is no more: what it held is recovered, its record closed, its place free.
-local function lose_worker(P, ep, worker, why, at)
-  for _, id in ipairs(redis.call('ZRANGE', P .. N.leases .. ep, 0, -1)) do
-    local f = read(P, id)
-    if f and f.worker == worker and live(f, f.fence) then
-      lose(P, id, f, 'its worker ' .. worker .. ' was lost: ' .. why, '', nil, at)
+-- Jobs ({id, what read gave} each) by when they were claimed, the latest first: each goes back to the front of its
+-- queue, so that the one claimed first ends up first.
+local function latest_first(held)
+  table.sort(held, function(a, b)
+    if a[2].claimed ~= b[2].claimed then return a[2].claimed > b[2].claimed end
+    return a[1] > b[1]
+  end)
+  return held
+end
+
+-- Recover at once what a worker held. Bounded: what it does not come to is recovered when its lease ends.
+local MOST_LOOKED_AT, MOST_RECOVERED = 5000, 200
+local function recover_held(P, ep, worker, why, at)
+  local held = {}
+  for _, id in ipairs(redis.call('ZREVRANGE', P .. N.leases .. ep, 0, MOST_LOOKED_AT - 1)) do
+    if redis.call('HGET', job_key(P, id), 'worker_name') == worker then
+      local f = read(P, id)
+      if live(f, f and f.fence) then held[#held + 1] = {id, f} end
+      if #held == MOST_RECOVERED then break end
     end
   end
+  for _, h in ipairs(latest_first(held)) do
+    lose(P, h[1], h[2], 'its worker ' .. worker .. ' was lost: ' .. why, '', nil, at)
+  end
+end
+
+-- A worker is no more: its record is closed, its place free. Its jobs are recovered apart from it.
+local function close_worker(P, ep, worker, why, at)
   local key = P .. N.worker .. worker
   redis.call('ZREM', P .. N.endpoint_workers .. ep, worker)
   redis.call('ZREM', P .. N.idle .. ep, worker)

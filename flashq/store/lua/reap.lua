@@ -52,11 +52,11 @@ local function adopt(P, ep, queue, at)
   return count
 end
 
--- A leased job whose hash was deleted with a tool of RQ: nothing else tells where its mirror stands.
-local function unmirror(P, queues, id)
+-- Leased jobs whose hash was deleted with a tool of RQ: nothing else tells where their mirror stands.
+local function unmirror(P, queues, gone)
   for _, queue in ipairs(queues) do
     for _, entry in ipairs(redis.call('ZRANGE', P .. N.wip .. queue, 0, 999)) do
-      if string.match(entry, '^([^:]+)') == id then redis.call('ZREM', P .. N.wip .. queue, entry) end
+      if gone[string.match(entry, '^([^:]+)') or ''] then redis.call('ZREM', P .. N.wip .. queue, entry) end
     end
   end
 end
@@ -82,19 +82,27 @@ if known and (at ~= seen or not c[1]) then redis.call('HSET', clock, 'seen', at)
 local queues = redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)
 local recovered, lost, ended, promoted, adopted = 0, 0, 0, 0, 0
 if at >= spared or spared > at + 2 * lease then
+  local silent, gone = {}, nil  -- a lost worker's leases end with it: they were renewed together, or claimed since
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. N.endpoint_workers .. ep, 0, at, 'LIMIT', 0, 100)) do
-    lose_worker(P, ep, worker, 'silent for a lease', at)
+    close_worker(P, ep, worker, 'silent for a lease', at)
     lost = lost + 1
   end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. N.leases .. ep, 0, at, 'LIMIT', 0, limit)) do
     local f = read(P, id)
-    if not f or not live(f, f.fence) then
-      redis.call('ZREM', P .. N.leases .. ep, id)
-      if not f then unmirror(P, queues, id) end
+    if live(f, f and f.fence) then
+      silent[#silent + 1] = {id, f}
     else
-      lose(P, id, f, 'its worker ' .. (f.worker or '?') .. ' was silent for a lease', '', nil, at)
+      redis.call('ZREM', P .. N.leases .. ep, id)
+      if not f then
+        gone = gone or {}
+        gone[id] = true
+      end
     end
     recovered = recovered + 1
+  end
+  if gone then unmirror(P, queues, gone) end
+  for _, h in ipairs(latest_first(silent)) do
+    lose(P, h[1], h[2], 'its worker ' .. (h[2].worker or '?') .. ' was silent for a lease', '', nil, at)
   end
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. N.ttls .. ep, 0, at, 'LIMIT', 0, limit)) do

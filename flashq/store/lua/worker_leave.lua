@@ -5,7 +5,8 @@
 -- Returns -1 where it had left before, else how many starts in a row would fail again.
 local P, ep, worker, at = ARGV[1], ARGV[2], ARGV[3], now()
 if not redis.call('ZSCORE', P .. N.endpoint_workers .. ep, worker) then return -1 end
-lose_worker(P, ep, worker, ARGV[4], at)
+close_worker(P, ep, worker, ARGV[4], at)
+recover_held(P, ep, worker, ARGV[4], at)
 local key = P .. N.endpoint .. ep
 if ARGV[5] == '1' and redis.call('EXISTS', key) == 1 then
   redis.call('HINCRBY', key, 'failures', 1)
