@@ -250,9 +250,12 @@ class Transitions:
         """'ok', 'cancelled' or 'stale'."""
         return Command("release", self.keys.of("job", job), (self._root, job, fence), text)
 
-    def reap(self, endpoint: str, *, lease_ms: int, limit: int = 200) -> Command[Reaped]:
-        """Recover what stopped talking, expire, promote, take back."""
-        args = (self._root, endpoint, limit, lease_ms)
+    def reap(self, endpoint: str, *, lease_ms: int, limit: int = 100, pause_ms: int = 500) -> Command[Reaped]:
+        """Recover what stopped talking, expire, promote, take back: at most `limit` jobs of each.
+
+        Nothing is done within `pause_ms` after another did all there was to do.
+        """
+        args = (self._root, endpoint, limit, lease_ms, pause_ms)
         return Command(
             "reap", self.keys.of("endpoint", endpoint), args, lambda r: Reaped(*(int(n) for n in r))
         )

@@ -196,7 +196,7 @@ class World:
         return self.run(self.t.finish(Settlement(held.job, held.fence, state, **terms)))
 
     def reap(self, endpoint: str = EP, *, limit: int = 200, again: bool = True) -> Reaped:
-        return self.run(self.t.reap(endpoint, lease_ms=LEASE_MS, limit=limit), again=again)
+        return self.run(self.t.reap(endpoint, lease_ms=LEASE_MS, limit=limit, pause_ms=0), again=again)
 
     def silence(self) -> None:
         """A lease's time passes with reapers at work and nobody renewing."""

@@ -304,7 +304,7 @@ end
 -- Returns {verdict, rows}: 'ok', 'drain' (take nothing more), 'gone' (this worker was declared lost).
 local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room, at)
   local key = P .. N.worker .. worker
-  local w = redis.call('HMGET', key, 'fq_nonce', 'fq_last', 'fq_drain', 'fq_ep', 'fq_state', 'death', 'fq_room')
+  local w = redis.call('HMGET', key, 'fq_nonce', 'fq_last', 'fq_drain', 'fq_ep', 'fq_state', 'death', 'fq_room', 'fq_jobs')
   if w[4] ~= ep or w[6] then return {'gone', {}} end
   if w[1] == nonce then
     local rows = {}
@@ -323,16 +323,17 @@ local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room
     draining = not e[1]  -- undeployed
     if e[1] and e[2] ~= '1' then rows = take(P, ep, worker, count, lease_ms, start, at) end
   end
-  local state = (holding + #rows > 0) and 'running' or 'idle'
+  local jobs = int(holding + #rows)
+  local state = jobs ~= '0' and 'running' or 'idle'
   if #rows > 0 then  -- an empty answer need not be remembered: asking again is as good
     local last = {}
     for i, r in ipairs(rows) do last[i] = r[1] .. ':' .. r[2] end
-    redis.call('HSET', key, 'fq_nonce', nonce, 'fq_last', table.concat(last, ' '), 'fq_jobs', holding + #rows)
+    redis.call('HSET', key, 'fq_nonce', nonce, 'fq_last', table.concat(last, ' '))
   end
   if state ~= w[5] then
-    redis.call('HSET', key, 'fq_state', state, 'fq_since', at, 'state', state == 'idle' and 'idle' or 'busy',
-      'fq_jobs', holding + #rows)
+    redis.call('HSET', key, 'fq_state', state, 'fq_since', at, 'state', state == 'idle' and 'idle' or 'busy')
   end
+  if jobs ~= w[8] then redis.call('HSET', key, 'fq_jobs', jobs) end
   local left = room - #rows
   if left > 0 and not draining and redis.call('LLEN', P .. N.bell .. worker) == 0 then  -- no ring is on its way to it
     redis.call('ZADD', P .. N.idle .. ep, 'NX', at, worker)  -- looking again makes it no younger
@@ -408,7 +409,7 @@ local function latest_first(held)
 end
 
 -- Recover at once what a worker held. Bounded: what it does not come to is recovered when its lease ends.
-local MOST_LOOKED_AT, MOST_RECOVERED = 5000, 200
+local MOST_LOOKED_AT, MOST_RECOVERED = 2000, 100
 local function recover_held(P, ep, worker, why, at)
   local held = {}
   for _, id in ipairs(redis.call('ZREVRANGE', P .. N.leases .. ep, 0, MOST_LOOKED_AT - 1)) do

@@ -1,7 +1,8 @@
 -- REAP: recover one endpoint's jobs and workers from whatever stopped talking. No lock, bounded, idempotent; every
 -- worker of the endpoint and the autoscaler run it about once a second.
 -- KEYS  1 the endpoint's record
--- ARGV  1 prefix  2 endpoint  3 at most so many jobs  4 lease (ms)
+-- ARGV  1 prefix  2 endpoint  3 at most so many jobs of each kind  4 lease (ms)  5 nothing is done within so long (ms)
+--       after another that left nothing undone
 -- Returns {jobs recovered, workers lost, jobs expired, jobs promoted, jobs ended by a tool of RQ and taken back}.
 --
 -- After a silence of everybody (the broker was down, or its clock jumped) leases are spared for one lease's time,
@@ -63,8 +64,9 @@ end
 
 local P, ep, limit, lease, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), now()
 local clock = P .. N.clock .. ep
-local c = redis.call('HMGET', clock, 'seen', 'spared', 'deep')
+local c = redis.call('HMGET', clock, 'seen', 'spared', 'deep', 'more')
 local seen, spared = tonumber(c[1] or at), tonumber(c[2] or 0)
+if c[1] and not c[4] and at >= seen and at - seen < tonumber(ARGV[5]) then return {0, 0, 0, 0, 0} end
 local known = redis.call('EXISTS', P .. N.endpoint .. ep) == 1  -- an undeployed one is only cleared of its workers
 if at < seen - 1000 or at > seen + 5000 then
   spared = at + lease
@@ -83,7 +85,7 @@ local queues = redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)
 local recovered, lost, ended, promoted, adopted = 0, 0, 0, 0, 0
 if at >= spared or spared > at + 2 * lease then
   local silent, gone = {}, nil  -- a lost worker's leases end with it: they were renewed together, or claimed since
-  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. N.endpoint_workers .. ep, 0, at, 'LIMIT', 0, 100)) do
+  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. N.endpoint_workers .. ep, 0, at, 'LIMIT', 0, limit)) do
     close_worker(P, ep, worker, 'silent for a lease', at)
     lost = lost + 1
   end
@@ -164,4 +166,7 @@ if known and (at >= deep or deep > at + 5000) then
     end
   end
 end
+local more = recovered >= limit or lost >= limit or ended >= limit or promoted >= limit
+if known and more and not c[4] then redis.call('HSET', clock, 'more', 1) end
+if c[4] and not more then redis.call('HDEL', clock, 'more') end
 return {recovered, lost, ended, promoted, adopted}
