@@ -27,5 +27,4 @@ ENV PATH=/opt/flashq/bin:$PATH \
     FLASHQ_HOME=/var/lib/flashq \
     PYTHONUNBUFFERED=1
 USER flashq
-VOLUME /var/lib/flashq
 ENTRYPOINT ["flashq"]
