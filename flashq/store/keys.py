@@ -71,14 +71,14 @@ class Keys:
         return self.of("idempotency", endpoint, hashlib.sha256(key.encode()).hexdigest()[:32])
 
 
-def queue_name(endpoint: str, *, priority: int = 0, revision: str = "") -> str:
+def queue_name(endpoint: str, *, priority: int = 0, older: bool = False) -> str:
     """The queue for jobs of this kind: the endpoint's own, or a sibling (`--` is reserved in names).
 
-    `revision` only where it is not the current one.
+    `older`: of a revision that is not the current one; all of those share one, so that their number costs nothing.
     """
     parts = []
     if priority:
         parts.append(f"p{priority}" if priority > 0 else f"m{-priority}")
-    if revision:
-        parts.append(f"r{revision[:12]}")
+    if older:
+        parts.append("old")
     return f"{endpoint}--{'-'.join(parts)}" if parts else endpoint

@@ -128,7 +128,7 @@ class Transitions:
             job,
             revision,
             queue_name(endpoint, priority=priority),
-            queue_name(endpoint, priority=priority, revision=revision),
+            queue_name(endpoint, priority=priority, older=True),
             priority,
             delay_ms,
             ttl_ms,

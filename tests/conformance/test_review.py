@@ -206,3 +206,31 @@ def test_a_worker_is_shown_with_as_many_jobs_as_it_holds(world: World) -> None:
     )
 
     assert world.hash("worker", worker)["fq_jobs"] == "1"
+
+
+# -- whose turn it is --------------------------------------------------------------------------------
+
+
+def test_among_queues_of_one_rank_the_oldest_job_goes_first(world: World) -> None:
+    jobs = []
+    for revision in ("r1", "r0", "r1", "r0", "r2", "r1"):
+        if revision not in ("r1", "r2"):
+            world.register(revision=revision)
+            world.register(revision="r1")
+        elif revision == "r2":
+            world.register(revision="r2")
+        jobs.append(world.submit(revision=revision))
+        world.pass_ms(1)
+    urgent = world.submit(revision="r2", priority=1)
+
+    assert [row.job for row in world.claim(world.worker(), count=9)] == [urgent, *jobs]
+
+
+def test_programs_of_older_code_share_one_queue(world: World) -> None:
+    for n in range(20):
+        world.register(revision=f"old-{n}")
+    world.register(revision="r1")
+    jobs = [world.submit(revision=f"old-{n}") for n in range(20)]
+
+    assert len(world.scores("endpoint_queues")) == 2
+    assert [row.revision for row in world.claim(world.worker(), count=99)] == [f"old-{n}" for n in range(len(jobs))]

@@ -65,7 +65,7 @@ def test_a_job_of_an_earlier_revision_waits_beside(world: World) -> None:
     world.register(revision="r2")
     job = world.submit(revision="r1")
 
-    beside = queue_name(EP, revision="r1")
+    beside = queue_name(EP, older=True)
     assert world.job(job)["origin"] == beside
     assert world.listed("queue", beside) == [job]
     assert [held.revision for held in world.claim(world.worker())] == ["r1"]

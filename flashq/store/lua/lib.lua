@@ -261,13 +261,34 @@ local function admit(P, ep, id, fields, at)
   return f
 end
 
+-- Of queues of one rank the one whose first job was submitted first, so that none starves; nil: all are empty.
+local function eldest(P, queues)
+  local oldest, age = nil, math.huge
+  for _, queue in ipairs(queues) do
+    local id = redis.call('LINDEX', P .. N.queue .. queue, 0)
+    if id then
+      local enqueued = redis.pcall('HGET', job_key(P, id), 'fq_enqueued')
+      local since = type(enqueued) == 'string' and tonumber(enqueued) or 0  -- none of ours: off with it
+      if since <= age then oldest, age = queue, since end
+    end
+  end
+  return oldest
+end
+
 -- Take up to `count` jobs off the endpoint's queues for a worker; the first `start` of them begin at once.
 local function take(P, ep, worker, count, lease_ms, start, at)
   local rows, popped = {}, 0
-  local queues = redis.call('ZREVRANGE', P .. N.endpoint_queues .. ep, 0, -1)
-  for _, queue in ipairs(queues) do
+  local queues = redis.call('ZREVRANGE', P .. N.endpoint_queues .. ep, 0, -1, 'WITHSCORES')
+  local next_rank = 1
+  while queues[next_rank] and #rows < count do
+    local rank, score = {}, queues[next_rank + 1]
+    while queues[next_rank + 1] == score do
+      rank[#rank + 1] = queues[next_rank]
+      next_rank = next_rank + 2
+    end
     while #rows < count and popped < 1000 do  -- ids of deleted jobs are skipped, within bounds
       popped = popped + 1
+      local queue = rank[2] and eldest(P, rank) or rank[1]
       local id = redis.call('LPOP', P .. N.queue .. queue)
       if not id then break end
       local f = admit(P, ep, id, CLAIM_FIELDS, at)
@@ -294,7 +315,6 @@ local function take(P, ep, worker, count, lease_ms, start, at)
         end
       end
     end
-    if #rows >= count then break end
   end
   return rows
 end
