@@ -30,12 +30,21 @@ class MemoryBroker:
     url = "memory://"
 
     def __init__(self, *, prefix: str = "rq", clock: str = CLOCK) -> None:
-        import fakeredis
+        try:
+            import fakeredis
+            import lupa  # type: ignore[import-untyped] # noqa: F401 — what fakeredis runs scripts with, and leaves out where it is missing
+        except ImportError as error:
+            raise ImportError(
+                f"the broker in memory needs {error.name}: pip install 'flashq[testing]'", name=error.name
+            ) from None
 
         self._clock = clock
         self.keys = Keys(prefix)
         self.transitions = Transitions(self.keys)
-        self._redis = fakeredis.FakeRedis(server=fakeredis.FakeServer(), protocol=2)
+        server = fakeredis.FakeServer()
+        self._redis = fakeredis.FakeRedis(server=server, protocol=2)
+        self._plain = fakeredis.FakeRedis(server=server, protocol=2)
+        self._plain.response_callbacks.clear()  # replies as a server sends them
         self._lock = threading.RLock()
 
     def run(self, command: Command[T]) -> T:
@@ -59,7 +68,11 @@ class MemoryBroker:
     def execute(self, *parts: Value) -> Any:
         """One plain command; for reads."""
         with self._lock:
-            return self._redis.execute_command(*parts)  # type: ignore[no-untyped-call]
+            return self._plain.execute_command(*parts)  # type: ignore[no-untyped-call]
+
+    def execute_all(self, requests: Sequence[Sequence[Value]]) -> list[Any]:
+        """Several plain commands; for reads."""
+        return [self.execute(*request) for request in requests]
 
     def redis(self) -> Any:
         """The redis-py client behind it."""
@@ -67,6 +80,7 @@ class MemoryBroker:
 
     def close(self) -> None:
         self._redis.close()
+        self._plain.close()
 
 
 def _as_bytes(reply: Any) -> Any:
