@@ -83,6 +83,7 @@ class Client:
         self._lost_before = 0.0  # jobs submitted before this moment may be gone with the broker's data
         self._clock_offset_ms = 0.0
         self._lock = threading.RLock()
+        _import_all(settings)
         self._transport = (transport or _multiplexer)(self)
 
     # -- where and with what -------------------------------------------------------------------------
@@ -476,6 +477,14 @@ class _CallTerms:
             self.ttl_ms = self.ttl_ms if options.ttl_s is None else int(options.ttl_s * 1000)
             self.delay_ms = int((options.delay_s or 0) * 1000)
             self.key = options.key or ""
+
+
+def _import_all(settings: Settings) -> None:
+    """Import what the I/O thread uses, in the caller's thread: a fork must not find modules half imported."""
+    from flashq.store import mux  # noqa: F401
+
+    if settings.redis_url is None:
+        from flashq.embedded import membership  # noqa: F401
 
 
 def _multiplexer(client: Client) -> Transport:

@@ -42,6 +42,10 @@ class Map(Generic[R]):
     ) -> None:
         if not inputs:
             raise ConfigurationError("map() needs at least one iterable")
+        if function.options is not None and function.options.key:
+            raise ConfigurationError(
+                "map() makes many calls, and a key stands for one: call with_options(key=…) for each"
+            )
         self._window = DEFAULT_WINDOW if window is None else window
         if type(self._window) is not int or self._window < 1:
             raise ConfigurationError(f"map(window={window!r}): must be a whole number of at least 1")

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import inspect
 import json
+import sys
 import uuid
 import warnings
 from dataclasses import dataclass
@@ -88,8 +89,9 @@ def prepare(
             RevisionWarning,
             stacklevel=4,
         )
-    _refuse_modules(spec.name, code.modules)
-    codec.pickle_by_value({*code.by_value, function.__module__})
+    own_modules = {name for name in code.modules if only_beside_program(name)}
+    _refuse_unseen(spec.name, own_modules)
+    codec.pickle_by_value({*code.by_value, *own_modules, function.__module__})
     pickled = codec.dump_function(function)
     codec.check_size(len(pickled), payload_limit, f"the function {function.__qualname__}")
     revision = codec.Revision(
@@ -141,11 +143,14 @@ def _captured(function: Callable[..., Any]) -> Iterator[Any]:
             yield cell.cell_contents
 
 
-def _refuse_modules(endpoint: str, modules: Collection[str]) -> None:
-    """Raises SerializationError where the function uses a file beside the program as a module: it is not shipped."""
+def _refuse_unseen(endpoint: str, modules: Collection[str]) -> None:
+    """Raises SerializationError where the function imports a file beside the program only when it runs.
+
+    What the program itself has imported travels by value; files are not shipped.
+    """
     for name in sorted(modules):
-        if only_beside_program(name):
+        if name not in sys.modules:
             raise SerializationError(
-                f"endpoint {endpoint} uses {name!r}, a module beside this program, which workers cannot import yet: "
-                f"write `from {name} import …` for what the function uses of it, or install it as a package"
+                f"endpoint {endpoint} imports {name!r} inside its function, a module beside this program, which "
+                f"workers do not have: import it at the top of the program, or install it as a package"
             )

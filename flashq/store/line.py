@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 import redis
+import redis.utils
 from redis.exceptions import AuthenticationError, RedisError
 
 from flashq.errors import BrokerError, BrokerRefused, BrokerUnreachable
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from flashq.store.command import Command, Value
     from flashq.store.scripts import Library
+
+redis.utils.get_lib_version()  # imports more, which must not happen in the I/O thread: a program may fork meanwhile
 
 CONNECT_TIMEOUT_S = 3.0
 REPLY_TIMEOUT_S = 15.0

@@ -147,17 +147,18 @@ def test_a_helper_defined_anew_is_used_from_then_on() -> None:
         assert main.spawn().result(20) == "new"
 
 
-def test_a_module_beside_the_program_is_refused_by_name(
+def test_a_module_beside_the_program_travels_if_the_program_imported_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "helpers_here.py").write_text("def double(x): return 2 * x\n")
     monkeypatch.syspath_prepend(tmp_path)
     cells: dict[str, Any] = {"__name__": "__main__"}
-    exec("import helpers_here\ndef main(): return helpers_here.double(2)", cells)
-    exec("from helpers_here import double\ndef good(): return double(2)", cells)
+    exec("def late():\n    import helpers_here\n    return helpers_here.double(2)", cells)
+    exec("def main(): return helpers_here.double(2)", cells)
     with rig() as made:
         with pytest.raises(SerializationError, match="helpers_here"):
-            Endpoint(name="beside", cpu="any")(cells["main"]).spawn()
-        good = Endpoint(name="by-value", cpu="any")(cells["good"])
-        made.worker(good)
-        assert good.spawn().result(20) == 4
+            Endpoint(name="late", cpu="any")(cells["late"]).spawn()
+        exec("import helpers_here", cells)
+        main = Endpoint(name="beside", cpu="any")(cells["main"])
+        made.worker(main)
+        assert main.spawn().result(20) == 4
