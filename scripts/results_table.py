@@ -91,7 +91,8 @@ def measured(section: str, unit: str) -> str:
         headings = ("", unit)
     where = (
         f"`python -m scripts.measure`, {about['date']}: flashq {about['flashq']}, RQ {about['rq']}, redis-py"
-        f" {about['redis-py']}, {about['broker']}, Python {about['python']}, {about['machine']}."
+        f" {about['redis-py']}, {about['broker']}, Python {about['python']}, {about['machine']}, load"
+        f" average {about['load average']}."
     )
     return f"{markdown(headings, rows)}\n{where}\n"
 
@@ -100,7 +101,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmarks": benchmark_table,
     "measured-commands": lambda: measured("commands", "per job"),
     "measured-memory": lambda: measured("memory", "bytes"),
-    "measured-imports": lambda: measured("imports", "ms"),
+    "measured-imports": lambda: measured("imports", "CPU ms"),
     "measured-lines": lambda: measured("lines", "CPU µs"),
     "measured-signing": lambda: measured("signing", "CPU µs"),
     "measured-code": lambda: measured("code", "ms"),
