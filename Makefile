@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 ARGS ?=
+PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-engines chaos check format bench lock clean
@@ -25,7 +26,7 @@ demo: $(STAMP) ## "Ask your Python": a real model on workers that start and stop
 	$(BIN)/python examples/ask_your_python/demo.py $(ARGS)
 
 test: $(STAMP) ## The tests (ARGS=… are passed on)
-	$(BIN)/python -m pytest -m "not engines and not chaos" $(ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not engines and not chaos" $(ARGS)
 
 test-engines: $(STAMP) ## The tests that need container engines and other heavy services
 	$(BIN)/python -m pytest -m engines $(ARGS)
