@@ -291,8 +291,8 @@ def test_join_skips_delays_in_their_order(flashq_local: LocalBroker, tmp_path: P
 
 def test_a_call_past_its_ttl_expires(flashq_local: LocalBroker, tmp_path: Path) -> None:
     busy = gate.spawn(tmp_path / "begun", tmp_path / "opened")
-    waiting = add.with_options(ttl_s=60).spawn(1)
     wait_for(tmp_path / "begun")
+    waiting = add.with_options(ttl_s=60).spawn(1)
     flashq_local.advance(61)
     (tmp_path / "opened").touch()
 

@@ -1,65 +1,39 @@
-"""A broker, a client and a worker inside this process: tests of endpoints without server, processes or sockets.
+"""The worker of `flashq.testing`: a thread that stands for supervisor and executor, one job at a time.
 
-    import flashq.testing
-
-    def test_embed() -> None:
-        with flashq.testing.local() as broker:
-            assert embed.remote(["a"]) == [[0.1, 0.2]]
-            embed.spawn(["b"])
-            broker.join()  # waits for all calls, and raises what one of them raised
-
-With `pytest_plugins = ["flashq.testing"]` in conftest.py the fixture `flashq_local` is that broker. Needs
-fakeredis with its Lua extra: `pip install 'flashq[testing]'`.
-
-As in production: pickling both ways, signatures, the order of jobs, retries, delays, ttl, idempotency keys,
-cancel. Not so: one job runs at a time, in a thread of this process and in its environment, so `dependencies`,
-`env`, `gpu` and the like say nothing here; output goes to this process's own and not to `job.logs()`; and a
-blocking function is not interrupted: that it ran too long, or was cancelled, counts once it returns.
+It claims, verifies, unpickles and signs with the worker's own code; only what runs the function is its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-import tempfile
 import threading
-import time
 from contextlib import contextmanager
-from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import cloudpickle
 
 from flashq import codec
-from flashq.client import Client, use_client
-from flashq.errors import BrokerError, BrokerUnreachable, FlashqError, JobCancelled, WaitTimeout, WrongBinding
+from flashq.errors import BrokerError, FlashqError, WrongBinding
 from flashq.model.envelope import open_sealed
 from flashq.model.keyring import Direction, Keyring
 from flashq.model.outcome import Failure, FailureKind
-from flashq.settings import SecretKey, Settings
-from flashq.store.memory import MemoryBroker
 from flashq_worker import assignment, verdicts
 from flashq_worker.executor import outcome
 from flashq_worker.executor.frames import Frame, FrameType
 from flashq_worker.outcomes import OutcomeWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator
 
-    from flashq.endpoint import EndpointFunction
-    from flashq.job import EndpointJob
-    from flashq.store.broker import Broker
-    from flashq.store.command import Command
+    from flashq.store.memory import MemoryBroker
     from flashq.store.records import Claimed, Settlement
     from flashq_worker.assignment import Assignment
 
-__all__ = ["LocalBroker", "local"]
-
 _SKIPPED = "flashq.testing:skipped-ms"
 #: The time of this machine, and what was skipped, in place of the server's TIME.
-_CLOCK = (
+CLOCK = (
     "(function() local t = redis.call('TIME')"
     f" local ms = t[1] * 1000 + math.floor(t[2] / 1000) + tonumber(redis.call('GET', '{_SKIPPED}') or '0')"
     " return {math.floor(ms / 1000), ms % 1000 * 1000} end)()"
@@ -68,169 +42,26 @@ _LEASE_MS = 86_400_000  # nobody else is there to take a job over
 _CLOSE_S = 1.0
 
 
-class LocalBroker:
-    """What `local()` gives: every call made in this process while it is in force goes to it."""
+class LocalWorker:
+    """Claims, verifies and runs what waits on every endpoint, one job at a time, in a thread of its own.
 
-    def __init__(self) -> None:
-        self._memory = MemoryBroker(clock=_CLOCK)
-        keyring = Keyring([secrets.token_bytes(32)])
-        self._client = _LocalClient(self._memory, keyring)
-        self._worker = _Worker(self._memory, keyring, self._client)
-
-    def join(self, timeout_s: float | None = None) -> None:
-        """Wait until every call made so far has ended. Delays are skipped: nobody sleeps through them.
-
-        Raises: the exception of the first call (in the order they were made) that failed and whose result nobody
-        has asked for yet, unless it was cancelled; WaitTimeout after `timeout_s` seconds.
-        """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        failed: BaseException | None = None
-        with self._worker.hurried():
-            while self._client.made:
-                job = self._client.made[0]
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if not job._ended.wait(left):  # noqa: SLF001 — jobs, client and broker are one part
-                    raise WaitTimeout(f"job {job.id} has not ended within {timeout_s:g} s")
-                self._client.made.pop(0)
-                taken = job._failure is not None  # noqa: SLF001
-                if failed is None and not taken and not isinstance(job.error, JobCancelled):
-                    failed = job.error
-        if failed is not None:
-            raise failed
-
-    def advance(self, seconds: float) -> None:
-        """Set the broker's clock forward: what is due by then is run, or expires."""
-        self._worker.skip(seconds)
-
-    def close(self) -> None:
-        """End the worker. A call that has not ended by now ends with BrokerUnreachable."""
-        self._client.on_lost(BrokerUnreachable("the local broker was closed before this job ended"))
-        self._worker.close()
-        self._client.close()
-        self._memory.close()
-
-
-@contextmanager
-def local() -> Iterator[LocalBroker]:
-    """A broker in memory and a worker thread, which run every endpoint called in the block.
-
-    Raises: ImportError where fakeredis or its Lua extra is missing.
+    `deliver` is called after every step; `broken` if this worker itself fails.
     """
-    broker = LocalBroker()
-    before = use_client(broker._client)  # noqa: SLF001
-    try:
-        yield broker
-    finally:
-        use_client(before)
-        broker.close()
 
-
-try:
-    import pytest
-except ImportError:
-    pass
-else:
-
-    @pytest.fixture
-    def flashq_local() -> Iterator[LocalBroker]:
-        """Endpoints called in this test run in this process."""
-        with local() as broker:
-            yield broker
-
-
-# -- the client's side -------------------------------------------------------------------------------
-
-
-class _LocalClient(Client):
-    """A client that remembers the calls made through it, in their order, for `join`."""
-
-    def __init__(self, memory: MemoryBroker, keyring: Keyring) -> None:
-        settings = Settings(
-            redis_url=memory.url,
-            secret_key=SecretKey(secrets.token_bytes(32)),
-            home=Path(tempfile.gettempdir()) / "flashq-local",  # never made
-        )
-        self._memory = memory
-        self.made: list[EndpointJob[Any]] = []
-        self.worker: _Worker | None = None
-        self.transport: _MemoryTransport
-        super().__init__(settings, transport=self._connect, keyring=keyring)
-
-    def _connect(self, _: Client) -> _MemoryTransport:
-        self.transport = _MemoryTransport(self, self._memory)
-        return self.transport
-
-    @property
-    def broker(self) -> Broker:
-        """The broker in memory, which reads as a connection does."""
-        return cast("Broker", self._memory)
-
-    def submit(
-        self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> EndpointJob[Any]:
-        """See Client.submit."""
-        job = super().submit(function, args, kwargs)
-        self.made.append(job)
-        return job
-
-    def acknowledged(self, job: EndpointJob[Any]) -> None:
-        """See Client.acknowledged. What raises here has been told, and `join` need not."""
-        try:
-            super().acknowledged(job)
-        except FlashqError:
-            self.made.remove(job)
-            raise
-
-
-class _MemoryTransport:
-    """Carries a command out in the thread that sends it, and passes on what the broker published."""
-
-    def __init__(self, client: _LocalClient, memory: MemoryBroker) -> None:
-        self._client = client
-        self._memory = memory
-        self._lock = threading.Lock()
-        self._pubsub = memory.redis().pubsub(ignore_subscribe_messages=True)
-        self._pubsub.subscribe(client.channel)
-
-    def send(self, command: Command[Any], callback: Callable[[Any, Exception | None], None]) -> None:
-        """See flashq.client.Transport."""
-        try:
-            answer = self._memory.run(command)
-        except FlashqError as error:
-            callback(None, error)
-            return
-        callback(answer, None)
-        self.deliver()
-        if self._client.worker is not None:
-            self._client.worker.notice(cancelled=command.script == "cancel")
-
-    def deliver(self) -> None:
-        """Tell the client of every outcome there is."""
-        while True:
-            with self._lock:
-                told = self._pubsub.get_message(timeout=0)
-            if told is None:
-                return
-            self._client.on_push(told["data"])
-
-    def close(self, timeout_s: float = 5.0) -> None:
-        """See flashq.client.Transport; nothing is ever under way."""
-        del timeout_s
-        self._pubsub.close()
-
-
-# -- the worker's side -------------------------------------------------------------------------------
-
-
-class _Worker:
-    """Claims, verifies and runs what waits on every endpoint, one job at a time, in a thread of its own."""
-
-    def __init__(self, memory: MemoryBroker, keyring: Keyring, client: _LocalClient) -> None:
+    def __init__(
+        self,
+        memory: MemoryBroker,
+        keyring: Keyring,
+        *,
+        limit: int,
+        deliver: Callable[[], None],
+        broken: Callable[[Exception], None],
+    ) -> None:
         self._memory = memory
         self._transitions = memory.transitions
         self._keyring = keyring
-        self._client = client
-        self._limit = client.settings.payload_limit
+        self._limit = limit
+        self._deliver, self._broken = deliver, broken
         self._joined: dict[str, str] = {}  # endpoint → the worker's id there
         self._loaded: dict[
             tuple[str, str], tuple[Callable[..., Any], bool]
@@ -241,7 +72,6 @@ class _Worker:
         self._ending = False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="flashq-local-worker", daemon=True)
-        client.worker = self
         self._thread.start()
 
     # -- from other threads --------------------------------------------------------------------------
@@ -294,9 +124,7 @@ class _Worker:
                         self._wake.wait(due_s)
         except Exception as error:  # noqa: BLE001 — whoever waits for a job must hear of it
             if not self._ending:
-                self._client.on_lost(
-                    BrokerError(f"the local worker broke down: {type(error).__name__}: {error}")
-                )
+                self._broken(BrokerError(f"the local worker broke down: {type(error).__name__}: {error}"))
 
     def _endpoints(self) -> list[str]:
         return sorted(
@@ -319,7 +147,7 @@ class _Worker:
             del self._joined[endpoint]
         for row in claim.jobs:
             memory.run(transitions.finish(self._work(endpoint, row, runner)))
-        self._client.transport.deliver()
+        self._deliver()
         return bool(claim.jobs) or claim.verdict == "gone"
 
     def _join(self, endpoint: str) -> str:
