@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flashq.model.envelope import Header, Keys, seal
 from flashq.model.keyring import Direction
 from flashq.model.lifecycle import JobState
-from flashq.model.outcome import FAILURE_ENCODING, Failure, FailureKind
+from flashq.model.outcome import FAILURE_ENCODING, MAX_TEXT, Failure, FailureKind
 from flashq.store.records import Settlement
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_KEEP_S = 1800
 FAILURE_KEEP_S = 7 * 86_400
+_LEAST_TEXT = 64  # characters of a message that are sent however low the limit is
 _STATES = {
     FailureKind.CANCELLED: JobState.CANCELLED,
     FailureKind.TIMEOUT: JobState.TIMED_OUT,
@@ -60,7 +62,7 @@ class OutcomeWriter:
             state.value,
             reason=failure.kind.value,
             text=_headline(failure),
-            outcome=self._sign(held, FAILURE_ENCODING, failure.pack(), state),
+            outcome=self._sign(held, FAILURE_ENCODING, _packed(failure, self._limit), state),
             keep_s=max(held.header.keep_s, FAILURE_KEEP_S),
             timing=json.dumps(timing, separators=(",", ":")) if timing else "",
         )
@@ -80,6 +82,27 @@ class OutcomeWriter:
             status=state.value,
         )
         return seal(header, payload, self._keys)
+
+
+def _packed(failure: Failure, limit: int) -> bytes:
+    """A failure within `limit` bytes: what it has too many of is left out, the pickled exception first."""
+    if len(failure.exception) > limit:
+        failure = replace(failure, exception=b"")
+    packed, size = failure.pack(), MAX_TEXT
+    while len(packed) > limit and size > _LEAST_TEXT:
+        if failure.exception:
+            failure = replace(failure, exception=b"")
+        else:
+            size //= 2
+            failure = replace(
+                failure,
+                type=failure.type[:size],
+                message=failure.message[:size],
+                traceback=failure.traceback[-size:],
+                log=failure.log[-size:],
+            )
+        packed = failure.pack()
+    return packed
 
 
 def _headline(failure: Failure) -> str:
