@@ -94,7 +94,7 @@ class Rig:
         """Have it run a job with this payload; its id."""
         self._submitted += 1
         job = f"e-{self._submitted}"
-        self.process.run(job, payload, attempt=1, fence=1, generation=1, encoding=encoding)
+        self.process.run(job, payload, fence=1, encoding=encoding)
         return job
 
     def outcome(self, job: str, within_s: float = PATIENCE_S) -> Frame:

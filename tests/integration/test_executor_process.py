@@ -51,6 +51,7 @@ def test_a_value_comes_back() -> None:
         frame = rig.call(1, b=2)
         assert frame.meta == {
             "job": "e-1",
+            "fence": 1,
             "status": "ok",
             "encoding": "pickle",
             "execution_ms": frame.meta["execution_ms"],
@@ -528,7 +529,7 @@ def test_a_running_job_is_interrupted(reason: Any, status: str) -> None:
         rig.load(run)
         job = rig.submit(1e6)
         rig.until(lambda: "running" in rig.process.tail.text())
-        rig.process.cancel(job, reason)
+        rig.process.cancel(job, 1, reason)
         frame = rig.outcome(job)
         assert frame.meta["status"] == status
         assert "error" not in frame.meta
@@ -541,7 +542,7 @@ def test_a_job_in_a_blocking_call_is_interrupted() -> None:
     with Rig() as rig:
         rig.load(time.sleep)
         job = rig.submit(1e6)
-        rig.process.cancel(job, "cancel")
+        rig.process.cancel(job, 1, "cancel")
         assert rig.outcome(job).meta["status"] == "cancelled"
 
 
@@ -555,7 +556,7 @@ def test_a_cancel_right_behind_its_job_is_never_lost() -> None:
             pause = time.perf_counter() + chance.uniform(0, 0.0003)
             while time.perf_counter() < pause:
                 pass
-            rig.process.cancel(job, "cancel")
+            rig.process.cancel(job, 1, "cancel")
             assert rig.outcome(job).meta["status"] == "cancelled"
 
 
@@ -564,7 +565,7 @@ def test_a_signal_without_effect_is_repeated() -> None:
     with Rig() as rig:
         rig.load(time.sleep)
         job = rig.submit(1e6)
-        rig.process._send(FrameType.CANCEL, {"job": job, "reason": "cancel"})
+        rig.process._send(FrameType.CANCEL, {"job": job, "fence": 1, "reason": "cancel"})
         rig.process._pulse_with(watchdog.POKE)
         assert rig.outcome(job).meta["status"] == "cancelled"
         assert rig.value(0) is None
@@ -587,7 +588,7 @@ def test_a_late_cancel_does_not_hit_the_next_job() -> None:
             pause = time.perf_counter() + chance.uniform(0, 0.0006)
             while time.perf_counter() < pause:
                 pass
-            rig.process.cancel(first, "cancel")
+            rig.process.cancel(first, 1, "cancel")
             assert rig.outcome(first).meta["status"] in ("ok", "cancelled")
             frame = rig.outcome(second)
             assert frame.meta["status"] == "ok"
@@ -608,8 +609,8 @@ def test_a_job_not_yet_begun_is_dropped(tmp_path: Path) -> None:
         second = rig.submit(0, str(tmp_path / "second"))
         third = rig.submit(0, str(tmp_path / "third"))
         rig.until((tmp_path / "first").exists)
-        rig.process.cancel(second, "cancel")
-        rig.process.cancel(first, "timeout")
+        rig.process.cancel(second, 1, "cancel")
+        rig.process.cancel(first, 1, "timeout")
         assert [rig.outcome(job).meta["status"] for job in (first, second, third)] == [
             "timeout",
             "cancelled",
@@ -629,7 +630,7 @@ def test_a_cancel_behind_a_large_payload_arrives() -> None:
     with Rig() as rig:
         rig.load(run)
         first, second = rig.submit(1e6, b""), rig.submit(0, bytes(8 << 20))
-        rig.process.cancel(first, "cancel")
+        rig.process.cancel(first, 1, "cancel")
         assert rig.outcome(first).meta["status"] == "cancelled"
         assert pickle.loads(rig.outcome(second).blob) == 8 << 20
 
@@ -641,7 +642,7 @@ def test_a_cancel_before_ready_is_kept() -> None:
             pickle.dumps(time.sleep), mode="sync", concurrency=1, endpoint="e", revision="r", python=PYTHON
         )
         job = rig.submit(1e6)
-        rig.process.cancel(job, "cancel")
+        rig.process.cancel(job, 1, "cancel")
         assert rig.outcome(job).meta["status"] == "cancelled"
         assert rig.value(0) is None
 
@@ -652,8 +653,8 @@ def test_cancelling_what_is_not_there() -> None:
         rig.load(lambda: 1)
         job = rig.submit()
         rig.outcome(job)
-        rig.process.cancel(job, "cancel")
-        rig.process.cancel("e-999", "timeout")
+        rig.process.cancel(job, 1, "cancel")
+        rig.process.cancel("e-999", 1, "timeout")
         assert rig.value() == 1
 
 
@@ -672,7 +673,7 @@ def test_a_swallowed_interrupt_still_decides() -> None:
         rig.load(stubborn)
         job = rig.submit()
         rig.until(lambda: "running" in rig.process.tail.text())
-        rig.process.cancel(job, "cancel")
+        rig.process.cancel(job, 1, "cancel")
         assert rig.outcome(job).meta["status"] == "cancelled"
 
 
@@ -691,7 +692,7 @@ def test_a_job_that_resists_is_killed() -> None:
         rig.load(resist)
         job = rig.submit()
         rig.until(lambda: "running" in rig.process.tail.text())
-        rig.process.cancel(job, "timeout")
+        rig.process.cancel(job, 1, "timeout")
         rig.until(lambda: "swallowed\nrunning" in rig.process.tail.text())
         assert rig.frames == []
         assert rig.process.alive
@@ -717,7 +718,7 @@ def test_a_job_that_holds_the_interpreter_lock_is_killed() -> None:
         rig.load(hold)
         job = rig.submit()
         rig.until(lambda: "holding" in rig.process.tail.text())
-        rig.process.cancel(job, "cancel")
+        rig.process.cancel(job, 1, "cancel")
         with pytest.raises(AssertionError, match="no such frame"):
             rig.outcome(job, within_s=0.5)
         started = time.monotonic()
@@ -780,12 +781,12 @@ def test_coroutines_are_cancelled_one_by_one() -> None:
     with Rig() as rig:
         rig.load(wait, mode="async", concurrency=2)
         endless, finite, waiting = rig.submit(1e6), rig.submit(0.5), rig.submit(1e6)
-        rig.process.cancel(waiting, "cancel")
+        rig.process.cancel(waiting, 1, "cancel")
         assert rig.outcome(waiting).meta["status"] == "cancelled"
-        rig.process.cancel(endless, "timeout")
+        rig.process.cancel(endless, 1, "timeout")
         assert rig.outcome(endless).meta["status"] == "timeout"
         assert rig.outcome(finite).meta["status"] == "ok"
-        rig.process.cancel(finite, "cancel")
+        rig.process.cancel(finite, 1, "cancel")
         assert rig.value(0) == "done"
 
 
@@ -896,7 +897,7 @@ def test_sending_to_a_dead_executor_is_harmless() -> None:
         rig.submit()
         rig.until_closed()
         rig.submit(bytes(4 << 20))
-        rig.process.cancel("e-1", "cancel")
+        rig.process.cancel("e-1", 1, "cancel")
         rig.process.keepalive()
         rig.process.stop()
         assert rig.process.writers() == []
@@ -994,7 +995,7 @@ SUPERVISOR = textwrap.dedent(
         cloudpickle.dumps(job), mode="sync", concurrency=1, endpoint="e", revision="r", python=sys.argv[3]
     )
     process.run(
-        "j", cloudpickle.dumps(((sys.argv[1],), {})), attempt=1, fence=1, generation=1, encoding="pickle"
+        "j", cloudpickle.dumps(((sys.argv[1],), {})), fence=1, encoding="pickle"
     )
     while True:
         select.select(process.readers(), process.writers(), [], 0.1)

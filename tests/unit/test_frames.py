@@ -152,3 +152,46 @@ def test_a_stream_that_ends_in_the_middle_of_a_frame() -> None:
         assert decoder.receive(theirs) == []
         with pytest.raises(EOFError, match="in the middle"):
             decoder.receive(theirs)
+
+
+OUTCOME = {"job": "j", "fence": 1, "status": "ok", "encoding": "pickle", "execution_ms": 0.5}
+ERROR = {"kind": "exception", "type": "ValueError", "message": "", "traceback": ""}
+
+
+@pytest.mark.parametrize(
+    ("kind", "meta"),
+    [
+        (FrameType.OUTCOME, OUTCOME),
+        (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": ERROR, "of a later version": 1}),
+        (FrameType.READY, {"pid": 1, "python": "3.11.9", "boot_ms": 1, "load_ms": 0.1}),
+        (FrameType.FAILED, {"type": "E", "message": "", "traceback": "", "types": ["E"]}),
+    ],
+)
+def test_what_an_executor_may_say(kind: FrameType, meta: dict[str, Any]) -> None:
+    """Given the frames of an executor, expect them to pass."""
+    frames.check(Frame(kind, meta))
+
+
+@pytest.mark.parametrize(
+    ("kind", "meta"),
+    [
+        (FrameType.OUTCOME, {}),
+        (FrameType.OUTCOME, {**OUTCOME, "job": None}),
+        (FrameType.OUTCOME, {**OUTCOME, "fence": "1"}),
+        (FrameType.OUTCOME, {**OUTCOME, "status": "perhaps"}),
+        (FrameType.OUTCOME, {**OUTCOME, "encoding": "failure"}),
+        (FrameType.OUTCOME, {**OUTCOME, "execution_ms": float("nan")}),
+        (FrameType.OUTCOME, {**OUTCOME, "execution_ms": float("inf")}),
+        (FrameType.OUTCOME, {**OUTCOME, "execution_ms": -1}),
+        (FrameType.OUTCOME, {**OUTCOME, "status": "error"}),
+        (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": {}}),
+        (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": {**ERROR, "types": [1]}}),
+        (FrameType.READY, {}),
+        (FrameType.FAILED, {"type": 1}),
+        (FrameType.RUN, {"job": "j"}),
+    ],
+)
+def test_what_an_executor_may_not_say(kind: FrameType, meta: dict[str, Any]) -> None:
+    """Given a frame that user code made up, expect FrameError."""
+    with pytest.raises(FrameError):
+        frames.check(Frame(kind, meta))

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 Stop = Literal["cancel", "timeout"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Assignment:
-    """One job in this worker's hands. Times are this host's monotonic clock, in seconds."""
+    """One delivery of a job to this worker. Times are this host's monotonic clock, in seconds."""
 
     claimed: Claimed
     header: Header
@@ -26,6 +26,7 @@ class Assignment:
     began: bool = False  # START was recorded, or travels with the next ADVANCE
     began_at: float = 0.0
     stop: Stop | None = None  # why it is being interrupted
+    asked_back: bool = False  # the executor is to give it back if it has not begun
     kill_at: float = 0.0  # when the executor is killed if it has not stopped by then
 
     @property

@@ -24,6 +24,10 @@ class WorkerConfig:
     host: str
     keys: EndpointKeys
     home: Path  # FLASHQ_HOME of the host: environments, inject folder
+    revision: str = ""  # the revision and
+    resources: str = (
+        ""  # the digest of environment and resources it was ordered for; empty: whatever is current
+    )
     booked: bool = True  # ordered by an autoscaler; False: started by hand
     lease_s: float = 15.0
     grace_s: float = 10.0  # between interrupting a job and killing what runs it

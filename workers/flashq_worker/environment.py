@@ -79,7 +79,8 @@ def ensure(
     No dependencies and the worker's own Python version: the worker's own interpreter, with its packages.
     Blocks while it builds, or while another process does; `on_output` gets the installer's lines, without
     their ends. `variables` is the installer's environment, by default this process's; flashq's own are taken
-    out. Raises SpecError (see `requirements`) and EnvironmentBuildError, with the installer's last lines.
+    out. Raises SpecError (see `requirements`), and with the installer's last lines Unresolvable, which another try
+    would not change, or EnvironmentBuildError.
     """
     wanted = requirements(dependencies)
     digest = environment_digest(wanted, python_version)
@@ -144,7 +145,7 @@ def _build(
         (under_way / _MARKER).write_text(marker, encoding="utf-8")
         under_way.rename(place)
     except EnvironmentBuildError as error:
-        raise EnvironmentBuildError(str(error), _tail(log)) from None
+        raise type(error)(str(error), _tail(log)) from None
     finally:
         shutil.rmtree(under_way, ignore_errors=True)
 

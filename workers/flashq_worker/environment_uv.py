@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 _MISLEADING = ("VIRTUAL_ENV", "CONDA_PREFIX", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_PROJECT", "UV_WORKING_DIR")
 
 
+class Unresolvable(EnvironmentBuildError):
+    """These requirements cannot be had together, or at all: another try would end the same way."""
+
+
+_UNRESOLVABLE = "No solution found"  # uv's words; and where it says these, it could not ask the index:
+_UNASKED = ("network was disabled", "not found in the cache")
+
+
 class Uv:
     """uv, run in `folder` (so that no project's files are taken for the operator's configuration)."""
 
@@ -31,6 +39,7 @@ class Uv:
         self._folder = folder
         self._on_output = on_output
         self._indexes = indexes
+        self._said_unresolvable = self._said_unasked = False
         self._binary = _find(variables)
         inherited = {name: value for name, value in scrubbed(variables).items() if name not in _MISLEADING}
         quiet = {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
@@ -78,14 +87,17 @@ class Uv:
             raise EnvironmentBuildError(f"could not make an environment: uv venv exited with status {status}")
 
     def install(self, environment: Path, requirements: Sequence[str]) -> None:
-        """Install the requirements. Packages are hard links into uv's cache where the file system allows."""
+        """Install the requirements. Packages are hard links into uv's cache where the file system allows.
+
+        Raises Unresolvable; EnvironmentBuildError where it is the machine's or the index's trouble.
+        """
         names = ", ".join(requirements)
         self._on_output(f"installing {names}")
         options = ("--python", str(environment / "bin" / "python"), *self._indexes.options)
         if status := self._run("pip", "install", *options, "--", *requirements):
-            raise EnvironmentBuildError(
-                f"could not install {names}: uv pip install exited with status {status}"
-            )
+            hopeless = self._said_unresolvable and not self._said_unasked
+            kind = Unresolvable if hopeless else EnvironmentBuildError
+            raise kind(f"could not install {names}: uv pip install exited with status {status}")
 
     def _run(self, *arguments: str) -> int:
         """Run uv; its exit status."""
@@ -102,6 +114,8 @@ class Uv:
         with process:
             try:
                 for line in process.stdout or ():
+                    self._said_unresolvable |= _UNRESOLVABLE in line
+                    self._said_unasked |= any(words in line for words in _UNASKED)
                     self._on_output(line.rstrip("\n"))
             except BaseException:
                 process.kill()

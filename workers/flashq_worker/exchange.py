@@ -15,8 +15,11 @@ from flashq.errors import BrokerError, BrokerUnreachable
 from flashq.store.line import Line, pack
 from flashq.store.stream import CommandStream
 from flashq.store.transitions import handed_over
+from flashq_worker.pacing import PATIENCE_S, Backoff
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flashq.store.broker import Broker
     from flashq.store.command import Command
     from flashq.store.records import Advanced, Claim, Claimed, Settlement
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
     from flashq_worker.pacing import Pace
 
 log = logging.getLogger("flashq.worker")
-_RECONNECT_S = 0.2
+_RECONNECT_S = (0.2, 0.5)  # the first pause after losing the broker, and the longest
+_REFUSED_S = (0.2, 5.0)  # after it refused something: its disk or memory is full, it is a replica
 _BEGIN_S = 0.01  # a job that ends within this is begun and finished in one step
 _LOOK_S = 1.0  # a bell is only a hint: a worker with room looks for work this often all the same
 
@@ -40,8 +44,8 @@ class Events(Protocol):
     def on_stop(self, job: str, why: Stop) -> None:
         """The caller of this job wants it stopped."""
 
-    def on_not_ours(self, job: str) -> None:
-        """This job is not this worker's any more."""
+    def on_not_ours(self, job: str, fence: int) -> None:
+        """This delivery of a job is not this worker's any more."""
 
     def on_drain(self) -> None:
         """Take nothing more, and end."""
@@ -67,6 +71,13 @@ class Exchange:
         self._settled: list[Settlement] = []
         self._begun: list[Assignment] = []
         self._begun_by = 0.0  # when their START is to be sent though no step is due
+        self._refused: list[
+            tuple[str, Callable[[], None]]
+        ] = []  # a job, and what says of it again what was refused
+        self._heard: set[tuple[str, int]] | None = None  # deliveries claimed since RECOVER was asked
+        self._unreachable = Backoff(*_RECONNECT_S)
+        self._refusing = Backoff(*_REFUSED_S)
+        self._deaf = Backoff(*_REFUSED_S)  # as to the bell
         self._advancing = False
         self._nonce = 0
         self._look = True
@@ -81,9 +92,9 @@ class Exchange:
         try:
             line, bell = self._broker.connect(), Line(self._config.url)
         except BrokerError as error:
-            log.warning("%s; trying again", error)
-            self.due_at = time.monotonic() + _RECONNECT_S
+            self._lost(error)
             return
+        self._unreachable.succeeded()
         again = self._connected
         self._connected = True
         self._stream.attach(line)
@@ -97,13 +108,19 @@ class Exchange:
         """Ask for what was handed over with a ring that was lost."""
 
         def answered(answer: Claim | None, error: Exception | None) -> None:
+            heard, self._heard = self._heard or set(), None
             if answer is None:
-                log.warning("the broker refused to recover: %s", error)
+                self._trouble(error)
+                self._refused.append(("", self._recover))
             elif answer.jobs:
-                held = {h.job for h in self._hand}
-                self._events.on_claimed(tuple(row for row in answer.jobs if row.job not in held), 0)
+                heard |= {(h.job, h.fence) for h in self._hand}
+                self._events.on_claimed(
+                    tuple(row for row in answer.jobs if (row.job, row.fence) not in heard), 0
+                )
 
+        self._heard = set()
         known = [held.job for held in self._hand] + [done.job for done in self._settled]
+        known += [job for job, _ in self._refused if job]
         self._stream.add(
             self._transitions.recover(self._config.endpoint, self._config.worker, known), answered
         )
@@ -114,9 +131,18 @@ class Exchange:
             self._bell.send(self._bell_request)
 
     def _disconnect(self, error: Exception) -> None:
-        log.warning("%s", error)
         self.close()
-        self.due_at = time.monotonic() + _RECONNECT_S
+        self._lost(error)
+
+    def _lost(self, error: Exception) -> None:
+        if self._unreachable.failed(time.monotonic()):
+            log.warning("%s; trying again", error)
+        self.due_at = self._unreachable.until
+
+    def _trouble(self, error: Exception | None) -> None:
+        """The broker refused something: say so once, and leave it in peace for a while."""
+        if self._refusing.failed(time.monotonic()):
+            log.error("the broker refused a step, and is asked again: %s", error)
 
     def close(self) -> None:
         """Let go of the connections; what had no answer is sent again after the next `connect`."""
@@ -144,26 +170,48 @@ class Exchange:
     def _on_bell(self, bell: Line) -> None:
         self.listening = False
         for reply in bell.receive():
-            rung_for: bytes = reply[1] if isinstance(reply, list) else b""
-            if rung_for.startswith(b"claim:"):
-                self._events.on_claimed((handed_over(rung_for[6:]),), 0)
-                continue
-            if rung_for.startswith(b"cancel:"):
-                self._events.on_stop(rung_for[7:].decode(), "cancel")
-            elif rung_for == b"drain":
-                self._events.on_drain()
-            self._look = True
+            if isinstance(reply, list):
+                self._deaf.succeeded()
+                try:
+                    self._on_ring(reply[1])
+                except (ValueError, IndexError) as error:
+                    log.warning("a ring that makes no sense is ignored: %r", error)
+            elif self._deaf.failed(time.monotonic()):
+                log.error("the broker does not let this worker wait for its bell: %s", reply)
+
+    def _on_ring(self, rung_for: bytes) -> None:
+        if rung_for.startswith(b"claim:"):
+            row = handed_over(rung_for[6:])
+            if self._heard is not None:
+                self._heard.add((row.job, row.fence))
+            if (row.job, row.fence) not in {(h.job, h.fence) for h in self._hand}:  # recovered meanwhile
+                self._events.on_claimed((row,), 0)
+            return
+        if rung_for.startswith(b"cancel:"):
+            self._events.on_stop(rung_for[7:].decode(), "cancel")
+        elif rung_for == b"drain":
+            self._events.on_drain()
+        self._look = True
 
     # -- what is to be said --------------------------------------------------------------------------
     @property
     def unsettled(self) -> bool:
         """Whether the broker has yet to hear of something, or to confirm it."""
-        return bool(self._settled) or self._stream.busy
+        return bool(self._settled or self._refused) or self._stream.busy
 
     @property
-    def begun_by(self) -> float | None:
-        """When the START of what has begun is to be sent; None where nothing has."""
-        return self._begun_by if self._begun and not self._advancing else None
+    def act_by(self) -> float:
+        """When what is held back is to be sent though nothing happens; infinity where nothing is."""
+        if self._stream.line is None:
+            return float("inf")
+        due = [self._deaf.until if self._deaf.failing and not self.listening else float("inf")]
+        if self._refused:
+            due.append(self._refusing.until)
+        if self._settled and not self._advancing:
+            due.append(self._refusing.until)
+        elif self._begun and not self._advancing:
+            due.append(max(self._begun_by, self._refusing.until))
+        return min(due)
 
     def now_ms(self) -> int:
         """The broker's clock, as of its last answer."""
@@ -176,7 +224,7 @@ class Exchange:
     def settle(self, settlement: Settlement) -> None:
         """Store an outcome, with the next step."""
         if settlement.state == "retry":
-            self._add(self._transitions.finish(settlement))
+            self._add(settlement.job, self._transitions.finish(settlement))
         else:
             self._settled.append(settlement)
 
@@ -189,59 +237,75 @@ class Exchange:
             self._begun.append(held)
 
     def release(self, jobs: list[Assignment]) -> None:
-        """Give jobs back uncounted."""
-        for held in jobs:
+        """Give jobs back uncounted. Given in the order of their claims, they wait in that order."""
+        for held in reversed(jobs):  # each goes to the front of its queue
             if held in self._begun:
                 self._begun.remove(held)
-            self._add(self._transitions.release(held.job, held.fence))
+            self._add(held.job, self._transitions.release(held.job, held.fence))
 
     def crash(self, held: Assignment, why: str, final: Settlement) -> None:
         """The executor died under a job; `final` is stored if it may not run again."""
         if held in self._begun:  # its attempt counts, though no step has told of it yet
             self._begun.remove(held)
-            self._add(self._transitions.start(held.job, held.fence))
-        self._add(self._transitions.crash(held.job, held.fence, why, final.outcome, final.keep_s))
+            self._add(held.job, self._transitions.start(held.job, held.fence))
+        self._add(held.job, self._transitions.crash(held.job, held.fence, why, final.outcome, final.keep_s))
 
     def log(self, job: str, output: bytes) -> None:
-        """Keep a piece of a job's output."""
-        self._add(self._transitions.log(job, output))
+        """Keep a piece of a job's output, if the broker can."""
 
-    def _add(self, command: Command[Any]) -> None:
+        def answered(_: Any, error: Exception | None) -> None:
+            if error is not None and not self._refusing.failing:
+                log.warning("output of job %s is not kept: %s", job, error)
+
+        self._stream.add(self._transitions.log(job, output), answered)
+
+    def _add(self, job: str, command: Command[Any]) -> None:
         def answered(answer: Any, error: Exception | None) -> None:
             if error is not None:
-                log.warning("the broker refused to %s: %s", command.script, error)
-            elif answer in ("stale", "gone"):
+                self._trouble(error)
+                self._refused.append((job, lambda: self._add(job, command)))
+                return
+            if answer in ("stale", "gone"):
                 log.warning("%s came too late and was refused (%s)", command.script, answer)
-            self._look = self._look or command.script != "log"
+            self._look = True
 
         self._stream.add(command, answered)
+
+    def _say_again(self) -> None:
+        refused, self._refused = self._refused, []
+        for _, say in refused:
+            say()
 
     # -- steps ---------------------------------------------------------------------------------------
     def flush(self, *, may_claim: bool, listen: bool) -> None:
         """Take the next step if one is due, send what is queued, and with `listen` wait for the bell."""
-        if time.monotonic() >= self.due_at:
+        now = time.monotonic()
+        if now >= self.due_at:
             self._look = True
         try:
             if self._stream.line is not None:
-                wants_work = self._look and may_claim and self._hand.room > 0
-                begun = self._begun and time.monotonic() >= self._begun_by
-                if not self._advancing and (self._settled or begun or wants_work):
-                    self._advance(may_claim)
+                if now >= self._refusing.until:
+                    if self._refused:
+                        self._say_again()
+                    wants_work = self._look and may_claim and self._hand.room > 0
+                    begun = self._begun and now >= self._begun_by
+                    if not self._advancing and (self._settled or begun or wants_work):
+                        self._advance(may_claim, now)
                 self._stream.flush()
-                if listen and not self._advancing:
+                if listen and not self._advancing and now >= self._deaf.until:
                     self._listen()
         except BrokerUnreachable as error:
             self._disconnect(error)
 
-    def _advance(self, may_claim: bool) -> None:
+    def _advance(self, may_claim: bool, now: float) -> None:
         hand = self._hand
         done, self._settled = self._settled, []
         begun, self._begun = self._begun, []
         room = hand.room if may_claim else 0
-        count = max(0, hand.concurrency + self._pace.ahead - len(hand)) if may_claim else 0
+        ahead = self._pace.ahead if now < hand.oldest_began_at + PATIENCE_S else 0  # what runs is a long one
+        count = max(0, hand.concurrency + ahead - len(hand)) if may_claim else 0
         start = 0 if hand.waiting else room
         self._nonce += 1
-        now = time.monotonic()
         command = self._transitions.advance(
             self._config.endpoint,
             self._config.worker,
@@ -261,10 +325,13 @@ class Exchange:
         def answered(answer: Advanced | None, error: Exception | None) -> None:
             self._advancing = False
             if answer is None:
-                log.error("the broker refused a step: %s", error)
+                self._trouble(error)
                 self._settled = done + self._settled
-                self.due_at = time.monotonic() + _LOOK_S
+                self._begun = begun + self._begun
+                self.due_at = max(self.due_at, self._refusing.until)
             else:
+                if self._refusing.succeeded():
+                    log.info("the broker takes steps again")
                 self._on_advanced(answer, begun, asked=count, start=start)
 
         self._stream.add(command, answered)
@@ -280,7 +347,9 @@ class Exchange:
             if verdict == "cancel":
                 self._events.on_stop(held.job, "cancel")
             elif verdict == "stale":
-                self._events.on_not_ours(held.job)
+                self._events.on_not_ours(held.job, held.fence)
         if answer.claim.jobs:
+            if self._heard is not None:
+                self._heard.update((row.job, row.fence) for row in answer.claim.jobs)
             self._look = len(answer.claim.jobs) == asked
             self._events.on_claimed(answer.claim.jobs, start)

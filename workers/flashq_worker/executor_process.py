@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -79,6 +80,8 @@ class ExecutorProcess:
         self._sock = sock
         self._lifeline = lifeline
         self._pulse = pulse
+        self._pulse_closed = False
+        self._pulse_lock = threading.Lock()
         self._output: int | None = output
         self._decoder = FrameDecoder()
         self._unsent: deque[_Unsent] = deque()
@@ -161,7 +164,7 @@ class ExecutorProcess:
     def frames(self) -> list[Frame]:
         """The frames that have arrived, without waiting; sets `closed` at the end of the stream.
 
-        Raises FrameError where the executor sent what is no frame: nothing but `kill` is then of use.
+        Raises FrameError where the executor sent what is no frame of its: nothing but `kill` is then of use.
         """
         if self.closed:
             return []
@@ -175,6 +178,7 @@ class ExecutorProcess:
         except (EOFError, ConnectionResetError):
             self.closed = True
         for frame in received:
+            frames.check(frame)
             if frame.type is FrameType.READY:
                 self.ready = True
                 if self._poke_when_ready:
@@ -225,37 +229,26 @@ class ExecutorProcess:
         job: str,
         payload: bytes,
         *,
-        attempt: int,
         fence: int,
-        generation: int,
         encoding: Literal["pickle", "json"],
-        deadline_s: float | None = None,
     ) -> None:
-        """Have it run a job, after those it was given before. An OUTCOME of that job follows.
+        """Have it run a job, after those it was given before. An OUTCOME of that job and fence follows."""
+        self._send(FrameType.RUN, {"job": job, "fence": fence, "encoding": encoding}, payload)
 
-        `deadline_s` tells the job how long it has; holding it to that is the caller's business (`cancel`).
+    def cancel(self, job: str, fence: int, reason: Literal["cancel", "timeout", "give-back"]) -> None:
+        """Interrupt `job`. Its OUTCOME follows, unless the job resists: then `kill` after a grace.
+
+        One that has not begun is dropped, and answered at once. "give-back" does that alone, and its OUTCOME
+        is "skipped"; a job that has begun goes on.
         """
-        meta: dict[str, Any] = {
-            "job": job,
-            "attempt": attempt,
-            "fence": fence,
-            "generation": generation,
-            "encoding": encoding,
-        }
-        if deadline_s is not None:
-            meta["deadline_s"] = deadline_s
-        self._send(FrameType.RUN, meta, payload)
-
-    def cancel(self, job: str, reason: Literal["cancel", "timeout"]) -> None:
-        """Interrupt `job`. Its OUTCOME follows, unless the job resists: then `kill` after a grace."""
-        self._send(FrameType.CANCEL, {"job": job, "reason": reason}, then_poke=True)
+        self._send(FrameType.CANCEL, {"job": job, "fence": fence, "reason": reason}, then_poke=True)
 
     def stop(self) -> None:
         """Have it exit when it has run what it was given; `kill` after a grace where it does not."""
         self._send(FrameType.STOP, {})
 
     def keepalive(self) -> None:
-        """Tell it that the lease was renewed, which lets it live for another `lease_s`."""
+        """Tell it that the lease was renewed, which lets it live for another `lease_s`. From any thread."""
         self._pulse_with(watchdog.BEAT)
 
     def flush(self) -> None:
@@ -308,10 +301,10 @@ class ExecutorProcess:
             os.kill(self.pid, signal.SIGUSR1)
 
     def _pulse_with(self, byte: bytes) -> None:
-        if self._killed:
-            return
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            os.write(self._pulse, byte)
+        with self._pulse_lock:  # the lease thread's word must not go where the number of a closed pipe leads
+            if not self._pulse_closed:
+                with contextlib.suppress(OSError):  # it is full of the like, or nobody reads it any more
+                    os.write(self._pulse, byte)
 
     # -- its end -------------------------------------------------------------------------------------
 
@@ -369,8 +362,10 @@ class ExecutorProcess:
         self.closed = True
         self._unsent.clear()
         self._sock.close()
-        for fd in (self._lifeline, self._pulse):
-            os.close(fd)
+        os.close(self._lifeline)
+        with self._pulse_lock:
+            self._pulse_closed = True
+            os.close(self._pulse)
         if self._output is not None:
             os.close(self._output)
             self._output = None

@@ -30,7 +30,7 @@ def exit_code(standing: Standing) -> ExitCode | None:
     """The code to end with, or None to go on. A draining worker finishes what it holds first."""
     if standing.gone:
         return ExitCode.LOST
-    if standing.start_failed:
+    if standing.start_failed and not standing.unsettled:
         return ExitCode.NOT_STARTED
     if standing.draining and not standing.holding and not standing.unsettled:
         return ExitCode.LEFT

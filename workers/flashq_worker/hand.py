@@ -51,8 +51,8 @@ class Hand:
 
     @property
     def backlog(self) -> bool:
-        """Whether any wait for another to end, here or in the executor."""
-        return bool(self.waiting) or len(self.running) > self.concurrency
+        """Whether any wait for another to end, here or in the executor, and have not been asked back."""
+        return bool(self.waiting) or bool(self.ahead_of_time)
 
     @property
     def oldest_began_at(self) -> float:
@@ -65,15 +65,26 @@ class Hand:
         self.waiting = deque(held for held in self.waiting if held not in taken)
         return taken
 
-    def take_ahead(self) -> list[Assignment]:
-        """Take out of the hand what the executor was given and cannot have begun."""
-        taken = list(self.running.values())[self.concurrency :]
-        for held in taken:
-            del self.running[held.job]
+    def take_revision(self, revision: str) -> list[Assignment]:
+        """Take those of one revision out of those waiting."""
+        taken = [held for held in self.waiting if held.claimed.revision == revision]
+        self.waiting = deque(held for held in self.waiting if held.claimed.revision != revision)
         return taken
 
-    def take_running(self) -> list[Assignment]:
-        """Take all that run out of the hand."""
-        taken = list(self.running.values())
-        self.running.clear()
+    @property
+    def ahead_of_time(self) -> list[Assignment]:
+        """What the executor was given beyond what it runs at once, and was not asked for again.
+
+        As far as is known here: what is in front of them may have ended, and its outcome be under way. So only
+        the executor can say that one of them has not begun.
+        """
+        if len(self.running) <= self.concurrency:
+            return []
+        return [held for held in list(self.running.values())[self.concurrency :] if not held.asked_back]
+
+    def take_running(self, beyond: int = 0) -> list[Assignment]:
+        """Take those that run out of the hand, but for the first `beyond`."""
+        taken = list(self.running.values())[beyond:]
+        for held in taken:
+            del self.running[held.job]
         return taken

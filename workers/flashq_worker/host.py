@@ -289,6 +289,8 @@ class HostAgent:
             host=self.host,
             keys=self._keyring.for_endpoint(order.endpoint),
             home=self._home.folder,
+            revision=order.revision,
+            resources=order.environment,
             lease_s=self._options.lease_s,
             drain_s=self._options.drain_s,
             payload_limit=self._options.payload_limit,

@@ -38,7 +38,7 @@ class LeaseKeeper:
         jobs: Callable[[], tuple[tuple[str, int], ...]],
         fields: Callable[[], Mapping[str, Value]],
         on_renewed: Callable[[], None],
-        on_verdict: Callable[[str, Mapping[str, str]], None],
+        on_verdict: Callable[[str, Mapping[tuple[str, int], str]], None],
     ) -> None:
         self._broker = broker
         self._endpoint, self._worker = endpoint, worker
@@ -68,6 +68,8 @@ class LeaseKeeper:
                 self._broker.run(self._broker.transitions.reap(self._endpoint, lease_ms=self._lease_ms))
             except BrokerError as error:
                 log.warning("cannot renew: %s", error)
+            except Exception:  # without this thread every job here is taken away after a lease
+                log.exception("cannot renew")
 
     def renew(self) -> None:
         """One renewal.
@@ -81,6 +83,6 @@ class LeaseKeeper:
         renewed: Renewed = self._broker.run(command)
         if renewed.verdict != "gone":
             self._on_renewed()
-        told = {job: verdict for (job, _), verdict in zip(jobs, renewed.jobs, strict=True) if verdict != "ok"}
+        told = {job: verdict for job, verdict in zip(jobs, renewed.jobs, strict=True) if verdict != "ok"}
         if told or renewed.verdict != "ok":
             self._on_verdict(renewed.verdict, told)

@@ -21,6 +21,35 @@ _WEIGHT = 0.2
 
 
 @dataclass(slots=True)
+class Backoff:
+    """Pauses between tries that fail: the first of `first_s`, each twice the last, none over `longest_s`.
+
+    Times are given by the caller, in seconds of one clock. `until`: before then nothing is to be tried.
+    """
+
+    first_s: float
+    longest_s: float
+    until: float = 0.0
+    failing: bool = False
+    _pause_s: float = 0.0
+
+    def failed(self, now: float) -> bool:
+        """A try failed; whether that is news. Further ones that were under way with it make no difference."""
+        news = not self.failing
+        if news or now >= self.until:
+            self._pause_s = self.first_s if news else min(2 * self._pause_s, self.longest_s)
+            self.until = now + self._pause_s
+            self.failing = True
+        return news
+
+    def succeeded(self) -> bool:
+        """A try succeeded; whether that is news."""
+        news, self.failing = self.failing, False
+        self.until = 0.0
+        return news
+
+
+@dataclass(slots=True)
 class Pace:
     """An estimate of how long jobs run here, and what follows from it."""
 

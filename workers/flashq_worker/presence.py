@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flashq_worker.config import WorkerConfig
 
 MOST_LOG_BYTES = 1024 * 1024
-_HOPELESS = 2  # starts in a row that would fail again: then the waiting jobs are told
+HOPELESS = 2  # starts in a row that would fail again: then the waiting jobs are told
 
 
 class Presence:
@@ -77,10 +77,15 @@ class Presence:
         value = self._broker.execute("HGET", self._broker.keys.of("endpoint", self._config.endpoint), name)
         return value or b""
 
-    def current_revision(self) -> str:
-        """The digest of the endpoint's current revision."""
-        self.resources = text(self._field("resources"))
-        return text(self._field("revision"))
+    def first_revision(self) -> str:
+        """The digest of the revision to begin with: the current one, if it wants what this worker was given."""
+        current, resources = text(self._field("revision")), text(self._field("resources"))
+        self.resources = self._config.resources or resources
+        return current if self.resources == resources else self._config.revision or current
+
+    def version(self) -> int:
+        """Counts the registrations of the endpoint that changed something."""
+        return int(self._field("version") or 0)
 
     def record(self, digest: str) -> Revision:
         """A revision's record, verified.
@@ -137,16 +142,18 @@ class Presence:
         """Be gone, in order."""
         self._broker.run(self._broker.transitions.leave(self._config.endpoint, self._config.worker, why))
 
-    def leave_unstarted(self, why: str, *, deterministic: bool) -> None:
-        """Say that this worker could not start; after two starts that would fail again, tell the waiting jobs."""
+    def leave_unstarted(self, why: str, revision: str, *, deterministic: bool) -> None:
+        """Say that this worker could not start; after two starts that would fail again, tell the waiting jobs.
+
+        Those of `revision`, that is: the one that failed; empty where it is not known.
+        """
         config, transitions = self._config, self._broker.transitions
         hopeless = self._broker.run(
             transitions.leave(
                 config.endpoint, config.worker, why, before_ready=True, deterministic=deterministic
             )
         )
-        if hopeless >= _HOPELESS:
-            revision = self.current_revision()
+        if deterministic and revision and hopeless >= HOPELESS:
             message = f"endpoint {config.endpoint} cannot start: {why}"
             while self._broker.run(transitions.fail_waiting(config.endpoint, revision, message)) >= 500:
                 continue

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flashq import codec
-from flashq.errors import FlashqError
-from flashq_worker import environment, inject
-from flashq_worker.executor.frames import Frame, FrameType
+from flashq.errors import FlashqError, SpecError
+from flashq_worker import environment, environment_uv, inject
+from flashq_worker.executor.frames import Frame, FrameError, FrameType
 from flashq_worker.executor_process import ExecutorProcess
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flashq_worker.config import WorkerConfig
 
 log = logging.getLogger("flashq.worker")
+_MACHINES = frozenset({"OSError", "MemoryError"})  # raised while loading, these may be the machine's trouble
 
 
 class Phase(Enum):
@@ -39,7 +40,11 @@ class Phase(Enum):
 
 
 class Runtime:
-    """The executor of a worker. `failure` says why phase is FAILED; another start would fail the same way."""
+    """The executor of a worker.
+
+    `failure` says why phase is FAILED, and `deterministic` whether another start would fail the same way; if not,
+    it was this machine's trouble: its disk or memory, the way to the index.
+    """
 
     def __init__(self, config: WorkerConfig, wake: Callable[[], None]) -> None:
         self._config = config
@@ -48,6 +53,7 @@ class Runtime:
         self.process: ExecutorProcess | None = None
         self.revision = ""
         self.failure = ""
+        self.deterministic = False
         self.startup_ms: dict[str, float] = {}
         self._record: Revision | None = None
         self._env: Mapping[str, str] = {}
@@ -98,7 +104,7 @@ class Runtime:
             self.startup_ms["environment"] = round(built.build_ms, 3)
             self._start(built.python)
         else:
-            self._fail(str(built))
+            self._fail(str(built), deterministic=isinstance(built, environment_uv.Unresolvable | SpecError))
 
     def _start(self, python: Path) -> None:
         assert self._record is not None
@@ -114,7 +120,7 @@ class Runtime:
                 endpoint_env=self._env,
             )
         except OSError as error:
-            self._fail(f"the executor cannot be started: {error}")
+            self._fail(f"the executor cannot be started: {error}", deterministic=False)
             return
         self.process.load(
             record.function,
@@ -141,7 +147,9 @@ class Runtime:
         return variables
 
     def on_frame(self, frame: Frame) -> None:
-        """READY or FAILED: the answer to loading."""
+        """READY or FAILED: the answer to loading. Raises FrameError where nothing was asked."""
+        if self.phase is not Phase.LOADING:
+            raise FrameError(f"a {frame.type.name} frame, though nothing was to be loaded")
         if frame.type is FrameType.READY:
             self.phase = Phase.READY
             self.startup_ms["load"] = frame.meta["load_ms"]
@@ -150,7 +158,8 @@ class Runtime:
         elif frame.type is FrameType.FAILED:
             error = frame.meta
             self._fail(
-                f"the function does not load: {error['type']}: {error['message']}\n{error['traceback']}"
+                f"the function does not load: {error['type']}: {error['message']}\n{error['traceback']}",
+                deterministic=not _MACHINES.intersection(error.get("types", [])),
             )
 
     def on_closed(self) -> None:
@@ -158,10 +167,13 @@ class Runtime:
         assert self.process is not None
         self.process.kill()
         how = self.process.exit_description()
-        self._fail(f"the executor {how} while it loaded the function\n{self.process.tail.text()}")
+        self._fail(
+            f"the executor {how} while it loaded the function\n{self.process.tail.text()}",
+            deterministic=how.startswith("exited"),  # a signal: out of memory, as a rule
+        )
 
-    def _fail(self, why: str) -> None:
-        self.failure = why
+    def _fail(self, why: str, *, deterministic: bool) -> None:
+        self.failure, self.deterministic = why, deterministic
         self.phase = Phase.FAILED
 
     def close(self) -> None:

@@ -13,9 +13,9 @@ import select
 import signal
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from flashq.errors import BrokerError, EnvelopeError, FlashqError
+from flashq.errors import BrokerError, EnvelopeError, FlashqError, PythonMismatch
 from flashq.model.outcome import Failure, FailureKind
 from flashq.store.broker import Broker
 from flashq_worker import assignment, presence, verdicts
@@ -24,6 +24,7 @@ from flashq_worker.executor.frames import Frame, FrameError, FrameType
 from flashq_worker.exit_policy import ExitCode, Standing, exit_code
 from flashq_worker.hand import Hand
 from flashq_worker.lease import LeaseKeeper
+from flashq_worker.loading import Loading
 from flashq_worker.outcomes import OutcomeWriter
 from flashq_worker.pacing import PATIENCE_S, Pace
 from flashq_worker.runtime import Phase, Runtime
@@ -31,6 +32,7 @@ from flashq_worker.runtime import Phase, Runtime
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from flashq.codec import Revision
     from flashq.store.records import Claimed
     from flashq_worker.assignment import Assignment, Stop
     from flashq_worker.config import WorkerConfig
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flashq.worker")
 _LONGEST_WAIT_S = 5.0
+_AGAIN_S = 0.2  # while the broker cannot be asked what to load
 
 
 class Supervisor:
@@ -53,16 +56,17 @@ class Supervisor:
         self._presence = presence.Presence(self._broker, config)
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._runtime = Runtime(config, self._wake)
+        self._loading = Loading(self._runtime, self._presence, self)
         self._outcomes = OutcomeWriter(config.keys, config.endpoint, config.payload_limit)
         self._poll = select.poll()
         self._polled: dict[int, int] = {}
-        self._verdicts: deque[tuple[str, Mapping[str, str]]] = deque()
+        self._verdicts: deque[tuple[str, Mapping[tuple[str, int], str]]] = deque()
         self._signals = 0
         self._draining = False
         self._sated = False
         self._drain_until = float("inf")
         self._gone = False
-        self._was_ready = False
+        self._progressed_at = 0.0  # when it was last looked what is due
         self._first_job = True
         self._logged: dict[str, int] = {}
         self._lease = LeaseKeeper(
@@ -87,14 +91,13 @@ class Supervisor:
             if given_up is not None:
                 return given_up
             self._lease.start()
-            revision = self._presence.current_revision()
-            record = self._presence.record(revision)
-            self._hand.concurrency = record.concurrency
-            self._runtime.prepare(revision, record, self._presence.environment_values())
+            while not self._signals and not self._began(self._loading.begin()):
+                time.sleep(_AGAIN_S)
             return self._loop()
         except FlashqError as error:
             log.exception("the worker cannot go on")
-            return self._fail_start(str(error), deterministic=isinstance(error, EnvelopeError))
+            deterministic = isinstance(error, EnvelopeError)
+            return self._fail_start(str(error), self._loading.revision, deterministic=deterministic)
         finally:
             self._lease.stop()
             self._runtime.close()
@@ -107,7 +110,7 @@ class Supervisor:
             standing = Standing(
                 draining=self._draining,
                 gone=self._gone,
-                start_failed=self._runtime.phase is Phase.FAILED and not self._was_ready,
+                start_failed=self._loading.failed,
                 holding=len(self._hand),
                 unsettled=self._exchange.unsettled,
             )
@@ -118,7 +121,8 @@ class Supervisor:
 
     def _end(self, code: ExitCode) -> ExitCode:
         if code is ExitCode.NOT_STARTED:
-            return self._fail_start(self._runtime.failure, deterministic=True)
+            loading = self._loading
+            return self._fail_start(loading.failure, loading.revision, deterministic=loading.deterministic)
         if code is ExitCode.LEFT:
             self._runtime.close()  # before it says so: what it held of the host is free by then
             with contextlib.suppress(BrokerError):
@@ -126,10 +130,10 @@ class Supervisor:
         log.info("worker %s ends: %s", self.config.worker, code.name)
         return code
 
-    def _fail_start(self, why: str, *, deterministic: bool) -> ExitCode:
+    def _fail_start(self, why: str, revision: str, *, deterministic: bool) -> ExitCode:
         log.error("cannot start: %s", why)
         with contextlib.suppress(BrokerError):
-            self._presence.leave_unstarted(why, deterministic=deterministic)
+            self._presence.leave_unstarted(why, revision, deterministic=deterministic)
         return ExitCode.NOT_STARTED
 
     # -- waiting -------------------------------------------------------------------------------------
@@ -168,18 +172,21 @@ class Supervisor:
 
     def _due_at(self) -> float:
         """When to look again though nothing happens."""
-        due = [time.monotonic() + _LONGEST_WAIT_S, self._drain_until]
+        due = [time.monotonic() + _LONGEST_WAIT_S, self._drain_until, self._loading.due_at]
+        due.append(self._exchange.act_by)
         for held in self._hand.current:
             if held.stop is not None:
                 due.append(held.kill_at)
             elif held.timeout_at is not None:
                 due.append(held.timeout_at)
         if self._hand.running and (self._hand.backlog or not self._exchange.listening):
-            due.append(self._hand.oldest_began_at + PATIENCE_S)
+            patience_ends = self._hand.oldest_began_at + PATIENCE_S
+            if (
+                patience_ends > self._progressed_at
+            ):  # else what it is waited for has been done, or is under way
+                due.append(patience_ends)
         if self._hand.room or not self._exchange.readers():
             due.append(self._exchange.due_at)
-        if self._exchange.begun_by is not None:
-            due.append(self._exchange.begun_by)
         return min(due)
 
     def _wake(self) -> None:
@@ -196,18 +203,18 @@ class Supervisor:
             self._gone = self._gone or verdict == "gone"
             if verdict == "drain":
                 self.on_drain()
-            for job, what in jobs.items():
+            for (job, fence), what in jobs.items():
                 if what == "cancel":
                     self.on_stop(job, "cancel")
                 else:
-                    self.on_not_ours(job)
+                    self.on_not_ours(job, fence)
         if self._signals:
             self.on_drain()
         if self._signals > 1:
             self._drain_until = 0.0
 
     # -- the lease thread's side ---------------------------------------------------------------------
-    def _on_verdict(self, verdict: str, jobs: Mapping[str, str]) -> None:
+    def _on_verdict(self, verdict: str, jobs: Mapping[tuple[str, int], str]) -> None:
         self._verdicts.append((verdict, jobs))
         self._wake()
 
@@ -225,20 +232,12 @@ class Supervisor:
     # -- what is due ---------------------------------------------------------------------------------
     def _progress(self) -> None:
         """Everything that can be done now without waiting."""
-        self._runtime.poll()
-        if self._runtime.phase is Phase.READY and not self._was_ready:
-            self._gone = not self._presence.ready(self._runtime.startup_ms)
-            self._was_ready = True
-            self._exchange.look()
-        elif self._runtime.phase is Phase.FAILED and self._was_ready:
-            self._refuse_waiting(self._runtime.failure)
-        now = time.monotonic()
+        self._began(self._loading.progress())
         self._feed()
+        now = self._progressed_at = time.monotonic()
         self._overdue(now)
         self._sated = self._sated and bool(self._hand.running)
-        may_claim = self._was_ready and not (
-            self._draining or self._sated or self._runtime.phase is Phase.FAILED
-        )
+        may_claim = self._loading.may_claim and not (self._draining or self._sated)
         # Not for jobs so short that their outcome comes before anybody could want them stopped.
         listen = not self._hand.running or now >= self._hand.oldest_began_at + PATIENCE_S
         self._exchange.flush(may_claim=may_claim, listen=listen)
@@ -256,26 +255,30 @@ class Supervisor:
             self._give_everything_back()
 
     def _give_backlog_back(self) -> None:
-        """What runs takes longer than expected: others may have what would wait for it."""
+        """What runs takes longer than expected: others may have what would wait for it.
+
+        What the executor was given already is released when it says that it has not begun it.
+        """
         self._sated = self._hand.free > 0  # they wait for other code than what runs: take no more of them
-        ahead = self._hand.take_ahead()
-        for held in ahead:
-            if self._runtime.process is not None:
-                self._runtime.process.cancel(held.job, "cancel")
-        self._exchange.release([*ahead, *self._hand.take_waiting()])
+        self._exchange.release(self._hand.take_waiting())
+        if self._runtime.process is not None:
+            for held in reversed(self._hand.ahead_of_time):  # so that they come back as `release` wants them
+                held.asked_back = True
+                self._runtime.process.cancel(held.job, held.fence, "give-back")
 
     def _feed(self) -> None:
         """Hand claimed jobs to the executor, as many as it runs at once, in order."""
-        process = self._runtime.process
+        process, hand = self._runtime.process, self._hand
+        if self._runtime.phase is Phase.EMPTY and self._loading.ready_once and hand.waiting:
+            self._began(self._loading.want(hand.waiting[0].claimed.revision))
         if self._runtime.phase is not Phase.READY or process is None:
             return
-        hand = self._hand
         hand.ahead = self._pace.handed_ahead if hand.concurrency == 1 else 0
         while hand.waiting and hand.free:
             held = hand.waiting[0]
             if held.claimed.revision != self._runtime.revision:
-                if not hand.running:
-                    self._switch(held.claimed.revision)
+                if not hand.running:  # the same worker takes other code, in a fresh executor
+                    self._began(self._loading.want(held.claimed.revision))
                 return
             hand.waiting.popleft()
             if not hand.running:
@@ -283,42 +286,28 @@ class Supervisor:
             held.began_at = time.monotonic()
             hand.running[held.job] = held
             self._exchange.begin(held)
-            timeout_ms = held.header.timeout_ms
-            process.run(
-                held.job,
-                held.payload,
-                attempt=held.claimed.attempt,
-                fence=held.fence,
-                generation=held.claimed.generation,
-                encoding="json" if held.header.encoding == "json" else "pickle",
-                deadline_s=timeout_ms / 1000 if timeout_ms else None,
-            )
+            encoding: Literal["json", "pickle"] = "json" if held.header.encoding == "json" else "pickle"
+            process.run(held.job, held.payload, fence=held.fence, encoding=encoding)
 
-    def _switch(self, revision: str) -> None:
-        """Other code is wanted: the same worker takes it, in a fresh executor."""
-        try:
-            record = self._presence.record(revision)
-        except FlashqError as error:
-            self._refuse(revision, Failure(FailureKind.REFUSED, str(error)))
-            return
-        self._hand.concurrency = record.concurrency
-        self._runtime.prepare(revision, record, self._presence.environment_values())
+    def _began(self, record: Revision | None) -> bool:
+        """Take the terms of a revision that is being loaded; whether one is."""
+        if record is not None:
+            self._hand.concurrency = record.concurrency
+        return record is not None
 
-    def _refuse(self, revision: str, failure: Failure) -> None:
-        for held in self._hand.take_waiting():
-            if held.claimed.revision == revision:
-                self._exchange.settle(self._outcomes.failure(held, failure))
-            else:
-                self._hand.waiting.append(held)
+    # -- what is said of loading -----------------------------------------------------------------------
+    def on_unstartable(self, revision: str, failure: Failure) -> None:
+        """Code that cannot be started: its jobs fail."""
+        for held in self._hand.take_revision(revision):
+            self._exchange.settle(self._outcomes.failure(held, failure))
 
-    def _refuse_waiting(self, why: str) -> None:
-        """The revision these jobs were submitted with does not start here; the worker itself is well."""
-        self._refuse(self._runtime.revision, Failure(FailureKind.START, why))
-        self._switch(
-            self._hand.waiting[0].claimed.revision
-            if self._hand.waiting
-            else self._presence.current_revision()
-        )
+    def on_start_trouble(self, revision: str) -> None:
+        """Code that did not start, though elsewhere it may: its jobs go back."""
+        self._exchange.release(self._hand.take_revision(revision))
+
+    def on_ready(self) -> None:
+        """There may be work to claim."""
+        self._exchange.look()
 
     # -- what the broker says ------------------------------------------------------------------------
     def on_claimed(self, rows: tuple[Claimed, ...], begun: int) -> None:
@@ -332,11 +321,16 @@ class Supervisor:
                     now_ms=self._exchange.now_ms(),
                     limit=self.config.payload_limit,
                 )
-                if row.revision == self._runtime.revision:
-                    verdicts.check_python(held.header, self._runtime.python)
             except FlashqError as error:
                 log.warning("job %s is refused: %s", row.job, error)
-                self._exchange.settle(verdicts.refused(row, error, self._outcomes))
+                self._exchange.settle(verdicts.refused(row, error))
+                continue
+            try:
+                if row.revision == self._runtime.revision:
+                    verdicts.check_python(held.header, self._runtime.python)
+            except PythonMismatch as error:
+                failure = Failure(FailureKind.REFUSED, f"job {row.job}: {error}")
+                self._exchange.settle(self._outcomes.failure(held, failure))
                 continue
             held.began = index < begun
             if self._draining:
@@ -354,13 +348,14 @@ class Supervisor:
             return
         running.stop = why
         running.kill_at = time.monotonic() + self.config.grace_s
-        process.cancel(job, why)
+        process.cancel(job, running.fence, why)
 
-    def on_not_ours(self, job: str) -> None:
-        """Whatever runs it is killed, and nothing is reported of it."""
-        if self._hand.take_waiting(job):
+    def on_not_ours(self, job: str, fence: int) -> None:
+        """Whatever runs this delivery is killed, and nothing is reported of it."""
+        if not any(held.job == job and held.fence == fence for held in self._hand):
             return
-        if self._hand.running.pop(job, None) is not None:
+        if not self._hand.take_waiting(job):
+            del self._hand.running[job]
             log.warning("job %s is no longer this worker's", job)
             self._kill_executor()
 
@@ -386,9 +381,11 @@ class Supervisor:
     def _on_executor(self, process: ExecutorProcess, ready: set[int]) -> None:
         if process.output_fileno() in ready:  # what a job printed was written before its outcome
             self._on_output(process.read_output())
-        if process.fileno() not in ready:
-            return
-        process.flush()
+        if process.fileno() in ready:
+            process.flush()
+            self._on_frames(process)
+
+    def _on_frames(self, process: ExecutorProcess) -> None:
         try:
             for frame in process.frames():
                 if frame.type is FrameType.OUTCOME:
@@ -396,8 +393,8 @@ class Supervisor:
                 else:
                     self._runtime.on_frame(frame)
         except FrameError as error:
-            log.error("the executor sent what is no frame: %s", error)
-            self._on_executor_ended()
+            log.error("the executor sent what it may not send: %s", error)
+            self._on_executor_ended(all_read=False)
             return
         if process.closed:
             self._on_executor_ended()
@@ -415,9 +412,20 @@ class Supervisor:
                 self._exchange.log(job, data)
 
     def _on_outcome(self, frame: Frame) -> None:
-        held = self._hand.running.pop(frame.meta["job"], None)
+        held = self._hand.running.get(frame.meta["job"])
         process = self._runtime.process
-        if held is None or process is None:
+        if held is None or process is None or held.fence != frame.meta["fence"]:
+            log.warning("an outcome of job %s, which it is not at, is dropped", frame.meta["job"])
+            return
+        skipped = frame.meta["status"] == "skipped"
+        if skipped and not held.asked_back:
+            raise FrameError(f"job {held.job} is skipped, which nobody asked for")
+        del self._hand.running[held.job]
+        if skipped:
+            if held.stop is None:
+                self._exchange.release([held])
+            else:
+                self._exchange.settle(verdicts.stopped(held, held.stop, self._outcomes))
             return
         if self._hand.running:  # the next in the executor's hands begins about now
             following = next(iter(self._hand.running.values()))
@@ -436,8 +444,12 @@ class Supervisor:
         """A job did not stop within its grace."""
         assert held.stop is not None
         process = self._runtime.process
+        if process is not None:
+            self._on_frames(process)  # its outcome may have come this very moment
+        if self._hand.running.get(held.job) is not held:
+            return
         tail = process.tail.text() if process is not None else ""
-        self._hand.running.pop(held.job)
+        del self._hand.running[held.job]
         self._exchange.settle(verdicts.stopped(held, held.stop, self._outcomes, killed=True, log=tail))
         self._kill_executor()
 
@@ -446,16 +458,19 @@ class Supervisor:
         self._exchange.release(self._hand.take_running())
         self._runtime.restart()
 
-    def _on_executor_ended(self) -> None:
+    def _on_executor_ended(self, *, all_read: bool = True) -> None:
+        """`all_read`: so what was handed ahead has not begun, for the outcome of what ran before it is missing."""
         process = self._runtime.process
         assert process is not None
         if self._runtime.phase is Phase.LOADING:
             self._runtime.on_closed()
+        if self._runtime.phase is not Phase.READY:
             return
         process.kill()
         how, tail = process.exit_description(), process.tail.text()
         log.warning("the executor %s with %d job(s) in it", how, len(self._hand.running))
-        self._exchange.release(self._hand.take_ahead())
+        if all_read:
+            self._exchange.release(self._hand.take_running(beyond=self._hand.concurrency))
         for held in self._hand.take_running():
             if held.stop is not None:
                 self._exchange.settle(

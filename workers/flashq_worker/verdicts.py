@@ -7,18 +7,19 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from flashq.errors import PythonMismatch
-from flashq.model.envelope import Header
-from flashq.model.keyring import Direction
 from flashq.model.outcome import Failure, FailureKind
 from flashq.model.retry import parse_retries, retry_decision
-from flashq.store.records import Claimed, Settlement
-from flashq_worker.assignment import Assignment, Stop
-from flashq_worker.outcomes import FAILURE_KEEP_S, OutcomeWriter
+from flashq.store.records import Settlement
+from flashq_worker.outcomes import FAILURE_KEEP_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from flashq.model.envelope import Header
+    from flashq.store.records import Claimed
+    from flashq_worker.assignment import Assignment, Stop
     from flashq_worker.executor.frames import Frame
+    from flashq_worker.outcomes import OutcomeWriter
 
 
 def check_python(header: Header, here: str) -> None:
@@ -30,11 +31,8 @@ def check_python(header: Header, here: str) -> None:
         )
 
 
-def refused(row: Claimed, error: Exception, outcomes: OutcomeWriter) -> Settlement:
-    """The worker will not run a claimed job; no attempt is counted. Unsigned calls get an unsigned answer."""
-    if isinstance(error, PythonMismatch):
-        held = Assignment(row, Header(direction=Direction.CALL, endpoint=""), b"", "")
-        return outcomes.failure(held, Failure(FailureKind.REFUSED, f"job {row.job}: {error}"))
+def refused(row: Claimed, error: Exception) -> Settlement:
+    """The worker will not run a claimed job whose call it could not verify: the answer is as unsigned as the call."""
     text = f"refused by its worker: {type(error).__name__}: {error}"
     return Settlement(row.job, row.fence, "failed", reason="refused", text=text, keep_s=FAILURE_KEEP_S)
 

@@ -43,9 +43,10 @@ class FrameType(IntEnum):
     LOAD = 1
     """Supervisor: load a function. Meta mode, concurrency, endpoint, revision, python; blob: the function."""
     RUN = 2
-    """Supervisor: run a job. Meta job, attempt, fence, generation, encoding, deadline_s?; blob: payload."""
+    """Supervisor: run a job. Meta job, fence, encoding; blob: payload."""
     CANCEL = 3
-    """Supervisor: interrupt a job. Meta job, reason ("cancel" or "timeout")."""
+    """Supervisor: interrupt a job, or drop it where it has not begun. Meta job, fence, reason ("cancel", "timeout", or
+    "give-back": leave it alone if it has begun)."""
     STOP = 4
     """Supervisor: finish what came before, then exit."""
     READY = 16
@@ -53,7 +54,8 @@ class FrameType(IntEnum):
     FAILED = 17
     """Executor: loading raised; it exits. Meta type, message, traceback."""
     OUTCOME = 18
-    """Executor: a job ended. Meta job, status, encoding, execution_ms, error?; blob: value or exception."""
+    """Executor: a job ended. Meta job, fence, status ("ok", "error", "cancelled", "timeout", or "skipped": given back
+    without having begun), encoding, execution_ms, error?; blob: value or exception."""
 
 
 _TYPES = {int(kind): kind for kind in FrameType}
@@ -95,6 +97,53 @@ def send(sock: socket, kind: FrameType, meta: Mapping[str, Any], blob: bytes = b
     """Send one frame on a blocking socket."""
     for piece in pieces(kind, meta, blob):
         sock.sendall(piece)
+
+
+_NUMBER = (int, float)
+_META: dict[FrameType, dict[str, type | tuple[type, ...]]] = {
+    FrameType.READY: {"pid": int, "python": str, "boot_ms": _NUMBER, "load_ms": _NUMBER},
+    FrameType.FAILED: {"type": str, "message": str, "traceback": str},
+    FrameType.OUTCOME: {"job": str, "fence": int, "status": str, "encoding": str, "execution_ms": _NUMBER},
+}
+_ERROR_META: dict[str, type | tuple[type, ...]] = {"kind": str, "type": str, "message": str, "traceback": str}
+_STATUSES = frozenset({"ok", "error", "cancelled", "timeout", "skipped"})
+_ENCODINGS = frozenset({"pickle", "json"})
+_MOST_MS = 1e15
+
+
+def check(frame: Frame) -> None:
+    """Raises FrameError where an executor's frame is none that it may send: user code shares its process."""
+    meta = frame.meta
+    wanted = _META.get(frame.type)
+    if wanted is None:
+        raise FrameError(f"a {frame.type.name} frame, which is not an executor's to send")
+    _check_fields(frame.type.name, meta, wanted)
+    if frame.type is FrameType.OUTCOME:
+        if meta["status"] not in _STATUSES or meta["encoding"] not in _ENCODINGS:
+            raise FrameError(
+                f"an OUTCOME of status {meta['status']!r:.50}, encoding {meta['encoding']!r:.50}"
+            )
+        if meta["status"] == "error":
+            if not isinstance(meta.get("error"), dict):
+                raise FrameError("an OUTCOME of status 'error' without its error")
+            _check_fields("OUTCOME", meta["error"], _ERROR_META)
+            _check_names(meta["error"])
+    elif frame.type is FrameType.FAILED:
+        _check_names(meta)
+
+
+def _check_fields(name: str, meta: Mapping[str, Any], wanted: Mapping[str, type | tuple[type, ...]]) -> None:
+    for field, kind in wanted.items():
+        value = meta.get(field)
+        timed = kind is _NUMBER and isinstance(value, int | float)
+        if not isinstance(value, kind) or (timed and not 0 <= value <= _MOST_MS):  # type: ignore[operator]
+            raise FrameError(f"the meta of a {name} frame has {field}={value!r:.50}")
+
+
+def _check_names(error: Mapping[str, Any]) -> None:
+    names = error.get("types", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FrameError(f"an error whose types are {names!r:.50}")
 
 
 class FrameDecoder:

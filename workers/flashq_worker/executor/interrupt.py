@@ -2,15 +2,16 @@
 
 The supervisor sends a CANCEL frame and then SIGUSR1. Python runs the signal's handler in the main thread,
 which is also the thread that runs jobs, between two bytecodes. The handler reads the frames that are there
-and decides by the job id each CANCEL names:
+and decides by the job and fence each CANCEL names:
 
-    the job that is running   -> JobInterrupt is raised in it
-    a job not yet begun       -> it will be answered without being run
+    the job that is running   -> JobInterrupt is raised in it (unless it was only to be given back)
+    a job not yet begun       -> dropped, and answered at once, while the running one goes on
     anything else             -> nothing: the job ended before the word came
 
 (Where the signal comes too early to end a system call that the job is about to make, `watchdog` repeats it.)
-So a signal never hits a job it was not meant for, however late it arrives. What must not be interrupted
-halfway (reading frames) is guarded by `_receiving`; what the handler then could not do is done right after.
+So a signal never hits a job it was not meant for, however late it arrives, and a job answered as "skipped" has
+not begun. What must not be interrupted halfway (taking a frame, sending one) is guarded by `_busy`; what the
+handler then could not do is done right after.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from collections import deque
 from socket import MSG_DONTWAIT
 from typing import TYPE_CHECKING
 
-from flashq_worker.executor import watchdog
+from flashq_worker.executor import frames, outcome, watchdog
 from flashq_worker.executor.frames import Frame, FrameDecoder, FrameType
 
 if TYPE_CHECKING:
     from socket import socket
     from types import FrameType as PythonFrame
+
+    from flashq_worker.executor.outcome import Outcome
 
 
 class JobInterrupt(BaseException):
@@ -38,10 +41,11 @@ class Inbox:
         self._sock = sock
         self._decoder = FrameDecoder()
         self._queue: deque[Frame] = deque()
-        self._interrupts: dict[str, str] = {}  # job -> reason; only of the current job and of queued ones
-        self._current: str | None = None
+        self._dropped: deque[Outcome] = deque()  # what is to be answered about jobs that will not begin
+        self._current: Frame | None = None
+        self._reason: str | None = None  # why the current job is interrupted
         self._armed = False  # whether JobInterrupt may be raised now
-        self._receiving = False
+        self._busy = False  # with the socket or the queue: a signal is only noted
         self._poked = False  # a signal came, and what it announced has not been read yet
 
     def next(self) -> Frame:
@@ -49,21 +53,31 @@ class Inbox:
 
         Raises EOFError when the supervisor closed the stream, FrameError when it makes no sense.
         """
-        while not self._queue:
-            self._receive(0)
-        frame = self._queue[0]
-        if frame.type is FrameType.RUN:
-            # Before it leaves the queue, so that at every moment a CANCEL finds it in one of the two.
-            self._current = frame.meta["job"]
-        self._queue.popleft()
+        self._busy = True
+        try:
+            while not self._queue:
+                self._receive(0)
+            frame = self._queue.popleft()
+            if frame.type is FrameType.RUN:
+                self._current = frame
+        finally:
+            self._busy = False
         if self._poked:
             self._drain()
         return frame
 
+    def answer(self, result: Outcome) -> None:
+        """Send a job's outcome."""
+        self._busy = True
+        try:
+            frames.send(self._sock, FrameType.OUTCOME, result.meta, result.blob)
+        finally:
+            self._busy = False
+
     def arm(self) -> None:
         """From here on the current job may be interrupted. Raises JobInterrupt where it already was."""
         self._armed = True
-        if self._current in self._interrupts:
+        if self._reason is not None:
             self._armed = False
             raise JobInterrupt
 
@@ -73,27 +87,23 @@ class Inbox:
 
     def finish(self) -> str | None:
         """End the current job; the reason it was interrupted for ("cancel", "timeout"), or None."""
-        job, self._current = self._current, None
-        return self._interrupts.pop(job, None) if job is not None else None
+        self._current = None
+        reason, self._reason = self._reason, None
+        return reason
 
     def hand_over(self) -> tuple[list[Frame], FrameDecoder]:
-        """The frames not yet acted on, CANCEL included, and the decoder with what has arrived of the next."""
-        cancels = [
-            Frame(FrameType.CANCEL, {"job": job, "reason": reason})
-            for job, reason in self._interrupts.items()
-        ]
-        frames = [*self._queue, *cancels]
+        """The frames not yet acted on, and the decoder with what has arrived of the next."""
+        waiting = list(self._queue)
         self._queue.clear()
-        self._interrupts.clear()
-        return frames, self._decoder
+        return waiting, self._decoder
 
     def on_signal(self, signum: int, frame: PythonFrame | None) -> None:
         """Read what the supervisor announces by SIGUSR1; raises JobInterrupt inside the job that it names."""
         watchdog.answered()
         self._poked = True
-        if not self._receiving:
+        if not self._busy:
             self._drain()
-            if self._armed and self._current in self._interrupts:
+            if self._armed and self._reason is not None:
                 self._armed = False
                 raise JobInterrupt
 
@@ -101,27 +111,40 @@ class Inbox:
         """Read all that is there, and again while further signals arrive."""
         while self._poked:
             self._poked = False
+            self._busy = True
             try:
                 while True:
                     self._receive(MSG_DONTWAIT)
             except BlockingIOError:
                 pass
-            except (EOFError, ConnectionResetError):
+            except (EOFError, ConnectionResetError, BrokenPipeError):
                 watchdog.end_group()
+            finally:
+                self._busy = False
 
     def _receive(self, flags: int) -> None:
-        self._receiving = True
-        try:
-            for frame in self._decoder.receive(self._sock, flags):
-                self._accept(frame)
-        finally:
-            self._receiving = False
+        """Take in what one read gives, and answer what it dropped. To be called while busy."""
+        for frame in self._decoder.receive(self._sock, flags):
+            self._accept(frame)
+        while self._dropped:
+            result = self._dropped.popleft()
+            frames.send(self._sock, FrameType.OUTCOME, result.meta, result.blob)
 
     def _accept(self, frame: Frame) -> None:
         if frame.type is not FrameType.CANCEL:
             self._queue.append(frame)
             return
-        job = frame.meta["job"]
-        queued = any(waiting.type is FrameType.RUN and waiting.meta["job"] == job for waiting in self._queue)
-        if queued or job == self._current:
-            self._interrupts[job] = frame.meta["reason"]
+        reason = frame.meta["reason"]
+        if self._current is not None and _same_run(self._current, frame):
+            if reason != "give-back":
+                self._reason = self._reason or reason
+            return
+        for waiting in self._queue:
+            if waiting.type is FrameType.RUN and _same_run(waiting, frame):
+                self._queue.remove(waiting)
+                self._dropped.append(outcome.interrupted(waiting.meta, 0.0, reason))
+                return
+
+
+def _same_run(run: Frame, cancel: Frame) -> bool:
+    return bool(run.meta["job"] == cancel.meta["job"] and run.meta["fence"] == cancel.meta["fence"])

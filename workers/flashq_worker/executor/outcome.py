@@ -11,11 +11,14 @@ import os
 import pickle
 import traceback
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
 
 from flashq_worker.executor.frames import MAX_FRAME_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _TEXT_LIMIT = 64 * 1024
 """Characters kept of a message or a traceback: its beginning and its end."""
@@ -27,8 +30,11 @@ _PLAIN = frozenset({type(None), bool, int, float, str, bytes})  # these need not
 _encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
+_STATUS_OF_REASON = {"cancel": "cancelled", "timeout": "timeout", "give-back": "skipped"}
+
+
 class Outcome(NamedTuple):
-    """Meta and blob of an OUTCOME frame."""
+    """Meta and blob of an OUTCOME frame. Below, `run` is the meta of the RUN frame that it answers."""
 
     meta: dict[str, Any]
     blob: bytes = b""
@@ -54,10 +60,10 @@ def arguments(encoding: str, payload: bytes) -> tuple[tuple[Any, ...], dict[str,
     raise TypeError('a JSON call is {"input": …} or {"args": […], "kwargs": {…}}')
 
 
-def returned(job: str, encoding: str, execution_ms: float, value: Any) -> Outcome:
+def returned(run: Mapping[str, Any], execution_ms: float, value: Any) -> Outcome:
     """The job returned `value`; where that cannot be encoded, an "unserializable" error says why."""
     try:
-        if encoding == "json":
+        if run["encoding"] == "json":
             blob = _encode_json(value).encode()
         elif type(value) in _PLAIN:
             blob = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
@@ -66,39 +72,38 @@ def returned(job: str, encoding: str, execution_ms: float, value: Any) -> Outcom
         if len(blob) > _BLOB_LIMIT:
             raise ValueError(f"it takes {len(blob)} bytes, and {_BLOB_LIMIT} are allowed")
     except BaseException as error:  # noqa: BLE001 - a value's __reduce__ may raise anything, SystemExit too
-        return unserializable(job, encoding, execution_ms, value, error)
-    return Outcome({"job": job, "status": "ok", "encoding": encoding, "execution_ms": execution_ms}, blob)
+        return unserializable(run, execution_ms, value, error)
+    return Outcome(_meta(run, "ok", execution_ms), blob)
 
 
-def unserializable(job: str, encoding: str, execution_ms: float, value: Any, error: BaseException) -> Outcome:
+def unserializable(run: Mapping[str, Any], execution_ms: float, value: Any, error: BaseException) -> Outcome:
     """The job returned `value`, which `error` keeps from travelling."""
-    how = "written as JSON" if encoding == "json" else "pickled"
+    how = "written as JSON" if run["encoding"] == "json" else "pickled"
     about = described(error)
     about["message"] = _bounded(
         f"the result, of type {_type_name(type(value))}, cannot be {how}: {about['type']}: {about['message']}"
     )
-    return _error(job, encoding, execution_ms, {"kind": "unserializable", **about})
+    return _error(run, execution_ms, {"kind": "unserializable", **about})
 
 
-def raised(job: str, encoding: str, execution_ms: float, error: BaseException) -> Outcome:
+def raised(run: Mapping[str, Any], execution_ms: float, error: BaseException) -> Outcome:
     """The job raised `error`: its text always, and the exception itself where it survives the journey."""
-    blob = b"" if encoding == "json" else _pickled_exception(error)
-    about: dict[str, Any] = {"kind": "exception", **described(error), "types": _family(type(error))}
-    return _error(job, encoding, execution_ms, about, blob)
+    blob = b"" if run["encoding"] == "json" else _pickled_exception(error)
+    return _error(run, execution_ms, {"kind": "exception", **described(error)}, blob)
 
 
-def interrupted(job: str, encoding: str, execution_ms: float, reason: str) -> Outcome:
-    """The job was interrupted for `reason`: "cancel" or "timeout"."""
-    status = "timeout" if reason == "timeout" else "cancelled"
-    return Outcome({"job": job, "status": status, "encoding": encoding, "execution_ms": execution_ms})
+def interrupted(run: Mapping[str, Any], execution_ms: float, reason: str) -> Outcome:
+    """The job was interrupted for the `reason` of a CANCEL frame, or dropped for it before it began."""
+    return Outcome(_meta(run, _STATUS_OF_REASON[reason], execution_ms))
 
 
-def described(error: BaseException) -> dict[str, str]:
-    """Type, message and traceback of `error` as text; the traceback without flashq's own frames."""
+def described(error: BaseException) -> dict[str, Any]:
+    """Type, message and traceback of `error` as text, and its classes; the traceback without flashq's own frames."""
     return {
         "type": _type_name(type(error)),
         "message": _bounded(_message(error)),
         "traceback": _bounded(_traceback(error)),
+        "types": _family(type(error)),
     }
 
 
@@ -107,9 +112,18 @@ def milliseconds_since(started: float) -> float:
     return round((perf_counter() - started) * 1000, 3)
 
 
-def _error(job: str, encoding: str, execution_ms: float, error: dict[str, Any], blob: bytes = b"") -> Outcome:
-    meta = {"job": job, "status": "error", "encoding": encoding, "execution_ms": execution_ms, "error": error}
-    return Outcome(meta, blob)
+def _meta(run: Mapping[str, Any], status: str, execution_ms: float) -> dict[str, Any]:
+    return {
+        "job": run["job"],
+        "fence": run["fence"],
+        "status": status,
+        "encoding": run["encoding"],
+        "execution_ms": execution_ms,
+    }
+
+
+def _error(run: Mapping[str, Any], execution_ms: float, error: dict[str, Any], blob: bytes = b"") -> Outcome:
+    return Outcome({**_meta(run, "error", execution_ms), "error": error}, blob)
 
 
 def _pickled_exception(error: BaseException) -> bytes:

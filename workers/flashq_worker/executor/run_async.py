@@ -85,7 +85,7 @@ class AsyncRunner(asyncio.Protocol):
             else:
                 self._waiting.append(frame)
         elif frame.type is FrameType.CANCEL:
-            self._cancel(frame.meta["job"], frame.meta["reason"])
+            self._cancel(frame)
         elif frame.type is FrameType.STOP:
             self._stopping = True
             self._end_when_done()
@@ -97,50 +97,52 @@ class AsyncRunner(asyncio.Protocol):
         self._running[frame.meta["job"]] = attempt
         attempt.task = self._loop.create_task(self._attempt(attempt))
 
-    def _cancel(self, job: str, reason: str) -> None:
+    def _cancel(self, cancel: Frame) -> None:
+        job, fence, reason = cancel.meta["job"], cancel.meta["fence"], cancel.meta["reason"]
         attempt = self._running.get(job)
         if attempt is not None:
+            begun = reason == "give-back" and attempt.began
+            if attempt.frame.meta["fence"] != fence or begun:
+                return
             attempt.reason = attempt.reason or reason
             # A task that has not begun would never run, and so never answer; it sees the reason when it does.
             if attempt.began and attempt.task is not None:
                 attempt.task.cancel()
             return
         for frame in self._waiting:
-            if frame.meta["job"] == job:
+            if frame.meta["job"] == job and frame.meta["fence"] == fence:
                 self._waiting.remove(frame)
-                self._send(frame, outcome.interrupted(job, frame.meta["encoding"], 0.0, reason))
+                self._send(outcome.interrupted(frame.meta, 0.0, reason))
                 return
 
     async def _attempt(self, attempt: _Attempt) -> None:
         attempt.began = True
         frame = attempt.frame
-        job, encoding = frame.meta["job"], frame.meta["encoding"]
         started = perf_counter()
         result: Outcome | None = None
         if attempt.reason is None:
             result = await self._execute(frame)
         if result is None or attempt.reason is not None:
             elapsed = outcome.milliseconds_since(started)
-            result = outcome.interrupted(job, encoding, elapsed, attempt.reason or "cancel")
-        self._send(frame, result)
-        del self._running[job]
+            result = outcome.interrupted(frame.meta, elapsed, attempt.reason or "cancel")
+        self._send(result)
+        del self._running[frame.meta["job"]]
         if self._waiting:
             self._begin(self._waiting.popleft())
         self._end_when_done()
 
     async def _execute(self, frame: Frame) -> Outcome:
-        job, encoding = frame.meta["job"], frame.meta["encoding"]
         started = perf_counter()
         try:
-            args, kwargs = outcome.arguments(encoding, frame.blob)
+            args, kwargs = outcome.arguments(frame.meta["encoding"], frame.blob)
             value = self._function(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
         except BaseException as error:  # noqa: BLE001 - sys.exit and the like end the job, not the executor
-            return outcome.raised(job, encoding, outcome.milliseconds_since(started), error)
-        return outcome.returned(job, encoding, outcome.milliseconds_since(started), value)
+            return outcome.raised(frame.meta, outcome.milliseconds_since(started), error)
+        return outcome.returned(frame.meta, outcome.milliseconds_since(started), value)
 
-    def _send(self, frame: Frame, result: Outcome) -> None:
+    def _send(self, result: Outcome) -> None:
         if os.getpid() != self._pid:
             os._exit(0)  # the job forked, and this is the child that came back from it: it answers nothing
         output.flush()

@@ -15,14 +15,13 @@ from flashq_worker.executor.interrupt import JobInterrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from socket import socket
 
     from flashq_worker.executor.frames import Frame
     from flashq_worker.executor.interrupt import Inbox
     from flashq_worker.executor.outcome import Outcome
 
 
-def run(sock: socket, inbox: Inbox, function: Callable[..., Any]) -> None:
+def run(inbox: Inbox, function: Callable[..., Any]) -> None:
     """Run what arrives until STOP. Raises EOFError when the supervisor closed the stream."""
     pid = os.getpid()
     while True:
@@ -35,7 +34,7 @@ def run(sock: socket, inbox: Inbox, function: Callable[..., Any]) -> None:
         if os.getpid() != pid:
             os._exit(0)  # the job forked, and this is the child that came back from it: it answers nothing
         output.flush()
-        frames.send(sock, FrameType.OUTCOME, result.meta, result.blob)
+        inbox.answer(result)
         del frame, result  # an idle executor holds no payload
 
 
@@ -52,18 +51,16 @@ def _attempt(inbox: Inbox, function: Callable[..., Any], frame: Frame) -> Outcom
     except JobInterrupt:
         pass  # raised outside of the user's code; the inbox knows the reason
     reason = inbox.finish()
-    job, encoding = frame.meta["job"], frame.meta["encoding"]
     if result is None or reason is not None:
-        return outcome.interrupted(job, encoding, outcome.milliseconds_since(started), reason or "cancel")
+        return outcome.interrupted(frame.meta, outcome.milliseconds_since(started), reason or "cancel")
     return result
 
 
 def _execute(function: Callable[..., Any], frame: Frame) -> Outcome:
-    job, encoding = frame.meta["job"], frame.meta["encoding"]
     started = perf_counter()
     try:
-        args, kwargs = outcome.arguments(encoding, frame.blob)
+        args, kwargs = outcome.arguments(frame.meta["encoding"], frame.blob)
         value = function(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001 - sys.exit and KeyboardInterrupt end the job, not the executor
-        return outcome.raised(job, encoding, outcome.milliseconds_since(started), error)
-    return outcome.returned(job, encoding, outcome.milliseconds_since(started), value)
+        return outcome.raised(frame.meta, outcome.milliseconds_since(started), error)
+    return outcome.returned(frame.meta, outcome.milliseconds_since(started), value)

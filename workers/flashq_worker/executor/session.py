@@ -73,7 +73,7 @@ def _serve(sock: socket.socket, inbox: Inbox, start_ns: int) -> int:
         signal.signal(signal.SIGUSR1, _nothing_to_add)
         run_async.run(sock, *inbox.hand_over(), function, load.meta["concurrency"])
     else:
-        run_sync.run(sock, inbox, function)
+        run_sync.run(inbox, function)
     return 0
 
 
