@@ -131,6 +131,7 @@ class Stage(Rig):
         super().__init__(**options)
         self._served: set[str] = set()
         self._programs: list[Program] = []
+        self._stack: list[Program] = []
         self._folder = Path(tempfile.mkdtemp(prefix="programs-", dir=self.server.folder))
 
     def serve(self, name: str, **changes: Any) -> None:
@@ -139,6 +140,12 @@ class Stage(Rig):
             wait_until(lambda: self.endpoint_field(name, "revision"), what=f"{name} is on record")
             self._served.add(name)
             self.worker(name, **changes)
+
+    def start_stack(self) -> None:
+        """Start what a deployment has: a host agent and an autoscaler. Workers need no hand then."""
+        for part in ("host", "autoscaler"):
+            command = [sys.executable, "-m", "flashq", part]
+            self._stack.append(Program(command, self.folder(), environment(self), None))
 
     def folder(self) -> Path:
         """A new empty folder."""
@@ -195,6 +202,13 @@ class Stage(Rig):
     def close(self) -> None:
         for program in self._programs:
             program.close()
+        for _ in range(2):  # the second signal ends what still runs on the host
+            for part in reversed(self._stack):
+                part.process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    part.ended(5)
+        for part in self._stack:
+            part.close()
         super().close()
 
 
