@@ -65,7 +65,7 @@ class Applier:
             case reconcile.StartWorker(start):
                 return self._order(start, now_ms, min(start.ordinal, limits.get(start.endpoint, 0)))
             case reconcile.DrainWorker(drain):
-                return self._transitions.drain(drain.endpoint, drain.worker, drain.reason)
+                return self._transitions.drain(drain.endpoint, drain.worker, drain.reason, force=drain.busy)
             case reconcile.DeclareLost(stop):
                 return self._transitions.leave(stop.endpoint, stop.worker, stop.reason)
             case reconcile.SetCondition(endpoint, condition):

@@ -1,7 +1,7 @@
-"""Which idle workers go (R5, R6, R10). Pure; a worker that holds a job is never among them.
+"""Which workers go (R5, R6, R10). Pure. Of those that hold jobs only outdated ones, which finish them first.
 
 Three reasons to go: it is above `maximum`, it has been idle for `idle_timeout`, or it is outdated and its
-turn has come. Idleness never takes the ready workers below `minimum`; a rollout in place may, by one batch.
+turn has come (under load none is ever idle, so that does not wait for idleness). Idleness never takes the ready workers below `minimum`; a rollout in place may, by one batch.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _expired(workers: Iterable[WorkerView], endpoint: EndpointView, now: float) 
 def rollout_drains(
     endpoint: EndpointView, fleet: Fleet, outcome: Outcome, drained: Iterable[Drain], params: Params
 ) -> list[Drain]:
-    """The outdated workers whose turn it is.
+    """The outdated workers whose turn it is, idle ones first; a busy one finishes its jobs and takes no more.
 
     One batch is in replacement at a time. While there is room and a place for new workers, these come first
     and ready workers stay at `minimum`; without, an old one makes way. The old revision keeps serving, all of
@@ -102,8 +102,8 @@ def rollout_drains(
     if not fleet.outdated.capacity or endpoint.failures >= params.rollout_failures:
         return []
     gone = {drain.worker for drain in drained}
-    jobless = [w for w in (*fleet.outdated.idle, *fleet.outdated.initializing) if not w.jobs]
-    candidates = sorted((worker for worker in jobless if worker.id not in gone), key=_turn)
+    outdated = (*fleet.outdated.idle, *fleet.outdated.initializing, *fleet.outdated.running)
+    candidates = sorted((worker for worker in outdated if worker.id not in gone), key=_rollout_turn)
     if outcome.unplaced:
         candidates = [worker for worker in candidates if _makes_place(worker, outcome.obstacle)]
     batch = batch_of(endpoint, params)
@@ -120,7 +120,7 @@ def rollout_drains(
             break
         how = "in place" if above < 0 else "after its replacement"
         reason = f"outdated: revision {worker.revision} → {endpoint.revision}, {how}, {batch} at a time"
-        drains.append(_drain(worker, endpoint, reason, outdated=True))
+        drains.append(Drain(worker.id, endpoint.name, reason, outdated=True, busy=_is_busy(worker)))
     return drains
 
 
@@ -169,8 +169,16 @@ def _reserved(endpoint: EndpointView) -> int:
     return -(-endpoint.queued // endpoint.concurrency)
 
 
-def _drain(worker: WorkerView, endpoint: EndpointView, reason: str, *, outdated: bool = False) -> Drain:
-    return Drain(worker.id, endpoint.name, reason, outdated)
+def _drain(worker: WorkerView, endpoint: EndpointView, reason: str) -> Drain:
+    return Drain(worker.id, endpoint.name, reason)
+
+
+def _is_busy(worker: WorkerView) -> bool:
+    return worker.state == "running" or worker.jobs > 0
+
+
+def _rollout_turn(worker: WorkerView) -> tuple[bool, float, str]:
+    return _is_busy(worker), worker.since, worker.id
 
 
 def _turn(worker: WorkerView) -> tuple[float, str]:

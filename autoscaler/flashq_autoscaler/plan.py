@@ -28,13 +28,15 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Ask an idle worker to take no more jobs and end; it refuses by having taken a job in the meantime."""
+    """Ask a worker to take no more jobs and end. An idle one refuses by having taken a job in the meantime."""
 
     worker: str
     endpoint: str
     reason: str
     outdated: bool = False
     """It is replaced after an update, and shown so."""
+    busy: bool = False
+    """It may hold jobs: it finishes these and takes no more."""
 
 
 @dataclass(frozen=True, slots=True)

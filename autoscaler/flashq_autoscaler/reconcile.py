@@ -26,7 +26,7 @@ class DeclareLost:
 
 @dataclass(frozen=True, slots=True)
 class DrainWorker:
-    """Set the worker's draining flag, only if it holds no job at that moment."""
+    """Set the worker's draining flag; only if it holds no job at that moment, unless busy ones are meant."""
 
     drain: Drain
 
@@ -68,7 +68,7 @@ def reconcile(plan: Plan, snapshot: Snapshot) -> tuple[Action, ...]:
     by_id = {worker.id: worker for worker in workers}
     actions: list[Action] = []
     actions += [DeclareLost(stop) for stop in plan.stops if _may_be_lost(by_id.get(stop.worker))]
-    actions += [DrainWorker(drain) for drain in plan.drains if _may_drain(by_id.get(drain.worker))]
+    actions += [DrainWorker(drain) for drain in plan.drains if _may_drain(drain, by_id.get(drain.worker))]
     actions += [StartWorker(start) for start in _starts_left(plan, workers)]
 
     conditions = {state.endpoint: state.condition for state in plan.states}
@@ -89,8 +89,10 @@ def _may_be_lost(worker: WorkerView | None) -> bool:
     return worker is not None and not worker.lost
 
 
-def _may_drain(worker: WorkerView | None) -> bool:
-    return worker is not None and is_live(worker) and not worker.draining and worker.jobs == 0
+def _may_drain(drain: Drain, worker: WorkerView | None) -> bool:
+    if worker is None or not is_live(worker) or worker.draining:
+        return False
+    return drain.busy or worker.jobs == 0
 
 
 def _starts_left(plan: Plan, workers: tuple[WorkerView, ...]) -> list[Start]:

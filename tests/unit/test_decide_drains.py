@@ -130,10 +130,31 @@ def test_the_next_batch_waits_for_the_last(under_way: WorkerView) -> None:
     assert drained(endpoint(workers=(3, 3)), [under_way, old("w1"), old("w2")]) == []
 
 
-def test_a_busy_outdated_worker_is_left_to_finish() -> None:
-    staff = [old("w1", "running"), old("w2", "outdated", jobs=1)]
+def test_a_busy_outdated_worker_finishes_what_it_has_and_takes_no_more() -> None:
+    staff = [old("w1", "running", age_s=9.0), old("w2", "outdated", age_s=99.0, jobs=1)]
 
-    assert drained(endpoint(workers=(2, 2), running=2), staff) == []
+    plan = decide(snapshot(endpoint(workers=(2, 2), queued=5, running=2), staff))
+
+    assert [(drain.worker, drain.busy) for drain in plan.drains] == [("w2", True)]
+
+
+def test_idle_outdated_workers_go_before_busy_ones_and_may_refuse() -> None:
+    staff = [old("w1", "running", age_s=99.0), old("w2", age_s=1.0)]
+
+    plan = decide(snapshot(endpoint(workers=(2, 2), running=1), staff))
+
+    assert [(drain.worker, drain.busy) for drain in plan.drains] == [("w2", False)]
+
+
+def test_busy_outdated_workers_go_a_batch_at_a_time() -> None:
+    staff = [old(f"w{i:02}", "running", age_s=100.0 - i) for i in range(20)]
+    full = endpoint(workers=(0, 20), queued=99, running=20)
+
+    first = drained(full, staff)
+    staff[:2] = [old(worker.id, "running", draining=True) for worker in staff[:2]]
+
+    assert first == ["w00", "w01"]
+    assert drained(full, staff) == []
 
 
 def test_an_outdated_worker_that_is_still_starting_goes_too() -> None:

@@ -167,13 +167,17 @@ def test_live_workers_never_exceed_max(before: Snapshot, alpha: float) -> None:
 
 @FEW
 @given(snapshots(), alphas)
-def test_no_worker_that_holds_a_job_is_drained_or_stopped(before: Snapshot, alpha: float) -> None:
+def test_of_workers_that_hold_a_job_only_outdated_ones_are_drained_and_none_is_stopped(before: Snapshot, alpha: float) -> None:
     plan = decide(before, Params(alpha=alpha))
 
     by_id = {worker.id: worker for worker in workers_of(before)}
     for drain in plan.drains:
-        assert by_id[drain.worker].jobs == 0
-        assert by_id[drain.worker].state != "running"
+        if drain.busy:
+            assert by_id[drain.worker].environment != "env"
+            assert drain.outdated
+        else:
+            assert by_id[drain.worker].jobs == 0
+            assert by_id[drain.worker].state != "running"
         assert not by_id[drain.worker].draining
     for stop in plan.stops:
         assert is_silent(by_id[stop.worker], NOW)
