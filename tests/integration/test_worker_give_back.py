@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
 import time
 from pathlib import Path
@@ -106,3 +107,17 @@ def test_a_late_word_does_not_hit_another_delivery(tmp_path: Path) -> None:
         rig.process.cancel("j", 1, "cancel")
         frame = rig.outcome("j")
         assert (status(frame), frame.meta["fence"]) == ("ok", 2)
+
+
+def test_a_late_beat_goes_nowhere() -> None:
+    """Given an executor that was killed, if a renewal comes after, expect nothing in what has its numbers now."""
+    with Rig() as rig:
+        rig.load(note)
+        assert rig.process.kill()
+        pipes = [os.pipe2(os.O_NONBLOCK) for _ in range(20)]
+        rig.process.keepalive()
+        for read, write in pipes:
+            with pytest.raises(BlockingIOError):
+                os.read(read, 1)
+            os.close(read)
+            os.close(write)

@@ -62,7 +62,7 @@ class OutcomeWriter:
             state.value,
             reason=failure.kind.value,
             text=_headline(failure),
-            outcome=self._sign(held, FAILURE_ENCODING, _packed(failure, self._limit), state),
+            outcome=self._sign(held, FAILURE_ENCODING, packed(failure, self._limit), state),
             keep_s=max(held.header.keep_s, FAILURE_KEEP_S),
             timing=json.dumps(timing, separators=(",", ":")) if timing else "",
         )
@@ -84,7 +84,7 @@ class OutcomeWriter:
         return seal(header, payload, self._keys)
 
 
-def _packed(failure: Failure, limit: int) -> bytes:
+def packed(failure: Failure, limit: int) -> bytes:
     """A failure within `limit` bytes: what it has too many of is left out, the pickled exception first."""
     if len(failure.exception) > limit:
         failure = replace(failure, exception=b"")
