@@ -235,7 +235,7 @@ def max_concurrency(value: object) -> int:
 
 
 def priority(value: object) -> int:
-    """0 is normal; higher runs sooner, below 0 starts no worker of its own."""
+    """0 is normal; waiting jobs of a higher one always go first. Workers are started for all alike."""
     return whole(value, minimum=MIN_PRIORITY, maximum=MAX_PRIORITY)
 
 
