@@ -7,6 +7,7 @@ environment variables. Everything a program tells its test it prints as one line
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -17,10 +18,13 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.rig import SECRET, Rig, wait_until
+from flashq.client import Client, use_client
+from tests.rig import SECRET, Rig, WorkerProcess, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from flashq import EndpointFunction
 
 TREE = Path(__file__).resolve().parents[2]
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -49,6 +53,7 @@ def environment(rig: Rig, **changes: str | None) -> dict[str, str]:
     made = {name: value for name, value in os.environ.items() if not name.startswith(("FLASHQ_", "RQ_"))}
     made |= {"FLASHQ_REDIS_URL": rig.server.url, "FLASHQ_SECRET_KEY": SECRET.hex()}
     made |= {"FLASHQ_HOME": str(rig.home), "FLASHQ_LEASE_S": f"{rig.lease_s:g}"}
+    made |= {"FLASHQ_PAYLOAD_LIMIT": str(rig.settings.payload_limit)}
     for name, value in changes.items():
         if value is None:
             made.pop(name, None)
@@ -127,12 +132,24 @@ class Program:
 class Stage(Rig):
     """A rig that can also run users' programs, and starts one worker for each endpoint name."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, payload_limit: int | None = None, **options: Any) -> None:
         super().__init__(**options)
+        self._payload_limit = payload_limit
+        if payload_limit is not None:
+            self.client.close()
+            self.settings = dataclasses.replace(self.settings, payload_limit=payload_limit)
+            self.client = Client(self.settings)
+            use_client(self.client)
         self._served: set[str] = set()
         self._programs: list[Program] = []
         self._stack: list[Program] = []
         self._folder = Path(tempfile.mkdtemp(prefix="programs-", dir=self.server.folder))
+
+    def worker(self, endpoint: EndpointFunction[Any, Any] | str, **changes: Any) -> WorkerProcess:
+        """Start a worker of an endpoint, under this deployment's payload limit."""
+        if self._payload_limit is not None:
+            changes.setdefault("payload_limit", self._payload_limit)
+        return super().worker(endpoint, **changes)
 
     def serve(self, name: str, **changes: Any) -> None:
         """See that an endpoint has a worker, as soon as it is on record."""
