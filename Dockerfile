@@ -20,8 +20,11 @@ RUN uv pip install --python /opt/flashq/bin/python --no-cache --compile-bytecode
         --constraints constraints.txt --build-constraints constraints.txt ".[all]"
 
 FROM python:${PYTHON_VERSION}-slim
+# /run/flashq is where compose.yaml mounts a tmpfs for the key. runc 1.1 gives a tmpfs the mode of the folder under it
+# at every start but, where it made that folder itself, the first.
 RUN useradd --uid 1000 --create-home flashq \
-    && install -d -o flashq -g flashq /var/lib/flashq
+    && install -d -o flashq -g flashq /var/lib/flashq \
+    && install -d -m 1777 /run/flashq
 COPY --from=build /opt/flashq /opt/flashq
 ENV PATH=/opt/flashq/bin:$PATH \
     FLASHQ_HOME=/var/lib/flashq \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import shutil
 import socket
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from tests.engines.podman import Podman
 
 ROOT = Path(__file__).parent.parent.parent
+LOG = logging.getLogger(__name__)
+"""How long each step takes: `make test-engines ARGS=--log-cli-level=INFO` shows it."""
 PROJECT = "flashq-engines"
 """One name for every run, so that what a killed run left is found by the next."""
 SERVICES = ("autoscaler", "broker", "host")
@@ -54,8 +57,7 @@ class ComposeStack:
         self.project = folder / "project"
         self.home = folder / "client"
         self.port = free_port()
-        self.seconds: dict[str, float] = {}
-        """How long building, coming up and going down took, for the report."""
+        self._scripts: list[subprocess.Popen[str]] = []
         self._environment = podman.environment | {
             "BROKER_PORT": str(self.port),
             "PYTHON_VERSION": f"{sys.version_info.major}.{sys.version_info.minor}",
@@ -114,7 +116,7 @@ class ComposeStack:
             cwd=self.project,
             timeout_s=timeout_s,
         )
-        self.seconds[arguments[0]] = round(time.monotonic() - began, 1)
+        LOG.info("compose %s: %.1f s", " ".join(arguments), time.monotonic() - began)
 
     def start_compose(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Run compose without waiting for its end."""
@@ -127,13 +129,17 @@ class ComposeStack:
     def up(self) -> None:
         """Bring up what is not; wait until the host has reported."""
         self.compose("up", "--detach")
-        wait_until(lambda: self.rows("hosts", state="ready"), 60, f"a host is ready:\n{self.logs()}")
+        try:
+            wait_until(lambda: self.rows("hosts", state="ready"), 60, "a host is ready")
+        except AssertionError as error:
+            error.add_note(self.logs())
+            raise
 
     def logs(self) -> str:
         found = []
         for service in SERVICES:
             with contextlib.suppress(AssertionError):
-                found.append(f"{service}: {self.podman('logs', self.container(service))}")
+                found.append(f"{service}: {self.podman.log(self.container(service))[-2000:]}")
         return "\n".join(found)
 
     def container(self, service: str) -> str:
@@ -176,7 +182,7 @@ class ComposeStack:
         environment: Mapping[str, str] = self.user | {"FLASHQ_SECRET_KEY_FILE": str(key)}
         script = self.home / "script.py"
         script.write_text(source, encoding="utf-8")
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, script, *arguments],
             cwd=self.home,
             env={name: value for name, value in environment.items() if name != "FLASHQ_SECRET_KEY"},
@@ -185,3 +191,12 @@ class ComposeStack:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._scripts.append(process)
+        return process
+
+    def end_scripts(self) -> None:
+        """End the scripts that a failed test has left."""
+        for process in self._scripts:
+            process.kill()
+            process.communicate()
+        self._scripts.clear()

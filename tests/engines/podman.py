@@ -76,8 +76,9 @@ def run(
     timeout_s: float = 60.0,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    errors_too: bool = False,
 ) -> str:
-    """Run a program to its good end; its standard output.
+    """Run a program to its good end; its standard output, with `errors_too` followed by its standard error.
 
     Raises AssertionError with all it wrote when it fails. Its output goes to files, since what an engine leaves
     running in the background would keep a pipe open.
@@ -99,7 +100,7 @@ def run(
     assert done.returncode == 0, (
         f"{' '.join(map(str, command))}: exit code {done.returncode}\n{''.join(written)}"
     )
-    return written[0]
+    return "".join(written) if errors_too else written[0]
 
 
 class Podman:
@@ -119,6 +120,10 @@ class Podman:
 
     def __call__(self, *arguments: str | Path, timeout_s: float = 120.0) -> str:
         return run(["podman", *arguments], env=self.environment, timeout_s=timeout_s)
+
+    def log(self, container: str) -> str:
+        """What a container wrote: to its standard output, then to its standard error."""
+        return run(["podman", "logs", container], env=self.environment, errors_too=True)
 
     def has(self, image: str) -> bool:
         """Whether the image is here."""

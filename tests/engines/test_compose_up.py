@@ -88,10 +88,11 @@ def built(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def stack(built: ComposeStack) -> ComposeStack:
+def stack(built: ComposeStack) -> Iterator[ComposeStack]:
     """The stack, up."""
     built.up()
-    return built
+    yield built
+    built.end_scripts()
 
 
 def only(stack: ComposeStack, command: str, name: str) -> dict[str, object]:
@@ -193,7 +194,7 @@ def test_neither_password_nor_key_shows_in_a_container(stack: ComposeStack, serv
     shown = {
         "configuration": json.dumps(stack.inspect(service)),
         "processes": stack.podman("top", container, "args"),
-        "log": stack.podman("logs", container),
+        "log": stack.podman.log(container),
     }
 
     for secret in ("broker_password", "signing_key"):

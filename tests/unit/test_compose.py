@@ -88,6 +88,8 @@ def test_our_services_are_told_where_key_and_home_are(name: str) -> None:
 
     assert environment["FLASHQ_SECRET_KEY_FILE"] == "/run/flashq/signing_key"
     assert "/run/flashq:mode=1777" in SERVICES[name]["tmpfs"]
+    # Where the image lacks the folder, the mode holds for a container's first start only.
+    assert "install -d -m 1777 /run/flashq" in DOCKERFILE
     assert environment["FLASHQ_HOME"] == "/var/lib/flashq"
     assert f"FLASHQ_HOME={environment['FLASHQ_HOME']}" in DOCKERFILE
     assert SERVICES[name]["depends_on"] == {"broker": {"condition": "service_healthy"}}
@@ -106,6 +108,10 @@ def test_the_image_is_built_from_files_that_reach_the_builder() -> None:
     for source in copied:
         assert (ROOT / source).exists(), source
         assert any(fnmatch.fnmatch(source, pattern) for pattern in allowed), source
+
+
+def test_the_image_declares_no_volume_since_down_would_leave_a_nameless_one_behind() -> None:
+    assert not re.findall(r"^VOLUME", DOCKERFILE, flags=re.MULTILINE)
 
 
 def test_the_image_runs_flashq_as_an_ordinary_user() -> None:
