@@ -16,6 +16,7 @@ from flashq.store.line import Line, pack
 from flashq.store.stream import CommandStream
 from flashq.store.transitions import handed_over
 from flashq_worker.pacing import PATIENCE_S, Backoff
+from flashq_worker.recent import Recent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,7 @@ log = logging.getLogger("flashq.worker")
 _RECONNECT_S = (0.2, 0.5)  # the first pause after losing the broker, and the longest
 _REFUSED_S = (0.2, 5.0)  # after it refused something: its disk or memory is full, it is a replica
 _BEGIN_S = 0.01  # a job that ends within this is begun and finished in one step
+_REMEMBERED = 4096  # jobs completed here, whose calls would be replays
 _LOOK_S = 1.0  # a bell is only a hint: a worker with room looks for work this often all the same
 
 
@@ -65,6 +67,7 @@ class Exchange:
         self._stream = CommandStream(broker.library)
         self._bell: Line | None = None
         self._connected = False
+        self._completed = Recent(_REMEMBERED)
         self.listening = False  # whether the bell has been asked for
         self._bell_request = pack("BLPOP", broker.keys.of("bell", config.worker), 0)
         self._lease_ms = int(config.lease_s * 1000)
@@ -213,6 +216,10 @@ class Exchange:
             due.append(max(self._begun_by, self._refusing.until))
         return min(due)
 
+    def completed(self, job: str) -> bool:
+        """Whether this worker stored this job's result: its call, seen again, is a replay."""
+        return job in self._completed
+
     def now_ms(self) -> int:
         """The broker's clock, as of its last answer."""
         return int(time.monotonic() * 1000 + self._clock_offset_ms)
@@ -332,11 +339,16 @@ class Exchange:
             else:
                 if self._refusing.succeeded():
                     log.info("the broker takes steps again")
-                self._on_advanced(answer, begun, asked=count, start=start)
+                self._on_advanced(answer, done, begun, asked=count, start=start)
 
         self._stream.add(command, answered)
 
-    def _on_advanced(self, answer: Advanced, begun: list[Assignment], *, asked: int, start: int) -> None:
+    def _on_advanced(
+        self, answer: Advanced, done: list[Settlement], begun: list[Assignment], *, asked: int, start: int
+    ) -> None:
+        for settlement, verdict in zip(done, answer.finished, strict=True):
+            if verdict == "ok" and settlement.state == "finished":
+                self._completed.append(settlement.job)
         self._clock_offset_ms = answer.claim.now_ms - time.monotonic() * 1000
         if answer.claim.verdict == "gone":
             self._events.on_gone()

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal
 
-from flashq.errors import BrokerError, EnvelopeError, FlashqError, PythonMismatch
+from flashq.errors import BrokerError, EnvelopeError, FlashqError, PythonMismatch, WrongBinding
 from flashq.model.outcome import Failure, FailureKind
 from flashq.store.broker import Broker
 from flashq_worker import assignment, presence, verdicts
@@ -321,6 +321,8 @@ class Supervisor:
                     now_ms=self._exchange.now_ms(),
                     limit=self.config.payload_limit,
                 )
+                if self._exchange.completed(row.job):
+                    raise WrongBinding("this call was completed here before: it is replayed")
             except FlashqError as error:
                 log.warning("job %s is refused: %s", row.job, error)
                 self._exchange.settle(verdicts.refused(row, error))
