@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from flashq.store.command import Command, Value
     from flashq.store.scripts import Library
 
-redis.utils.get_lib_version()  # type: ignore[no-untyped-call]  # imports more, which must not happen in the I/O thread: a program may fork meanwhile
+# It imports more, which must not happen in the client's I/O thread: the program may fork meanwhile.
+redis.utils.get_lib_version()  # type: ignore[no-untyped-call]
 
 CONNECT_TIMEOUT_S = 3.0
 REPLY_TIMEOUT_S = 15.0
