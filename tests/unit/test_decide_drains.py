@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flashq_autoscaler.decide import decide
-from flashq_autoscaler.views import Backlog, Needs, WorkerView
+from flashq_autoscaler.views import Needs, WorkerView
 from tests.unit.scaling_world import GPU, NOW, endpoint, host, snapshot, worker
 
 OLD = "old-env"
@@ -59,6 +59,12 @@ def test_idle_workers_of_an_endpoint_that_is_gone_end_after_a_grace(
     assert plan.wake_at == (None if expected else NOW + 1.0)
 
 
+def test_the_first_grace_to_end_is_the_next_wake_up() -> None:
+    orphans = [worker(f"w{age}", endpoint="gone", age_s=float(age)) for age in (1, 3, 2)]
+
+    assert decide(snapshot([], orphans)).wake_at == NOW + 2.0
+
+
 # -- rollout ---------------------------------------------------------------------------------------------
 
 
@@ -96,9 +102,9 @@ def test_on_a_full_gpu_host_the_old_one_makes_way_though_maximum_leaves_room() -
     assert plan.states == ()
 
 
-@pytest.mark.parametrize("needs", [Needs(labels=("moon",)), Needs(gpus=1)])
+@pytest.mark.parametrize("needs", [Needs(cpus=99.0), Needs(gpus=1)])
 def test_where_no_host_could_take_the_new_one_the_old_one_stays(needs: Needs) -> None:
-    plan = decide(snapshot(endpoint(workers=(1, 2), needs=needs), [old("w1")]))
+    plan = decide(snapshot(endpoint(workers=(1, 2), needs=needs), [old("w1")], [host(cpus=2.0)]))
 
     assert (plan.starts, plan.drains) == ((), ())
     assert len(plan.states) == 1
@@ -186,49 +192,3 @@ def test_two_failed_starts_pause_the_rollout_and_the_old_revision_serves_on() ->
     assert plan.starts == ()
     # Beyond the minimum even these go when they have been idle for long.
     assert [drain.worker for drain in plan.drains] == ["w2"]
-
-
-# -- jobs of older environments --------------------------------------------------------------------------
-
-
-def backlog(queued: int = 1, wait_s: float = 0.0, **fields: Any) -> Backlog:
-    return Backlog("r0", OLD, queued, (wait_s,) * queued, **fields)
-
-
-def test_jobs_of_an_older_environment_get_workers_of_it() -> None:
-    view = endpoint(workers=(0, 3), older=(backlog(2, needs=Needs(cpus=2.0)),))
-
-    plan = decide(snapshot(view))
-
-    assert [(start.revision, start.environment, start.cpus) for start in plan.starts] == [
-        ("r0", OLD, 2.0)
-    ] * 2
-    assert plan.starts[0].reason.startswith("older revision r0: 2 queued")
-
-
-def test_their_workers_are_not_replaced_while_they_wait() -> None:
-    assert drained(endpoint(older=(backlog(),)), [old("w1")]) == []
-    assert drained(endpoint(), [old("w1")]) == ["w1"]
-
-
-def test_at_maximum_an_idle_worker_makes_way_for_them() -> None:
-    plan = decide(snapshot(endpoint(workers=(1, 1), older=(backlog(),)), [worker()]))
-
-    assert [drain.reason for drain in plan.drains] == ["a job of an older environment waits for its place"]
-
-
-def test_without_a_free_gpu_an_idle_worker_makes_way_for_them() -> None:
-    view = endpoint(workers=(1, 2), older=(backlog(),), needs=GPU)
-    staff = [worker(gpu_uuids=("GPU-1",))]
-
-    assert drained(view, staff, [host(gpus=["GPU-1"])]) == ["w1"]
-
-
-def test_their_only_worker_comes_before_a_minimum() -> None:
-    plan = decide(snapshot(endpoint(workers=(1, 1), older=(backlog(),))))
-
-    assert [start.environment for start in plan.starts] == [OLD]
-
-
-def test_a_paused_endpoint_starts_none_for_them() -> None:
-    assert decide(snapshot(endpoint(older=(backlog(),), paused=True))).starts == ()
