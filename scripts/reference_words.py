@@ -165,7 +165,6 @@ WORKER_STATES = {
 
 OBSTACLES = {
     "NO_HOST": "No host is connected, or all are silent or draining.",
-    "LABELS": "No host has the labels asked for (endpoints cannot ask for labels yet).",
     "QUOTA": "The host runs as many workers as `--slots` allows.",
     "NO_CPU": "Not enough cores left.",
     "HOST_MEMORY": "Not enough memory left.",

@@ -58,7 +58,7 @@ class Applier:
         """The most workers each endpoint may have."""
         if isinstance(snapshot.endpoints, Unknown):
             return {}
-        return {endpoint.name: endpoint.maximum + endpoint.waiting_parents for endpoint in snapshot.endpoints}
+        return {endpoint.name: endpoint.maximum for endpoint in snapshot.endpoints}
 
     def _command(self, action: Action, now_ms: int, limits: dict[str, int]) -> Command[Any]:
         match action:

@@ -41,14 +41,14 @@ def decide(snapshot: Snapshot, params: Params = DEFAULTS) -> Plan:
         if not isinstance(endpoint.queued, Unknown)
     ]
     starts, refusals = _grant(cases, hosts, workers, now)
-    started = Counter((start.endpoint, start.environment) for start in starts)
+    started = Counter(start.endpoint for start in starts)
 
     drains, orphan_at = orphan_drains(staff, {endpoint.name for endpoint in endpoints}, now, params)
     timers = [orphan_at, *(case.wake_at for case in cases)]
     states: list[EndpointCondition] = []
     for case in cases:
         name, refused = case.endpoint.name, refusals.get(case.endpoint.name)
-        outcome = _outcome(case, started, refused)
+        outcome = _outcome(case, started[name], refused)
         idle = idle_drains(case.endpoint, case.fleet, outcome, now)
         replaced = rollout_drains(case.endpoint, case.fleet, outcome, idle, params)
         drains += idle + replaced
@@ -93,10 +93,7 @@ class _Refused:
     """The wishes of one endpoint that no host could take."""
 
     needs: Needs
-    """Those of the first such wish: the reason is told of it."""
     workers: int = 0
-    only_hopes: int = 0
-    """Those of `workers` that were to be the only ones of an older environment."""
     refusal: Refusal | None = None
 
 
@@ -112,23 +109,22 @@ def _grant(
         return starts, refusals
     ledger = Ledger(hosts, workers, now)
     for wish in wishes:
-        place = ledger.grant(wish.endpoint, wish.needs, wish.environment)
+        endpoint = wish.endpoint
+        place = ledger.grant(endpoint.name, endpoint.needs, endpoint.environment)
         if place is None:
-            refused = refusals.setdefault(wish.endpoint, _Refused(wish.needs))
-            refused.workers += 1
-            refused.only_hopes += wish.only_hope
+            refusals.setdefault(endpoint.name, _Refused(endpoint.needs)).workers += 1
             continue
-        live[wish.endpoint] += 1
+        live[endpoint.name] += 1
         starts.append(
             Start(
-                endpoint=wish.endpoint,
+                endpoint=endpoint.name,
                 host=place.host,
-                revision=wish.revision,
-                environment=wish.environment,
+                revision=endpoint.revision,
+                environment=endpoint.environment,
                 gpu_uuids=place.gpu_uuids,
                 cpus=place.cpus,
                 memory_bytes=place.memory_bytes,
-                ordinal=live[wish.endpoint],
+                ordinal=live[endpoint.name],
                 reason=wish.reason,
             )
         )
@@ -137,19 +133,14 @@ def _grant(
     return starts, refusals
 
 
-def _outcome(case: Case, started: Counter[tuple[str, str]], refused: _Refused | None) -> Outcome:
-    if not (case.wishes or case.crowded_out or case.keep):
+def _outcome(case: Case, started: int, refused: _Refused | None) -> Outcome:
+    if not (case.wishes or case.keep):
         return NOTHING
-    endpoint = case.endpoint
-    environments = {wish.environment for wish in case.wishes}
     return Outcome(
-        started=sum(started[endpoint.name, environment] for environment in environments),
-        replacements=started[endpoint.name, endpoint.environment],
+        started=started,
         unplaced=refused.workers if refused else 0,
         obstacle=refused.refusal.code if refused and refused.refusal else None,
         keep=case.keep,
-        crowded_out=case.crowded_out,
-        only_hopes=refused.only_hopes if refused else 0,
     )
 
 
@@ -160,7 +151,7 @@ def _condition(case: Case, refused: _Refused | None, now: float) -> Condition | 
     blocked = case.blocked
     if blocked is None:
         return None
-    gate, source = blocked.gate, blocked.source
+    gate, source = blocked.gate, case.endpoint
     last = source.last_failure_reason or "no reason given"
     failed = f"{source.failures} failed starts in a row, the last: {last}"
     if gate.given_up:

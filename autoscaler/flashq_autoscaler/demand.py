@@ -14,7 +14,7 @@ from flashq_autoscaler.views import Withheld
 
 if TYPE_CHECKING:
     from flashq_autoscaler.fleet import Group
-    from flashq_autoscaler.views import Backlog, EndpointView, Params
+    from flashq_autoscaler.views import EndpointView, Params
 
 _LEAST_COLD_S = 0.001
 _MANY = 10**9
@@ -22,17 +22,17 @@ _MANY = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The waiting jobs of one environment."""
+    """The waiting jobs of one endpoint."""
 
     queued: int
     waits_s: tuple[float, ...]
     """Oldest first; jobs beyond its end count as just submitted."""
 
     @classmethod
-    def of(cls, source: EndpointView | Backlog) -> Queue:
-        """The queue of an endpoint's current environment, or of an older one."""
-        queued = source.queued
-        return cls(queued if isinstance(queued, int) else 0, source.waits_s)
+    def of(cls, endpoint: EndpointView) -> Queue:
+        """The queue of an endpoint."""
+        queued = endpoint.queued
+        return cls(queued if isinstance(queued, int) else 0, endpoint.waits_s)
 
     def wait_s(self, index: int) -> float:
         return self.waits_s[index] if index < len(self.waits_s) else 0.0
@@ -50,14 +50,6 @@ class Demand:
 
 
 NONE = Demand()
-
-
-def older_demand(
-    endpoint: EndpointView, backlog: Backlog, group: Group, now: float, params: Params
-) -> Demand:
-    """What the waiting jobs of an older environment want, by the default rule whatever the endpoint's."""
-    queue = Queue.of(backlog)
-    return _earliest_finish(endpoint, queue, _Slots.of(endpoint, queue, group, now, params), now, params)
 
 
 def demand(endpoint: EndpointView, group: Group, now: float, params: Params) -> Demand:
@@ -193,14 +185,10 @@ def _queue_delay(endpoint: EndpointView, queue: Queue, slots: _Slots, now: float
 
 
 def _request_count(endpoint: EndpointView, queue: Queue, group: Group) -> Demand:
-    """`ceil((queued + running) / value)` workers; low-priority jobs count only for the first worker."""
-    low = min(endpoint.low_priority_queued, queue.queued)
-    counted = queue.queued - low + endpoint.running
-    target = math.ceil(counted / endpoint.scaler_value)
-    if low and not target:
-        target = 1
+    """`ceil((queued + running) / value)` workers."""
+    target = math.ceil((queue.queued + endpoint.running) / endpoint.scaler_value)
     reason = (
-        f"REQUEST_COUNT: ceil(({queue.queued - low} queued + {endpoint.running} running) / "
+        f"REQUEST_COUNT: ceil(({queue.queued} queued + {endpoint.running} running) / "
         f"{endpoint.scaler_value:g}) = {target} workers, {group.capacity} there"
     )
     return Demand(max(0, target - group.capacity), reason, keep=target)

@@ -1,7 +1,8 @@
 """Which workers go (R5, R6, R10). Pure. Of those that hold jobs only outdated ones, which finish them first.
 
 Three reasons to go: it is above `maximum`, it has been idle for `idle_timeout`, or it is outdated and its
-turn has come (under load none is ever idle, so that does not wait for idleness). Idleness never takes the ready workers below `minimum`; a rollout in place may, by one batch.
+turn has come (under load none is ever idle, so that does not wait for idleness). Idleness never takes the
+ready workers below `minimum`; a rollout in place may, by one batch.
 """
 
 from __future__ import annotations
@@ -23,18 +24,12 @@ class Outcome:
     """What became of an endpoint's wishes for workers in this decision."""
 
     started: int = 0
-    replacements: int = 0
-    """Those of `started` that are of the current environment."""
     unplaced: int = 0
     """Wanted, with room below `maximum`, but no host had a place."""
     obstacle: ThrottleCode | None = None
     """What such a place lacked."""
     keep: int = 0
     """Ready workers that the scaling rule keeps however long they are idle."""
-    crowded_out: bool = False
-    """A job of an older environment has no worker, and `maximum` leaves no room for one."""
-    only_hopes: int = 0
-    """Those of `unplaced` that were to be the only worker of an older environment."""
 
 
 NOTHING = Outcome()
@@ -51,15 +46,13 @@ def replacing(fleet: Fleet) -> int:
 
 
 def idle_drains(endpoint: EndpointView, fleet: Fleet, outcome: Outcome, now: float) -> list[Drain]:
-    """Idle workers above `maximum`, one in the way of an older environment's job, those idle too long."""
-    maximum = endpoint.maximum + endpoint.waiting_parents
-    over = fleet.serving - maximum
-    crowded = outcome.crowded_out or outcome.only_hopes > 0
-    if over <= 0 and not crowded and not _expired((*fleet.current.idle, *fleet.outdated.idle), endpoint, now):
+    """Idle workers above `maximum`, and those idle too long."""
+    over = fleet.serving - endpoint.maximum
+    if over <= 0 and not _expired((*fleet.current.idle, *fleet.outdated.idle), endpoint, now):
         return []
     idle = sorted(fleet.current.idle, key=_turn)
     if over > 0:
-        reason = f"{fleet.serving} workers, at most {maximum} wanted"
+        reason = f"{fleet.serving} workers, at most {endpoint.maximum} wanted"
         surplus = (*sorted(fleet.outdated.idle, key=_turn), *idle)[:over]
         return [_drain(worker, endpoint, reason) for worker in surplus]
     spare = idle[: max(0, len(idle) - _reserved(endpoint))]
@@ -67,11 +60,6 @@ def idle_drains(endpoint: EndpointView, fleet: Fleet, outcome: Outcome, now: flo
     expired = _expired(spare, endpoint, now)[: max(0, fleet.current.ready - keep)]
     left = max(0, _ready(fleet) - len(expired) - endpoint.minimum)
     expired += _expired(sorted(fleet.outdated.idle, key=_turn), endpoint, now)[:left]
-    if crowded and not expired and not fleet.draining:
-        makes_way = [w for w in spare if outcome.crowded_out or _makes_place(w, outcome.obstacle)]
-        return [
-            _drain(w, endpoint, "a job of an older environment waits for its place") for w in makes_way[:1]
-        ]
     limit = f"idle_timeout {endpoint.idle_timeout_s:g} s"
     return [_drain(w, endpoint, f"idle for {now - w.since:.2f} s, {limit}") for w in expired]
 
@@ -107,11 +95,11 @@ def rollout_drains(
     if outcome.unplaced:
         candidates = [worker for worker in candidates if _makes_place(worker, outcome.obstacle)]
     batch = batch_of(endpoint, params)
-    free = endpoint.maximum + endpoint.waiting_parents - fleet.live - outcome.started
+    free = endpoint.maximum - fleet.live - outcome.started
     in_place = free <= 0 or outcome.unplaced > 0
     above = _ready(fleet) - len(gone) - endpoint.minimum
     least = -batch if in_place else 0
-    allowed = batch - replacing(fleet) - outcome.replacements
+    allowed = batch - replacing(fleet) - outcome.started
     drains: list[Drain] = []
     for worker in candidates[: max(0, allowed)]:
         if worker.state != "initializing":

@@ -16,7 +16,7 @@ GONE = frozenset({"throttled", "unhealthy"})
 
 def is_live(worker: WorkerView) -> bool:
     """Whether it counts against its endpoint's `maximum`: every worker with a process, draining or not."""
-    return not worker.lost and worker.state not in GONE
+    return worker.state not in GONE
 
 
 def is_silent(worker: WorkerView, now: float) -> bool:
@@ -26,7 +26,7 @@ def is_silent(worker: WorkerView, now: float) -> bool:
 
 @dataclass(slots=True)
 class Group:
-    """The workers of one environment that take jobs, or will once they are ready."""
+    """Workers that take jobs, or will once they are ready."""
 
     idle: list[WorkerView] = field(default_factory=list)
     running: list[WorkerView] = field(default_factory=list)
@@ -48,10 +48,9 @@ class Fleet:
     live: int = 0
     """What counts against `maximum`."""
     current: Group = field(default_factory=Group)
-    older: dict[str, Group] = field(default_factory=dict)
-    """Those of each other environment that jobs are queued for."""
+    """Those of the current environment."""
     outdated: Group = field(default_factory=Group)
-    """Those of all other environments: to be replaced."""
+    """Those of all other environments: they serve too, and are to be replaced."""
     draining: int = 0
     draining_outdated: int = 0
     """Those of `draining` that are not of the current environment."""
@@ -66,8 +65,7 @@ class Fleet:
 
 def fleet_of(endpoint: EndpointView, workers: Sequence[WorkerView]) -> Fleet:
     """The fleet that `workers`, all live and all of `endpoint`, make up."""
-    older = {backlog.environment: Group() for backlog in endpoint.older if backlog.queued > 0}
-    fleet = Fleet(live=len(workers), older=older)
+    fleet = Fleet(live=len(workers))
     current, outdated, environment = fleet.current, fleet.outdated, endpoint.environment
     for worker in workers:
         if worker.draining:
@@ -76,8 +74,7 @@ def fleet_of(endpoint: EndpointView, workers: Sequence[WorkerView]) -> Fleet:
                 fleet.draining_outdated += 1
                 fleet.leaving_outdated += not worker.jobs
             continue
-        theirs = worker.environment
-        group = current if theirs == environment else older.get(theirs, outdated)
+        group = current if worker.environment == environment else outdated
         if worker.state == "initializing":
             group.initializing.append(worker)
         elif worker.state == "running" or worker.jobs:

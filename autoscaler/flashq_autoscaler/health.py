@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flashq_autoscaler.views import Backlog, EndpointView, Params
+    from flashq_autoscaler.views import EndpointView, Params
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +28,19 @@ class Gate:
 OPEN = Gate()
 
 
-def gate_of(name: str, source: EndpointView | Backlog, now: float, params: Params) -> Gate:
+def gate_of(endpoint: EndpointView, now: float, params: Params) -> Gate:
     """Closed from a failed start until `retry_at`, for good once the failures have lasted `give_up_s`.
 
-    `name` spreads the retries of those whose starts failed together.
+    Its name spreads the retries of those whose starts failed together.
     """
-    if source.failures <= 0:
+    if endpoint.failures <= 0:
         return OPEN
-    first, last = source.first_failure_at, source.last_failure_at
+    first, last = endpoint.first_failure_at, endpoint.last_failure_at
     if first is not None and now >= first + params.give_up_s:
         return Gate(open=False, probing=True, given_up=True)
     if last is None:
         return Gate(probing=True, retry_at=now)
-    retry_at = last + retry_delay_s(name, source.failures, params)
+    retry_at = last + retry_delay_s(endpoint.name, endpoint.failures, params)
     return Gate(open=now >= retry_at, probing=True, retry_at=retry_at)
 
 

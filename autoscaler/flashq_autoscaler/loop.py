@@ -110,7 +110,7 @@ class Autoscaler:
         views = {view.name: view for view in snapshot.endpoints}
         for case in seen.hopeless:
             view = views[case.endpoint]
-            if view.queued and not gate_of(view.name, view, snapshot.now, self._params).open:
+            if view.queued and not gate_of(view, snapshot.now, self._params).open:
                 failed = self._applier.fail_waiting(case.endpoint, case.revision, case.why)
                 why = view.last_failure_reason
                 log.warning("%s: %d jobs failed, it cannot start: %s", view.name, failed, why)

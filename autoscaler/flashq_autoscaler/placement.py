@@ -23,12 +23,11 @@ _Rank: TypeAlias = tuple[bool, int, bool, int, float, int, str]
 # The nearer a host came to taking the worker, the more its reason tells.
 _NEARNESS: dict[ThrottleCode, int] = {
     "NO_HOST": 0,
-    "LABELS": 1,
-    "NO_GPU": 2,
-    "FOREIGN_MEMORY": 3,
-    "QUOTA": 4,
-    "NO_CPU": 5,
-    "HOST_MEMORY": 6,
+    "NO_GPU": 1,
+    "FOREIGN_MEMORY": 2,
+    "QUOTA": 3,
+    "NO_CPU": 4,
+    "HOST_MEMORY": 5,
 }
 
 
@@ -58,7 +57,6 @@ class _Room:
     cpus: float
     memory_bytes: float
     slots: float
-    labels: frozenset[str]
     gpus: list[GpuView] = field(default_factory=list)
     """Free ones, neither held nor foreign, the smallest first."""
     workers: int = 0
@@ -88,7 +86,7 @@ class Ledger:
     """What the hosts have left while starts are granted one by one."""
 
     def __init__(self, hosts: Iterable[HostView], workers: Iterable[WorkerView], now: float) -> None:
-        """`workers`: all on record. The lost and the silent hold only their GPUs."""
+        """`workers`: all on record. The silent hold only their GPUs."""
         self._hosts = sorted(hosts, key=lambda host: host.id)
         self._silent = [host for host in self._hosts if now > host.beat_at + host.lease_s]
         self._holders: dict[str, str] = {}
@@ -158,8 +156,6 @@ class Ledger:
 
     def _obstacle(self, room: _Room, needs: Needs) -> ThrottleCode | None:
         """The first thing that keeps a worker off a host; None: it fits."""
-        if not room.labels.issuperset(needs.labels):
-            return "LABELS"
         if needs.gpus and not _on_cpu(room, needs) and len(_suitable(room.gpus, needs)) < needs.gpus:
             present = [gpu for gpu in _suitable(room.host.gpus, needs) if gpu.uuid not in self._holders]
             return "FOREIGN_MEMORY" if len(present) >= needs.gpus else "NO_GPU"
@@ -189,9 +185,6 @@ class Ledger:
 
     def _explain(self, code: ThrottleCode, room: _Room, needs: Needs) -> str:
         host = room.host
-        if code == "LABELS":
-            missing = ", ".join(sorted(set(needs.labels) - room.labels))
-            return f"host {host.id} lacks the label {missing}"
         if code in ("NO_GPU", "FOREIGN_MEMORY"):
             return self._explain_gpus(host, needs)
         if code == "QUOTA":
@@ -210,8 +203,6 @@ class Ledger:
         wanted = f"{needs.gpus} GPU{'s' * (needs.gpus > 1)}"
         if needs.gpu_models:
             wanted += f" ({' or '.join(needs.gpu_models)})"
-        if needs.gpu_memory_bytes:
-            wanted += f" of {needs.gpu_memory_bytes / _GIB:.0f} GiB"
         if not host.gpus:
             return f"needs {wanted}; host {host.id} has none"
         parts = [self._explain_gpu(gpu, needs) for gpu in sorted(host.gpus, key=lambda gpu: gpu.uuid)]
@@ -234,7 +225,6 @@ def _room(host: HostView) -> _Room:
         cpus=math.inf if host.cpus is None else host.cpus,
         memory_bytes=math.inf if host.memory_bytes is None else host.memory_bytes,
         slots=math.inf if host.slots is None else host.slots,
-        labels=frozenset(host.labels),
     )
 
 
@@ -244,9 +234,7 @@ def _on_cpu(room: _Room, needs: Needs) -> bool:
 
 
 def _suits(gpu: GpuView, needs: Needs) -> bool:
-    return gpu.memory_bytes >= needs.gpu_memory_bytes and (
-        not needs.gpu_models or gpu.name.casefold() in _models(needs)
-    )
+    return not needs.gpu_models or gpu.name.casefold() in _models(needs)
 
 
 def _models(needs: Needs) -> list[str]:

@@ -86,7 +86,7 @@ def reconcile(plan: Plan, snapshot: Snapshot) -> tuple[Action, ...]:
 
 
 def _may_be_lost(worker: WorkerView | None) -> bool:
-    return worker is not None and not worker.lost
+    return worker is not None and is_live(worker)
 
 
 def _may_drain(drain: Drain, worker: WorkerView | None) -> bool:

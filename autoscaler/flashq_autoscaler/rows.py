@@ -134,7 +134,6 @@ def host_view(host: str, fields: Mapping[str, str], expires_ms: float) -> HostVi
             id=host,
             beat_at=beat_at,
             lease_s=expires_ms / 1000 - beat_at,
-            labels=_words(fields.get("labels", "")),
             cpus=float(fields["cpus"]) if fields.get("cpus") else None,
             memory_bytes=int(fields["memory_bytes"]) if fields.get("memory_bytes") else None,
             gpus=tuple(_gpu(gpu) for gpu in json.loads(fields.get("gpus") or "[]")),

@@ -12,7 +12,7 @@ from typing import Literal
 
 WorkerState = Literal["initializing", "idle", "running", "throttled", "outdated", "unhealthy"]
 ScalerType = Literal["QUEUE_DELAY", "REQUEST_COUNT"]
-ThrottleCode = Literal["NO_HOST", "LABELS", "QUOTA", "NO_CPU", "HOST_MEMORY", "FOREIGN_MEMORY", "NO_GPU"]
+ThrottleCode = Literal["NO_HOST", "QUOTA", "NO_CPU", "HOST_MEMORY", "FOREIGN_MEMORY", "NO_GPU"]
 UnhealthyCode = Literal["BACKOFF", "GIVEN_UP"]
 WithheldCode = Literal["QUEUE_SOON_EMPTY", "QUEUE_DELAY"]
 
@@ -33,10 +33,6 @@ class Needs:
     gpus: int = 0
     gpu_models: tuple[str, ...] = ()
     """Acceptable NVML product names (compared without case), the preferred first; empty: any."""
-    gpu_memory_bytes: int = 0
-    """The least memory each GPU must have in all."""
-    labels: tuple[str, ...] = ()
-    """All of these must be among the host's labels (`zone=eu`, `fast-disk`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +72,6 @@ class Withheld:
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
-    """Queued jobs of an older environment, which workers of the current one cannot run."""
-
-    revision: str
-    environment: str
-    queued: int
-    waits_s: tuple[float, ...] = ()
-    needs: Needs | None = None
-    """None: those of the current revision."""
-    failures: int = 0
-    """As in `EndpointView`, of this revision."""
-    first_failure_at: float | None = None
-    last_failure_at: float | None = None
-    last_failure_reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class EndpointView:
     """One endpoint: its settings, its queue and what its past starts and jobs took."""
 
@@ -104,17 +83,13 @@ class EndpointView:
     maximum: int
     idle_timeout_s: float
     queued: int | Unknown
-    """Jobs of the current environment that wait, of every priority. Unknown: nothing is decided for it."""
+    """Jobs that wait, of every priority and revision. Unknown: nothing is decided for it."""
     waits_s: tuple[float, ...] = ()
     """How long they have waited, oldest first; at least the oldest `maximum * concurrency` of them."""
-    low_priority_queued: int = 0
-    """Those of `queued` below normal priority."""
     running: int = 0
-    """Jobs in progress, waiting parents among them."""
+    """Jobs in progress."""
     elapsed_s: tuple[float, ...] = ()
-    """How long each running job has run; one entry a job, without the waiting parents."""
-    waiting_parents: int = 0
-    """Workers held only by jobs that wait for a job they called: they do not count against `maximum`."""
+    """How long each running job has run; one entry a job."""
     service_s: float | None = None
     """Median execution time of a job; None until one has finished."""
     cold_s: float | None = None
@@ -130,7 +105,6 @@ class EndpointView:
     first_failure_at: float | None = None
     last_failure_at: float | None = None
     last_failure_reason: str = ""
-    older: tuple[Backlog, ...] = ()
     condition: Condition | None = None
     """The condition the broker has on record."""
     withheld: Withheld | None = None
@@ -161,8 +135,6 @@ class WorkerView:
     """The GPUs it holds, in every state, until its host has seen them free."""
     cpus: float = 0.0
     memory_bytes: int = 0
-    lost: bool = False
-    """Declared lost: it counts for nothing and holds only its GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +155,6 @@ class HostView:
     id: str
     beat_at: float
     lease_s: float = 15.0
-    labels: tuple[str, ...] = ()
     cpus: float | None = None
     """Cores to give to workers; None: not limited."""
     memory_bytes: int | None = None

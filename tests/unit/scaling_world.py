@@ -79,7 +79,7 @@ def simulate_apply(before: Snapshot, actions: Iterable[Action]) -> Snapshot:
     for action in actions:
         match action:
             case DeclareLost(stop):
-                workers[stop.worker] = replace(workers[stop.worker], lost=True, jobs=0)
+                workers[stop.worker] = replace(workers[stop.worker], state="unhealthy", jobs=0)
             case DrainWorker(drain):
                 workers[drain.worker] = replace(workers[drain.worker], draining=True)
             case StartWorker(start):

@@ -171,7 +171,7 @@ def host_fields(**changes: str) -> dict[str, str]:
     gpu = {"uuid": "GPU-1", "name": "NVIDIA L4", "memory_bytes": 1 << 34, "foreign": True}
     fields = {
         "beat": str(NOW_MS), "cpus": "2.5", "memory_bytes": "1024", "gpus": json.dumps([gpu]),
-        "labels": "zone=eu,fast", "fallback_cpu": "1", "draining": "0", "slots": "",
+        "fallback_cpu": "1", "draining": "0", "slots": "",
     }  # fmt: skip
     return fields | changes
 
@@ -180,8 +180,7 @@ def test_host_has_what_its_record_says() -> None:
     seen = rows.host_view("h1", host_fields(), NOW_MS + 15_000)
     assert (seen.beat_at, seen.lease_s, seen.cpus, seen.memory_bytes) == (NOW, 15.0, 2.5, 1024)
     assert [(gpu.uuid, gpu.name, gpu.foreign) for gpu in seen.gpus] == [("GPU-1", "NVIDIA L4", True)]
-    assert (seen.labels, seen.fallback_cpu, seen.draining, seen.slots) == (
-        ("zone=eu", "fast"),
+    assert (seen.fallback_cpu, seen.draining, seen.slots) == (
         True,
         False,
         None,

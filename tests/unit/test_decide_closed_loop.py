@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flashq_autoscaler.decide import decide
 from flashq_autoscaler.drains import batch_of
 from flashq_autoscaler.reconcile import reconcile
-from flashq_autoscaler.views import Backlog, EndpointView, Params, Snapshot, WorkerView
+from flashq_autoscaler.views import EndpointView, Params, Snapshot, WorkerView
 from tests.unit.scaling_world import GPU, NOW, endpoint, host, simulate_apply
 
 if TYPE_CHECKING:
@@ -33,16 +33,15 @@ class World:
     service_s: float = 1.0
     now: float = NOW
     workers: tuple[WorkerView, ...] = ()
-    queues: dict[tuple[str, str], deque[float]] = field(default_factory=dict)
+    queues: dict[str, deque[float]] = field(default_factory=dict)
     begun: dict[str, float] = field(default_factory=dict)
     done: int = 0
     cold_starts: int = 0
     longest_wait_s: float = 0.0
     plans: list[Plan] = field(default_factory=list)
 
-    def submit(self, name: str, jobs: int = 1, environment: str | None = None) -> None:
-        queue = self.queues.setdefault((name, environment or self.endpoints[name].environment), deque())
-        queue.extend([self.now] * jobs)
+    def submit(self, name: str, jobs: int = 1) -> None:
+        self.queues.setdefault(name, deque()).extend([self.now] * jobs)
 
     def update(self, name: str, **fields: Any) -> None:
         self.endpoints[name] = replace(self.endpoints[name], **fields)
@@ -80,18 +79,14 @@ class World:
         )
 
     def _view(self, view: EndpointView) -> EndpointView:
-        def waits(environment: str) -> tuple[float, ...]:
-            return tuple(self.now - at for at in self.queues.get((view.name, environment), ()))
-
+        waits = tuple(self.now - at for at in self.queues.get(view.name, ()))
         mine = [worker for worker in self.live(view.name) if worker.jobs]
-        older = {env for name, env in self.queues if name == view.name and env != view.environment}
         return replace(
             view,
-            queued=len(waits(view.environment)),
-            waits_s=waits(view.environment)[:50],
+            queued=len(waits),
+            waits_s=waits[:50],
             running=len(mine),
             elapsed_s=tuple(self.now - self.begun[worker.id] for worker in mine),
-            older=tuple(Backlog(f"r-{env}", env, len(waits(env)), waits(env)) for env in sorted(older)),
         )
 
     def _let_workers_work(self) -> None:
@@ -106,7 +101,7 @@ class World:
             return None
         if worker.state == "initializing" and self.now - worker.since >= self.cold_s:
             worker = replace(worker, state="idle", since=self.now)
-        queue = self.queues.get((worker.endpoint, worker.environment))
+        queue = self.queues.get(worker.endpoint)
         if worker.state == "idle" and not worker.draining and queue:
             self.longest_wait_s = max(self.longest_wait_s, self.now - queue.popleft())
             self.begun[worker.id] = self.now
@@ -207,20 +202,6 @@ def test_busy_workers_finish_before_they_are_replaced() -> None:
     assert [worker.environment for worker in world.live("embed")] == ["env2"]
 
 
-@pytest.mark.parametrize("workers", [(0, 1), (1, 1), (1, 2), (2, 2)])
-def test_two_programs_with_different_environments_are_both_served(workers: tuple[int, int]) -> None:
-    world = one(workers)
-
-    for _ in range(6):
-        world.submit("embed", 1)
-        world.submit("embed", 1, environment="older")
-        world.run(10.0)
-    world.run(20.0)
-
-    assert world.done == 12
-    assert not any(world.queues.values())
-
-
 def test_two_endpoints_share_two_gpus() -> None:
     views = {name: endpoint(name, workers=(0, 2), idle_timeout_s=5.0, needs=GPU) for name in ("a", "b")}
     world = World(views, (host(gpus=["GPU-1", "GPU-2"]),))
@@ -241,9 +222,7 @@ def test_two_endpoints_share_two_gpus() -> None:
     cold_s=st.sampled_from([0.1, 0.5, 2.0]),
     service_s=st.sampled_from([0.1, 1.0, 3.0]),
     known=st.booleans(),
-    bursts=st.lists(
-        st.tuples(st.integers(0, 8), st.integers(0, 3), st.integers(1, 40)), min_size=1, max_size=6
-    ),
+    bursts=st.lists(st.tuples(st.integers(0, 8), st.integers(1, 40)), min_size=1, max_size=6),
     update_at=st.integers(0, 5),
 )
 def test_every_job_is_done_and_workers_return_to_the_minimum(
@@ -252,7 +231,7 @@ def test_every_job_is_done_and_workers_return_to_the_minimum(
     cold_s: float,
     service_s: float,
     known: bool,
-    bursts: list[tuple[int, int, int]],
+    bursts: list[tuple[int, int]],
     update_at: int,
 ) -> None:
     estimates = {"cold_s": cold_s, "service_s": service_s} if known else {}
@@ -260,12 +239,11 @@ def test_every_job_is_done_and_workers_return_to_the_minimum(
     world.cold_s, world.service_s = cold_s, service_s
 
     submitted = 0
-    for index, (jobs, old_jobs, ticks) in enumerate(bursts):
+    for index, (jobs, ticks) in enumerate(bursts):
         if index == update_at:
             world.update("embed", environment="env2", revision="r2")
         world.submit("embed", jobs)
-        world.submit("embed", old_jobs, environment="env")
-        submitted += jobs + old_jobs
+        submitted += jobs
         world.run(ticks * TICK_S)
     for _ in range(40):
         if world.done == submitted:

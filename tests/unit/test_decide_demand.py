@@ -71,16 +71,6 @@ def test_alpha_trades_waiting_for_workers(alpha: float, expected: int) -> None:
     assert many == expected
 
 
-def test_waiting_parents_make_room_and_leave_no_slot() -> None:
-    busy = worker(state="running")
-
-    blocked = decide(snapshot(endpoint(workers=(0, 1), queued=1, running=1, elapsed_s=(1.0,)), [busy]))
-    nested = decide(snapshot(endpoint(workers=(0, 1), queued=1, running=1, waiting_parents=1), [busy]))
-
-    assert blocked.starts == ()
-    assert [start.ordinal for start in nested.starts] == [2]
-
-
 def test_an_idle_worker_that_takes_nothing_is_not_counted_on() -> None:
     waiting = endpoint(queued=1, waits_s=(7.0,))
 
@@ -139,22 +129,19 @@ def test_queue_delay_holds_with_the_time_it_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("queued", "low", "running", "value", "expected"),
+    ("queued", "running", "value", "expected"),
     [
-        (0, 0, 0, 4.0, 0),
-        (1, 0, 0, 4.0, 1),
-        (4, 0, 0, 4.0, 1),
-        (5, 0, 0, 4.0, 2),
-        (4, 0, 1, 4.0, 1),  # ceil(5 / 4) = 2, one is there
-        (9, 8, 0, 4.0, 1),
-        (3, 3, 0, 4.0, 1),  # low priority alone still gets one worker
-        (3, 3, 1, 4.0, 0),
-        (90, 0, 0, 1.0, 10),
+        (0, 0, 4.0, 0),
+        (1, 0, 4.0, 1),
+        (4, 0, 4.0, 1),
+        (5, 0, 4.0, 2),
+        (4, 1, 4.0, 1),  # ceil(5 / 4) = 2, one is there
+        (90, 0, 1.0, 10),
     ],
 )
-def test_request_count(queued: int, low: int, running: int, value: float, expected: int) -> None:
+def test_request_count(queued: int, running: int, value: float, expected: int) -> None:
     many = starts(
-        queued=queued, low_priority_queued=low, workers=["running"] * running,
+        queued=queued, workers=["running"] * running,
         scaler_type="REQUEST_COUNT", scaler_value=value,
     )  # fmt: skip
 
@@ -184,7 +171,6 @@ def test_draining_unhealthy_and_throttled_workers_are_no_capacity() -> None:
         worker("w1", draining=True),
         worker("w2", "unhealthy"),
         worker("w3", "throttled"),
-        worker("w4", lost=True),
     ]
 
     plan = decide(snapshot(endpoint(workers=(0, 3), queued=5), staff))

@@ -8,7 +8,7 @@ import pytest
 
 from flashq_autoscaler.decide import decide
 from flashq_autoscaler.health import retry_delay_s
-from flashq_autoscaler.views import Backlog, EndpointView, Params
+from flashq_autoscaler.views import EndpointView, Params
 from tests.unit.scaling_world import GPU, NOW, endpoint, host, snapshot, worker
 
 DAY_S = 86400.0
@@ -107,26 +107,6 @@ def test_a_failing_endpoint_comes_after_the_healthy_ones() -> None:
 
     assert [start.endpoint for start in plan.starts] == ["b"]
     assert [(state.endpoint, state.condition.state) for state in plan.states] == [("a", "throttled")]
-
-
-def test_a_failing_new_revision_does_not_hold_back_an_older_one() -> None:
-    older = Backlog("r0", "old", queued=1, waits_s=(0.0,))
-
-    plan = decide(snapshot(failing(older=(older,))))
-
-    assert [(start.revision, start.environment) for start in plan.starts] == [("r0", "old")]
-    assert [state.condition.code for state in plan.states] == ["BACKOFF"]
-
-
-def test_a_failing_older_revision_does_not_hold_back_the_current_one() -> None:
-    older = Backlog(
-        "r0", "old", 1, (0.0,), failures=1, last_failure_at=NOW, last_failure_reason="no such wheel"
-    )
-
-    plan = decide(snapshot(endpoint(queued=1, older=(older,))))
-
-    assert [start.revision for start in plan.starts] == ["r1"]
-    assert "no such wheel" in plan.states[0].condition.detail
 
 
 def test_a_silent_worker_is_given_up_and_replaced_in_the_same_plan() -> None:
