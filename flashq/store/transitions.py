@@ -62,7 +62,7 @@ class Transitions:
         env: bytes = b"",
         expected_version: int | None = None,
     ) -> Command[Registered]:
-        """Make an endpoint known or bring it up to date; `record` is the revision signed with `key_id`, `env` sealed."""
+        """Make an endpoint known or bring it up to date; `record`: the revision signed with `key_id`; `env`: sealed."""
         version = "" if expected_version is None else expected_version
         args: tuple[Value, ...]
         args = (

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from flashq.model.lifecycle import JobState
-from flashq.store.records import Claimed
 from flashq.store.transitions import handed_over
 from tests.conformance.world import EP, LEASE_MS, World
+
+if TYPE_CHECKING:
+    from flashq.store.records import Claimed
 
 
 def idle(world: World, *, room: int = 1) -> str:
@@ -18,7 +22,9 @@ def idle(world: World, *, room: int = 1) -> str:
     return worker
 
 
-def look(world: World, worker: str, *, count: int = 1, room: int = 1, holding: int = 0) -> tuple[Claimed, ...]:
+def look(
+    world: World, worker: str, *, count: int = 1, room: int = 1, holding: int = 0
+) -> tuple[Claimed, ...]:
     command = world.t.claim(
         EP, worker, "n", count=count, lease_ms=LEASE_MS, start=0, holding=holding, room=room
     )

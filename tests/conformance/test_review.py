@@ -108,9 +108,7 @@ def test_what_a_lost_worker_held_keeps_its_order(world: World, how: str) -> None
 def test_leaving_does_not_ring_the_one_that_leaves(world: World) -> None:
     leaver, other = world.worker(), world.worker()
     world.submit()
-    world.run(
-        world.t.claim(EP, leaver, "n", count=1, lease_ms=LEASE_MS, start=1, holding=0, room=2)
-    )
+    world.run(world.t.claim(EP, leaver, "n", count=1, lease_ms=LEASE_MS, start=1, holding=0, room=2))
     world.pass_ms(-1)  # idle for longer than the one that leaves
     world.claim(other)
     world.pass_ms(1)
@@ -128,14 +126,26 @@ def test_many_lost_workers_and_leases_keep_each_script_short(broker: Broker | Me
     workers, each = 100, 50
     redis, keys, t = broker.redis(), broker.keys, broker.transitions
     redis.set(CLOCK, START_MS)
-    terms = dict.fromkeys(("revision", "environment", "resources", "program"), "r1")
-    broker.run(t.register(EP, **terms, spec="{}", scaling="{}", record=b"record"))
+    broker.run(
+        t.register(
+            EP,
+            revision="r1",
+            environment="env-1",
+            resources="res-1",
+            spec="{}",
+            scaling="{}",
+            program="program-1",
+            record=b"record",
+        )
+    )
     pipe = redis.pipeline(transaction=False)
     for n in range(workers):
         broker.run(t.join(EP, f"w{n}", lease_ms=LEASE_MS, booked=False, fields={}))
         for m in range(each):
-            job, fields = f"j{n}-{m}", {"fq_state": "running", "fq_ep": EP, "origin": EP, "fq_fence": 1}
-            pipe.hset(keys.of("job", job), mapping={**fields, "worker_name": f"w{n}", "fq_claimed": START_MS})
+            job = f"j{n}-{m}"
+            fields: dict[str, Any] = {"fq_state": "running", "fq_ep": EP, "origin": EP, "fq_fence": 1}
+            fields |= {"worker_name": f"w{n}", "fq_claimed": START_MS}
+            pipe.hset(keys.of("job", job), mapping=fields)
             pipe.zadd(keys.of("leases", EP), {job: START_MS + LEASE_MS})
             pipe.zadd(keys.of("wip", EP), {f"{job}:1": float("inf")})
     pipe.execute()
@@ -233,4 +243,6 @@ def test_programs_of_older_code_share_one_queue(world: World) -> None:
     jobs = [world.submit(revision=f"old-{n}") for n in range(20)]
 
     assert len(world.scores("endpoint_queues")) == 2
-    assert [row.revision for row in world.claim(world.worker(), count=99)] == [f"old-{n}" for n in range(len(jobs))]
+    assert [row.revision for row in world.claim(world.worker(), count=99)] == [
+        f"old-{n}" for n in range(len(jobs))
+    ]
