@@ -77,6 +77,15 @@ def test_a_retry_after_a_delay(world: World, priority: int) -> None:
     assert [again.job for again in world.claim(world.worker())] == [held.job]
 
 
+@pytest.mark.parametrize("state", ["retry", "finished"])
+def test_an_outcome_that_overtakes_its_start_counts_the_attempt(world: World, state: str) -> None:
+    held = world.claimed(ttl_ms=60_000)
+
+    assert world.finish(held, state) == "ok"
+    assert world.run(world.t.start(held.job, held.fence)) == "stale"
+    assert world.job(held.job)["fq_attempts"] == "1"
+
+
 def test_a_refused_job_fails_without_an_attempt(world: World) -> None:
     held = world.claimed()
 

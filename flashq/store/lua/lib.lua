@@ -195,6 +195,8 @@ local function settle(P, id, fence, o, at)
     note(P, f.ep, 'stale-outcome', id, 'refused: fence ' .. fence .. ', now ' .. f.fence .. ' and ' .. f.state)
     return 'stale'
   end
+  -- Only what ran returns or is tried again: where its START is still to come, this is it.
+  if f.state == 'claimed' and (o.state == 'retry' or o.state == 'finished') then begin(P, id, fence, at) end
   unlease(P, id, f)
   if o.state ~= 'retry' then
     conclude(P, id, f, o.state, o.reason, o.text, o.outcome, o.ttl_s, at, o.timing)
