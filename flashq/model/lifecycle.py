@@ -71,7 +71,8 @@ TRANSITIONS: dict[str, dict[JobState | None, frozenset[JobState]]] = {
     "start": {S.CLAIMED: frozenset({S.RUNNING})},
     # Of what was only claimed: its worker would not run it, or was told to stop it, or its START is still to come.
     "finish": dict.fromkeys(
-        LEASED, frozenset({S.FINISHED, S.FAILED, S.CANCELLED, S.TIMED_OUT, S.SCHEDULED, S.QUEUED})
+        (S.CLAIMED, S.RUNNING),
+        frozenset({S.FINISHED, S.FAILED, S.CANCELLED, S.TIMED_OUT, S.SCHEDULED, S.QUEUED}),
     ),
     "release": {S.CLAIMED: frozenset({S.QUEUED, S.CANCELLED}), S.RUNNING: frozenset({S.QUEUED, S.CANCELLED})},
     # A run ended without an outcome: its executor died, its worker is silent, or left.
