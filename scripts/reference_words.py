@@ -32,10 +32,11 @@ PARAMETERS = {
     " bytecode.",
     "max_concurrency": "Jobs that one worker runs at once; above 1 it needs an `async def` function. 1 to 1,000.",
     "retries": "Re-executions after an exception of the function: a number, a `Retries`, or a dict of its fields.",
-    "priority": "-9 to 9; workers take jobs of a higher priority first.",
+    "priority": "-9 to 9; waiting jobs of a higher one always go first. Workers are started for all alike.",
     "result_ttl": "Whole seconds that a completed job and its value are kept. Jobs that ended without a value are kept"
     " at least 7 days.",
-    "ttl": "Seconds from submit within which a job must have begun; later it is not run (`JobExpired`).",
+    "ttl": "Seconds from submit (or from the end of its delay) within which a job must have begun; later it is not run"
+    " (`JobExpired`).",
 }
 
 CALL_OPTIONS = {
@@ -101,7 +102,7 @@ HEADER_FIELDS = {
     "delivery": "Delivery mode.",
     "priority": "Priority of the call.",
     "timeout_ms": "How long a run may take; 0: no bound.",
-    "ttl_ms": "Within which time after submit it must have begun.",
+    "ttl_ms": "Within which time after submit, or its delay, it must have begun.",
     "not_before_ms": "Not to begin before; not used yet (the delay is kept by the broker).",
     "created_ms": "When it was signed.",
     "expires_ms": "When it is refused: 7 days after `iat`, and its delay and ttl; for a host command 60 s.",
