@@ -83,7 +83,13 @@ def _provide_debian(podman: Podman) -> None:
         raise NoBaseImageError("no registry answers, and no debootstrap (apt-get install debootstrap)")
     with tempfile.TemporaryDirectory(prefix="fq-debian-") as folder:
         root, archive = Path(folder, "root"), Path(folder, "root.tar")
-        command = [debootstrap, "--variant=minbase", f"--include={PACKAGES}", DEBIAN.rpartition(":")[2], root]
+        command: list[str | Path] = [
+            debootstrap,
+            "--variant=minbase",
+            f"--include={PACKAGES}",
+            DEBIAN.rpartition(":")[2],
+            root,
+        ]
         run(command, timeout_s=900)
         run(
             ["tar", "-C", root, "--exclude=./var/cache/apt/archives/*.deb", "-cf", archive, "."],

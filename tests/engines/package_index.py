@@ -39,8 +39,21 @@ def wheelhouse(constraints: Path, cache: Path) -> Path:
     with TemporaryDirectory(prefix="wheels-", dir=cache) as filling:
         requirements = Path(filling, "requirements.txt")
         requirements.write_text(pins, encoding="utf-8")
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        what = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--requirement", requirements]
+        pip: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
+        what: list[str | Path] = [
+            "--no-deps",
+            "--only-binary=:all:",
+            "--require-hashes",
+            "--requirement",
+            requirements,
+        ]
         run([*pip, *what, "--dest", Path(filling, "wheels")], timeout_s=900)
         for wheel in Path(filling, "wheels").glob("*.whl"):
             project = Path(filling, "index", re.sub(r"[-_.]+", "-", wheel.name.split("-")[0]).lower())
