@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+
+_PARTS = re.compile(r"(?P<scheme>[^:/?#]*://)(?P<place>[^/?#]*)(?P<rest>.*)", re.DOTALL)
 
 
 def masked(url: str) -> str:
     """`url` without its password, wherever that stands: before the host, or as a parameter."""
-    login, separator, address = urlsplit(url).netloc.rpartition("@")
-    user, colon, _ = login.partition(":")
-    shown = f"{user}{colon}***" if colon else user
-    url = url.replace(f"//{login}{separator}{address}", f"//{shown}{separator}{address}", 1)
+    parts = _PARTS.fullmatch(url)
+    if parts is not None:
+        login, at, address = parts["place"].rpartition("@")
+        user, colon, _ = login.partition(":")
+        url = f"{parts['scheme']}{user}{':***' if colon else ''}{at}{address}{parts['rest']}"
     return re.sub(r"(?i)([?&]password=)[^&]*", r"\1***", url)
