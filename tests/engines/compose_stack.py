@@ -33,6 +33,8 @@ PROJECT = "flashq-engines"
 """One name for every run, so that what a killed run left is found by the next."""
 SERVICES = ("autoscaler", "broker", "host")
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+OURS = tuple(name for name, service in COMPOSE["services"].items() if "build" in service)
+"""The services that run flashq's image."""
 
 
 def commands_of_the_head() -> tuple[list[str], list[str]]:
@@ -87,8 +89,7 @@ class ComposeStack:
     def _write_override(self, index: str) -> None:
         """Where the build finds packages: what the Dockerfile offers to networks with a mirror."""
         build = {"network": "host", "args": {"PIP_INDEX_URL": index, "UV_DEFAULT_INDEX": index}}
-        ours = [name for name, service in COMPOSE["services"].items() if "build" in service]
-        override = {"services": {name: {"build": build} for name in ours}}
+        override = {"services": {name: {"build": build} for name in OURS}}
         (self.project / "override.yaml").write_text(yaml.safe_dump(override), encoding="utf-8")
 
     def _variables_of_a_user(self, exports: list[str]) -> dict[str, str]:
@@ -134,6 +135,15 @@ class ComposeStack:
         except AssertionError as error:
             error.add_note(self.logs())
             raise
+
+    def down(self, *arguments: str) -> None:
+        """Bring everything down, with compose's own arguments.
+
+        docker compose stops what depends on a service before the service; podman-compose stops all at once, and
+        a host whose broker has gone, name and all, takes up to a minute to leave.
+        """
+        self.compose("stop", *OURS)
+        self.compose("down", *arguments)
 
     def logs(self) -> str:
         found = []

@@ -21,7 +21,7 @@ import pytest
 import redis
 
 from tests.engines.base_images import NoBaseImageError, provide_python, provide_valkey
-from tests.engines.compose_stack import COMPOSE, PROJECT, ROOT, SERVICES, ComposeStack
+from tests.engines.compose_stack import COMPOSE, OURS, PROJECT, ROOT, SERVICES, ComposeStack
 from tests.engines.package_index import serve, wheelhouse
 from tests.engines.podman import CACHE, Podman, missing_engine
 from tests.rig import wait_until
@@ -77,11 +77,11 @@ def built(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         stack = ComposeStack(podman, tmp_path_factory.mktemp("compose"), index)
         try:
             # Of the services that share the image, one builds it, and `up --build` finds it built.
-            stack.compose("build", "autoscaler", timeout_s=1200)
+            stack.compose("build", OURS[0], timeout_s=1200)
             stack.compose("up", "--detach", "--build")
             yield stack
         finally:
-            stack.compose("down", "--volumes")
+            stack.down("--volumes")
             with contextlib.suppress(AssertionError):
                 podman("rmi", "--force", COMPOSE["services"]["host"]["image"])
             podman("image", "prune", "--force")
@@ -167,7 +167,7 @@ def test_what_was_accepted_is_still_there_after_down_and_up(stack: ComposeStack)
     script.communicate(timeout=60)
     done = {job["id"] for job in stack.rows("jobs", endpoint=name, status="COMPLETED")}
 
-    stack.compose("down")
+    stack.down()
     stack.up()
 
     assert len(done) == 2
@@ -203,7 +203,7 @@ def test_neither_password_nor_key_shows_in_a_container(stack: ComposeStack, serv
 
 
 def test_down_leaves_nothing(stack: ComposeStack) -> None:
-    stack.compose("down", "--volumes")
+    stack.down("--volumes")
 
     assert stack.podman.lines("ps", "--all", "--quiet") == set()
     assert stack.podman.lines("volume", "ls", "--quiet") == set()
