@@ -129,6 +129,26 @@ def test_what_a_stray_worker_began_before_it_died_is_queued_again(world: World) 
     assert world.listed("queue") == [job]
 
 
+@pytest.mark.parametrize("how", ["failed", "popped", "begun"])
+def test_what_a_stray_worker_with_a_scheduler_touched_is_queued_again(world: World, how: str) -> None:
+    job = world.submit(delay_ms=1000)
+    queue = world.keys.of("queue", EP)
+    world.pass_ms(1000)
+    with world.tampering() as redis:
+        redis.zrem(world.keys.of("scheduled", EP), job)
+        if how == "failed":
+            stock_sets(world, job, "failed", "failed")
+        elif how == "popped":
+            stock_sets(world, job, "queued")
+            redis.rpush(f"{queue}:intermediate", job)
+        else:
+            stock_sets(world, job, "started")
+            redis.zadd(world.keys.of("wip", EP), {f"{job}:execution": world.now_ms / 1000 - 1})
+        assert world.reap().adopted == 1
+
+    assert [held.job for held in world.claim(world.worker())] == [job]
+
+
 def test_a_clock_set_back_does_not_stop_the_taking_back(world: World) -> None:
     job = world.submit()
     world.reap()

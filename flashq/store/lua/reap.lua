@@ -11,11 +11,14 @@
 -- Take back what stock RQ did to jobs of ours on one queue: a stray `rq worker` fails them, a tool cancels them.
 local function adopt(P, ep, queue, at)
   local count = 0
+  local function waits(f) return f and f.ep == ep and (f.state == 'queued' or f.state == 'scheduled') end
   local function back(id, f, why)
     redis.call('ZREM', P .. N.failed .. queue, id)
     redis.call('PERSIST', job_key(P, id))
     redis.call('DEL', P .. N.results .. id)
-    redis.call('HSET', job_key(P, id), 'status', 'queued', 'worker_name', '', 'started_at', '', 'ended_at', '')
+    redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'worker_name', '', 'started_at', '',
+      'ended_at', '')
+    redis.call('ZREM', P .. N.scheduled .. queue, id)
     enqueue(P, id, ep, queue, nil, true)
     ring_idle(P, ep)
     note(P, ep, 'job-adopted', id, why)
@@ -23,13 +26,13 @@ local function adopt(P, ep, queue, at)
   end
   for _, id in ipairs(redis.call('ZREVRANGE', P .. N.failed .. queue, 0, 99)) do
     local f = read(P, id)
-    if f and f.ep == ep and f.state == 'queued' and f.status == 'failed' then
+    if waits(f) and f.status == 'failed' then
       back(id, f, 'failed by a stray rq worker ' .. (f.worker or ''))
     end
   end
   for _, id in ipairs(redis.call('ZREVRANGE', P .. N.canceled .. queue, 0, 99)) do
     local f = read(P, id)
-    if f and f.ep == ep and f.status == 'canceled' and (f.state == 'queued' or f.state == 'scheduled') then
+    if waits(f) and f.status == 'canceled' then
       conclude(P, id, f, 'cancelled', 'cancelled', 'cancelled with a tool of RQ', '', f.failure_ttl, at)
       count = count + 1
     end
@@ -37,7 +40,7 @@ local function adopt(P, ep, queue, at)
   -- Popped by a stock worker that then died: in its intermediate list, or begun under an RQ execution that ended.
   for _, id in ipairs(redis.call('LRANGE', P .. N.queue .. queue .. ':intermediate', 0, 99)) do
     local f = read(P, id)
-    if f and f.ep == ep and f.state == 'queued' and f.status == 'queued' then
+    if waits(f) and f.status == 'queued' then
       redis.call('LREM', P .. N.queue .. queue .. ':intermediate', 0, id)
       back(id, f, 'popped by a stray rq worker')
     end
@@ -46,7 +49,7 @@ local function adopt(P, ep, queue, at)
     local id = string.match(entry, '^([^:]+)')
     local f = id and read(P, id)
     redis.call('ZREM', P .. N.wip .. queue, entry)
-    if f and f.ep == ep and f.state == 'queued' and f.status == 'started' then
+    if waits(f) and f.status == 'started' then
       back(id, f, 'begun by a stray rq worker that died')
     end
   end
