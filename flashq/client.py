@@ -192,6 +192,7 @@ class Client:
             expires_ms=now + CALL_LIFETIME_MS + call.ttl_ms + call.delay_ms,
             retry=registration.retry,
             keep_s=spec.result_ttl,
+            env_tag=registration.env_tag,
         )
         raw, digest = codec.seal_call(header, payload, self.keyring)
         command = self.transitions.submit(

@@ -37,7 +37,8 @@ class Endpoint:
     """
 
     if TYPE_CHECKING:
-        _spec: EndpointSpec
+        _spec: EndpointSpec | None
+        _name: str | None
 
         def __init__(
             self,
@@ -77,15 +78,23 @@ class Endpoint:
         def __init__(
             self, **parameters: Any
         ) -> None:  # whatever is given, wrong names too, is judged in one place
-            from flashq.model.spec import EndpointSpec
-
-            self._spec = EndpointSpec(**parameters)
+            self._name = parameters.get("name")
+            try:
+                from flashq.model.spec import EndpointSpec
+            except (
+                ModuleNotFoundError
+            ):  # in an endpoint's own environment: its functions are there, and `local`
+                self._spec = None
+            else:
+                self._spec = EndpointSpec(**parameters)
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> EndpointFunction[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R]) -> EndpointFunction[P, R]: ...
     def __call__(self, function: Callable[P, Any]) -> EndpointFunction[P, Any]:
+        if self._spec is None:
+            return EndpointFunction(self._name or function.__name__, function, None)
         spec = self._spec.named(_named_function(function).__name__)
         _check_kind(function, spec)
         assert spec.name is not None

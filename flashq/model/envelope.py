@@ -69,6 +69,7 @@ class Header:
     parent: str = _wire("par", "")
     retry: str = _wire("rty", "")  # JSON of the retry policy for user exceptions; empty: none
     keep_s: int = _wire("keep", 0)  # how long the outcome is kept
+    env_tag: str = _wire("env", "")  # which values of `env=` it was made with; empty: whichever are current
     blob: str = _wire("blob", "")  # where the payload lies, when it is not inline
     # outcomes and chunks
     call_digest: str = _wire("call", "")  # SHA-256 of the call's signature

@@ -32,6 +32,7 @@ class Presence:
         self._config = config
         self._records: dict[str, Revision] = {}
         self.now_ms = 0
+        self.env_tag = ""
         self.resources = ""
         self._ordered_ms = 0
         self._joined_ms = 0
@@ -110,7 +111,8 @@ class Presence:
         return found
 
     def environment_values(self) -> dict[str, str]:
-        """The values of `env=`, opened."""
+        """The values of `env=`, opened; `env_tag` names them from then on."""
+        self.env_tag = text(self._field("env_tag"))
         raw = self._field("env")
         return codec.open_environment(raw, self._config.keys, self._config.endpoint) if raw else {}
 

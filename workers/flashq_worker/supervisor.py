@@ -276,9 +276,11 @@ class Supervisor:
         hand.ahead = self._pace.handed_ahead if hand.concurrency == 1 else 0
         while hand.waiting and hand.free:
             held = hand.waiting[0]
-            if held.claimed.revision != self._runtime.revision:
-                if not hand.running:  # the same worker takes other code, in a fresh executor
-                    self._began(self._loading.want(held.claimed.revision))
+            other_env = held.header.env_tag not in ("", self._presence.env_tag)
+            if held.claimed.revision != self._runtime.revision or other_env:
+                # The same worker takes other code, or other values of env, in a fresh executor.
+                if not hand.running and self._began(self._loading.want(held.claimed.revision)):
+                    self._presence.env_tag = held.header.env_tag  # also where newer ones have come since
                 return
             hand.waiting.popleft()
             if not hand.running:
