@@ -63,6 +63,11 @@ def waiting(number: int) -> int:
     return number
 
 
+@Endpoint(name="signed-copied", cpu="any")
+def copied(number: int) -> int:
+    return number
+
+
 @pytest.fixture(scope="module")
 def theatre() -> Iterator[Stage]:
     with stage() as made:
@@ -223,7 +228,8 @@ def test_a_forged_call_is_refused_and_its_payload_never_unpickled(
     # Given a job in the queue of a living worker, with a forged call
     job = plant(theatre, "signed", forge(call_of(theatre, real), mark), real.id)
 
-    # If the worker comes to it, expect it to be refused, and ended as failed with a reason
+    # If the worker comes to it, expect it to be refused, and ended as failed with a reason; the next one to run
+    assert act.spawn("echo", "next").result(15) == "next"
     wait_until(lambda: theatre.state(job) not in ("queued", "claimed", "running"), what="it was dealt with")
     assert theatre.state(job) == "failed"
     reason = theatre.job_field(job, "fq_error") or theatre.job_field(job, "fq_reason")
@@ -252,18 +258,16 @@ def test_a_waiting_callers_tampered_call_is_told(
     assert not mark.exists()
 
 
-def test_a_real_call_under_another_jobs_id_is_refused(
-    theatre: Stage, real: EndpointJob[int], pids: None
-) -> None:
-    # Given a real, signed call, put under a new id on its own endpoint
-    call = call_of(theatre, real)
-    theatre.worker(waiting)
-    job = plant(theatre, "signed-waiting", call, real.id)
+def test_a_real_call_under_another_jobs_id_is_refused(theatre: Stage, pids: None) -> None:
+    # Given a real, signed call that waits, and a copy of it under another id behind it
+    real = copied.spawn(1)
+    job = plant(theatre, "signed-copied", call_of(theatre, real), real.id)
 
-    # If the worker comes to it, expect the copy to be refused
+    # If a worker comes to them, expect the copy to be refused, and the real one to run
+    theatre.worker(copied)
+    assert real.result(15) == 1
     wait_until(lambda: theatre.state(job) not in ("queued", "claimed", "running"), what="it was dealt with")
     assert theatre.state(job) == "failed"
-    assert real.result(15) == 1
     theatre.workers.pop().close()
 
 
