@@ -1,8 +1,12 @@
 """A podman of the tests' own: its images, containers, volumes and networks are apart from everyone else's.
 
-It needs root, since base images are made by debootstrap where no registry answers. What is worth keeping between
-runs (images, wheels) lies in the cache folder, `~/.cache/flashq-engines` as a rule, and may be deleted at any
-time while no test runs.
+It runs on Debian 12, as root:
+
+    apt-get install --no-install-recommends podman netavark aardvark-dns runc iptables catatonit debootstrap
+    pip install podman-compose
+
+Where a registry answers, debootstrap is not needed. What is worth keeping between runs (base images, wheels) lies in
+the cache folder, `~/.cache/flashq-engines` as a rule, and may be deleted at any time while no test runs.
 """
 
 from __future__ import annotations
@@ -22,16 +26,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "flashq
 RUN = Path("/run/flashq-engines")
 """What must not outlive a reboot, as podman wants it. A fixed place: podman refuses its images with another."""
 
-PROGRAMS = {
-    # netavark calls iptables; catatonit is the init of containers that ask for one.
-    program: f"apt-get install --no-install-recommends {package}"
-    for program, package in {
-        "podman": "podman",
-        "runc": "runc",
-        "iptables": "iptables",
-        "catatonit": "catatonit",
-    }.items()
-} | {"podman-compose": "pip install podman-compose"}
+# netavark calls iptables; catatonit is the init of containers that ask for one.
+PROGRAMS = ("podman", "runc", "iptables", "catatonit", "podman-compose")
 
 # Limits above those of a plain container or VM are refused by the kernel; runc and cgroupfs do without systemd.
 CONTAINERS_CONF = """\
@@ -64,9 +60,9 @@ def missing_engine() -> str | None:
     """Why there is no engine here; None when there is one."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "podman's tests run as root on Linux"
-    for program, remedy in PROGRAMS.items():
+    for program in PROGRAMS:
         if find_program(program) is None:
-            return f"no {program} on this machine ({remedy})"
+            return f"no {program} on this machine (tests/engines/podman.py says what to install)"
     return None
 
 
