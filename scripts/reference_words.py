@@ -109,6 +109,7 @@ HEADER_FIELDS = {
     "parent": "Job that made the call; not used yet.",
     "retry": "Retry policy as JSON; empty: none.",
     "keep_s": "How long the outcome is kept, in seconds.",
+    "env_tag": "Which values of `env=` it was made with; empty: whichever are current.",
     "blob": "Where a payload lies that is not inline; not used yet.",
     "call_digest": "In outcomes: SHA-256 of the signature of the call that it answers.",
     "fence": "In outcomes: the claim's fence.",
