@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flashq import Endpoint
+from flashq.client import use_client
 from flashq.errors import EndpointFailed, FlashqError, JobExpired, PythonMismatch, SpecError
 from tests.acceptance.stage import OTHER_PYTHON, PYTHON, Stage, environment, stage
 
@@ -76,6 +77,18 @@ def deployment() -> Iterator[Stage]:
     with stage() as made:
         made.start_stack()
         yield made
+
+
+@pytest.fixture(autouse=True)
+def _its_own_client(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Of the two stages of this module, the calls of a test go to the one it asked for, whichever was made last."""
+    name = next(name for name in ("deployment", "theatre", "") if name in request.fixturenames or not name)
+    if not name:
+        yield
+        return
+    before = use_client(request.getfixturevalue(name).client)
+    yield
+    use_client(before)
 
 
 def test_env_arrives(theatre: Stage) -> None:
