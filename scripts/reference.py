@@ -15,13 +15,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts import reference_tables, results_table
+from scripts import reference_cli, reference_tables, results_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLES: dict[str, Callable[[], str]] = {**reference_tables.TABLES, **results_table.TABLES}
+TABLES: dict[str, Callable[[], str]] = {
+    **reference_tables.TABLES,
+    **reference_cli.TABLES,
+    **results_table.TABLES,
+}
 _PLACE = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -8,10 +8,7 @@ import inspect
 import re
 from typing import TYPE_CHECKING, Any, get_args
 
-import click
-
 from flashq import errors, settings
-from flashq.cli import COMMANDS, flashq
 from flashq.job import Timing
 from flashq.model import envelope, keyring, lifecycle, outcome, parameters
 from flashq.model.resources import CpuInstanceType, CpuRequest, GpuGroup
@@ -288,52 +285,6 @@ def key_names() -> str:
     return table(("key", "type", "what it holds"), rows)
 
 
-# -- the command line --------------------------------------------------------------------------------
-
-
-def _command(name: str) -> str:
-    context = click.Context(flashq, info_name="flashq")
-    command = flashq.get_command(context, name)
-    assert command is not None
-    inner = click.Context(command, info_name=name, parent=context)
-    usage = " ".join(command.collect_usage_pieces(inner))
-    parts = [f"### flashq {name}", f"```text\nflashq {name} {usage}\n```", _prose(command.help or "")]
-    rows = []
-    for option in command.params:
-        if isinstance(option, click.Option) and not option.hidden and option.name != "help":
-            metavar = "" if option.is_flag else " " + option.make_metavar(inner)
-            told = option.help or words.OPTIONS[f"{name} {option.opts[0]}"]
-            rows.append((cell(code(", ".join(option.opts) + metavar)), cell(told) + _shown_default(option)))
-    if rows:
-        parts.append(table(("option", "meaning"), rows).rstrip())
-    parts.append(_prose(command.epilog or ""))
-    return "\n\n".join(part for part in parts if part)
-
-
-def _shown_default(option: click.Option) -> str:
-    return f" Default {code(option.default)}." if option.show_default else ""
-
-
-def _prose(text: str) -> str:
-    """Help as Markdown: a paragraph that click leaves as it is written becomes a block."""
-    made = []
-    for part in re.split(r"\n\s*\n", inspect.cleandoc(text.replace("\n\b\n", "\n\n\b\n"))):
-        if part.startswith("\b"):
-            head, *rest = part.removeprefix("\b").strip("\n").splitlines()
-            listed = "\n".join(line.strip() for line in rest)
-            made.append(f"{head}\n\n```text\n{listed}\n```")
-        elif part.strip():
-            made.append(" ".join(part.split()))
-    return "\n\n".join(made)
-
-
-def command_line() -> str:
-    """Every command that exists, from what click knows of it."""
-    context = click.Context(flashq, info_name="flashq")
-    names = flashq.list_commands(context)
-    return "\n\n".join(_command(name) for name in COMMANDS if name in names) + "\n"
-
-
 # -- workers and scaling -----------------------------------------------------------------------------
 
 
@@ -399,7 +350,6 @@ TABLES: dict[str, Callable[[], str]] = {
         failure_kinds,
         frame_types,
         key_names,
-        command_line,
         worker_states,
         obstacles,
         scaling_parameters,
