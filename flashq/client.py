@@ -142,6 +142,7 @@ class Client:
         job_id = f"{registration.endpoint}-{uuid.uuid4()}"
         command, digest = self._submit_command(job_id, registration, payload, function.options)
         job: EndpointJob[Any] = EndpointJob(self, job_id, registration.endpoint, digest)
+        job._keep_s = registration.spec.result_ttl  # noqa: SLF001
         self._jobs[job_id] = job
         self._send(job, registration, command, tries=5)
         return job
@@ -350,7 +351,12 @@ class Client:
     def _missing(self, job: EndpointJob[Any]) -> Exception:
         if job._submitted_at < self._lost_before:  # noqa: SLF001
             return errors.BrokerStateLost(f"the broker came back without job {job.id}; submit it again")
-        return errors.JobNotFound(f"job {job.id} is not in the broker: deleted, or expired", job_id=job.id)
+        if job._keep_s and time.monotonic() > job._submitted_at + job._keep_s:  # noqa: SLF001
+            message = (
+                f"job {job.id} is kept no longer: its result was kept for {job._keep_s} s (or it was deleted)"  # noqa: SLF001
+            )
+            return errors.ResultExpired(message, job_id=job.id)
+        return errors.JobNotFound(f"job {job.id} is not in the broker: it was deleted", job_id=job.id)
 
     def on_connect(self) -> None:
         """A connection was made (again): ask whether it is still the same data, and for what we wait for."""

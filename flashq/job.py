@@ -148,6 +148,7 @@ class EndpointJob(Generic[R]):
         self._ended: Reply[Ending] = Reply()
         self._submitted_at = time.monotonic()
         self._cold: bool | None = None
+        self._keep_s = 0  # for how long its result is kept; 0: not known here
         self._value: Any = _NOTHING
         self._failure: BaseException | None = None
         self._decode = threading.Lock()

@@ -121,7 +121,7 @@ def test_a_worker_says_what_it_was_started_with(own: Rig) -> None:
     wait_until(lambda: own.worker_field(worker.id, "fq_env") == "those-of-the-order")
 
 
-@Endpoint(name="count", cpu="any", workers=(0, 1))
+@Endpoint(name="code-count", cpu="any", workers=(0, 1))
 def count(record: str, number: int, seconds: float) -> int:
     with Path(record).open("a") as file:
         file.write(f"{number}\n")
