@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flashq import Endpoint, Status
-from flashq.errors import BrokerRefused, BrokerStateLost, BrokerUnreachable
+from flashq.errors import BrokerRefused, BrokerStateLost
 from tests.acceptance.stage import Stage, environment, stage
 from tests.rig import wait_until
 
