@@ -722,3 +722,63 @@ def test_the_workers_python_path_is_not_the_programs(theatre: Stage) -> None:
     # Expect the executor not to look into the script's folder
     assert said["folder"] not in said["path"]
     assert "" not in said["path"]
+
+
+def test_an_endpoint_can_be_an_argument(theatre: Stage) -> None:
+    # Given a function that is passed another endpoint, and runs it there
+    said = theatre.run(
+        """
+        from flashq import Endpoint
+
+        @Endpoint(name="program-passed", cpu="any")
+        def double(x):
+            return 2 * x
+
+        @Endpoint(name="program", cpu="any")
+        def apply(function, x):
+            return function.local(x)
+
+        tell(value=apply.remote(double, 21))
+        """,
+        serve=NAME,
+    )
+    assert said["value"] == 42
+
+
+def test_a_call_while_the_program_ends_neither_hangs_nor_vanishes(theatre: Stage, tmp_path: Path) -> None:
+    # Given a program that calls from an exit handler, and has a daemon thread waiting for ever
+    program = theatre.start(
+        f"""
+        import atexit, threading
+        from flashq import Endpoint
+
+        @Endpoint(name="program", cpu="any")
+        def work(path):
+            open(path, "x").close()
+
+        @Endpoint(name="program-never", cpu="any")
+        def never(): ...
+
+        def at_exit():
+            try:
+                work({str(tmp_path / "ran")!r})
+                tell(called=True)
+            except Exception as error:
+                tell(refused=str(error))
+
+        atexit.register(at_exit)
+        threading.Thread(target=never.remote, daemon=True).start()
+        work({str(tmp_path / "before")!r})
+        """,
+        serve=NAME,
+    )
+
+    # Expect it to end soon, and the call to have been accepted, or refused in words
+    begun = time.monotonic()
+    assert program.ended(20) == 0, program.errors
+    assert time.monotonic() - begun < 15
+    said = program.said()
+    assert said.get("called") or said.get("refused")
+    wait_until((tmp_path / "before").exists, what="the call before the end ran")
+    if said.get("called"):
+        wait_until((tmp_path / "ran").exists, what="the call at the end ran")
