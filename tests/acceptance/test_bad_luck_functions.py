@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import signal
@@ -120,30 +119,10 @@ def _worse(what: str, *args: Any) -> Any:
     return None
 
 
-@Endpoint(name="fails-together", cpu="any", max_concurrency=3)
-async def together(what: str, *args: Any) -> Any:
-    match what:
-        case "block":  # the whole event loop
-            time.sleep(args[0])
-        case "swallow":
-            until = time.monotonic() + args[0]
-            while time.monotonic() < until:
-                try:
-                    await asyncio.sleep(0.05)
-                except asyncio.CancelledError:
-                    continue
-        case "wait":
-            count(args[0])
-            await asyncio.sleep(args[1])
-        case "exit":
-            os._exit(3)
-    return what
-
-
 @pytest.fixture(scope="module")
 def theatre() -> Iterator[Stage]:
     with stage() as made:
-        for endpoint in (fails, fails_with, fails_slowly, brief, bad, together):
+        for endpoint in (fails, fails_with, fails_slowly, brief, bad):
             made.worker(endpoint)
         yield made
 
@@ -411,29 +390,3 @@ def test_a_function_that_closes_every_descriptor_loses_nothing_but_itself(theatr
 
 def test_standard_input_is_empty(theatre: Stage) -> None:
     assert bad.spawn("stdin").result(10) == ""
-
-
-@pytest.mark.parametrize("what", ["block", "swallow"])
-def test_a_coroutine_that_will_not_stop_is_stopped_and_its_neighbours_run_again(
-    theatre: Stage, runs: Path, what: str
-) -> None:
-    # Given a coroutine beside one that blocks the event loop, or swallows its cancellation
-    neighbour = together.spawn("wait", str(runs), 1.5)
-    wait_until(runs.exists, what="the neighbour runs")
-
-    # If that one is out of time, expect it to end so, and the neighbour to complete, at no cost to its budget
-    with pytest.raises(JobTimedOut):
-        together.with_options(timeout_s=0.3).spawn(what, 60).result(20)
-    assert neighbour.result(20) == "wait"
-    assert neighbour.timing.attempts == 1
-
-
-def test_a_coroutine_that_takes_its_process_with_it(theatre: Stage, runs: Path) -> None:
-    # Given a coroutine beside one that ends the process each time
-    neighbour = together.spawn("wait", str(runs), 0.5)
-    wait_until(runs.exists, what="the neighbour runs")
-
-    # Expect that one to be WorkerCrashed, and the neighbour to complete in the end
-    with pytest.raises(WorkerCrashed, match="3"):
-        together.spawn("exit").result(30)
-    assert neighbour.result(30) == "wait"

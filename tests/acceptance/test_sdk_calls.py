@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import inspect
 import os
 import threading
 import time
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flashq import Endpoint, EndpointJob, FlashqError, Status
-from flashq.errors import EndpointExists
 from tests.acceptance.stage import Stage, stage
 from tests.rig import wait_until
 
@@ -421,54 +418,3 @@ def test_waiting_costs_no_processor_time(theatre: Stage) -> None:
     # Expect next to no processor time to be spent in this process
     assert time.process_time() - before < 0.3
     job.cancel().result()
-
-
-def test_jobs_that_ended_and_were_dropped_are_forgotten(theatre: Stage) -> None:
-    # Given a job that ended, and one that was never awaited
-    jobs = [plain.spawn("echo", 1), plain("echo", 2)]
-    for job in jobs:
-        job.result(10)
-    traces = [weakref.ref(job) for job in jobs]
-
-    # If nobody holds them any more, expect the client not to hold them either
-    del job, jobs
-    gc.collect()
-    assert [trace() for trace in traces] == [None, None]
-
-
-def test_one_decorator_object_is_for_one_function() -> None:
-    decorator = Endpoint(name="calls-reused", cpu="any")
-
-    @decorator
-    def first() -> None: ...
-
-    with pytest.raises(EndpointExists, match="calls-reused"):
-
-        @decorator
-        def second() -> None: ...
-
-
-def test_an_endpoint_is_not_decorated_twice() -> None:
-    with pytest.raises(FlashqError, match="calls-plain"):
-        Endpoint(name="calls-double", cpu="any")(plain)
-
-
-@pytest.mark.requires("redis")
-def test_every_verb_on_the_other_server() -> None:
-    # Given Debian's Redis in the place of Valkey
-    with stage(server="redis") as made:
-        made.ready_worker(plain)
-
-        async def awaited() -> Any:
-            return await plain("echo", 1), [value async for value in plain.map(["pid", "pid"])]
-
-        # If each verb is used, expect each to work
-        value, pids = asyncio.run(awaited())
-        assert value == ((1,), {})
-        assert len(set(pids)) == 1
-        assert plain.remote("global", 1) == 1001
-        job = plain.with_options(priority=3, delay_s=0.1, key="one").spawn("echo", 2)
-        assert job.result(10) == ((2,), {})
-        assert job.status().result() is Status.COMPLETED
-        with pytest.raises(Overheated):
-            plain.remote("raise", Overheated("too hot", 1))

@@ -14,7 +14,7 @@ import pytest
 
 from flashq import Endpoint
 from flashq.client import use_client
-from flashq.errors import EndpointFailed, FlashqError, PythonMismatch, SpecError
+from flashq.errors import EndpointFailed, FlashqError, JobExpired, PythonMismatch, SpecError
 from tests.acceptance.stage import OTHER_PYTHON, PYTHON, Stage, environment, stage
 
 if TYPE_CHECKING:
@@ -266,27 +266,14 @@ def test_a_function_that_does_not_load_fails_the_call_with_its_traceback(deploym
     assert "not on this machine" in said["text"]
 
 
-def test_a_gpu_that_no_host_has_is_said_while_the_call_waits_and_ends_with_its_ttl(deployment: Stage) -> None:
-    # Given a call for a GPU that no host here has
-    program = deployment.start(
-        """
-        from flashq import Endpoint, GpuType
-        from flashq.errors import JobExpired
+def test_an_expired_ttl_is_told_though_no_worker_ever_comes(deployment: Stage) -> None:
+    # Given an endpoint for a GPU that no host here has
+    @Endpoint(name="env-gpu", gpu="NVIDIA H100 80GB HBM3", ttl=1)
+    def on_gpu() -> None: ...
 
-        @Endpoint(name="env-gpu", gpu=GpuType.NVIDIA_H100_80GB_HBM3, ttl=8)
-        def on_gpu(): ...
-
-        try:
-            on_gpu.remote()
-        except JobExpired as error:
-            tell(expired=str(error))
-        """
-    )
-
-    # Expect its program to be told why it waits, and JobExpired once its time is up, though no worker ever came
-    assert "env-gpu" in program.end()["expired"]
-    assert "env-gpu" in program.errors
-    assert "GPU" in program.errors
+    # If it is called, expect JobExpired to whoever waits, once its time is up
+    with pytest.raises(JobExpired):
+        on_gpu.spawn().result(20)
 
 
 @pytest.mark.timeout(120)
