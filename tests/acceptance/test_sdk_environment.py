@@ -15,7 +15,15 @@ import pytest
 from flashq import Endpoint
 from flashq.client import use_client
 from flashq.errors import EndpointFailed, FlashqError, JobExpired, PythonMismatch, SpecError
-from tests.acceptance.stage import OTHER_PYTHON, PYTHON, Stage, environment, stage
+from tests.acceptance.stage import (
+    OTHER_PYTHON,
+    PYTHON,
+    SMALL_PACKAGE,
+    Stage,
+    environment,
+    require_index,
+    stage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -220,6 +228,8 @@ def test_concurrent_jobs_of_one_executor_keep_their_endings_apart(theatre: Stage
 
 
 def test_a_dependency_that_does_not_exist_fails_the_call_with_the_installers_words(deployment: Stage) -> None:
+    require_index()
+
     # Given an endpoint that needs a package nobody has
     @Endpoint(name="env-nowhere", cpu="any", dependencies=["flashq-no-such-package-0000==9.9.9"])
     def nowhere() -> None: ...
@@ -278,8 +288,10 @@ def test_an_expired_ttl_is_told_though_no_worker_ever_comes(deployment: Stage) -
 
 @pytest.mark.timeout(120)
 def test_a_dependency_is_installed_once_and_only_for_its_endpoint(deployment: Stage) -> None:
+    require_index()
+
     # Given an endpoint that needs a small package which this interpreter need not have, at a given version
-    @Endpoint(name="env-small", cpu="any", dependencies=["iniconfig==2.0.0"])
+    @Endpoint(name="env-small", cpu="any", dependencies=[SMALL_PACKAGE])
     def version() -> tuple[str, str]:
         import importlib.metadata
 
@@ -290,7 +302,7 @@ def test_a_dependency_is_installed_once_and_only_for_its_endpoint(deployment: St
     # If it is called, and another endpoint with the same dependencies after it
     got, path = version.spawn().result(60)
 
-    @Endpoint(name="env-small-too", cpu="any", dependencies=["iniconfig==2.0.0"])
+    @Endpoint(name="env-small-too", cpu="any", dependencies=[SMALL_PACKAGE])
     def path_of() -> str:
         import iniconfig
 
@@ -305,7 +317,7 @@ def test_a_dependency_is_installed_once_and_only_for_its_endpoint(deployment: St
     assert len(list(deployment.home.rglob("iniconfig-2.0.0.dist-info"))) == 1
 
     # Expect the environment to have nothing of the host's own packages
-    @Endpoint(name="env-small-alone", cpu="any", dependencies=["iniconfig==2.0.0"])
+    @Endpoint(name="env-small-alone", cpu="any", dependencies=[SMALL_PACKAGE])
     def found() -> list[str]:
         import importlib.util
 
@@ -315,6 +327,8 @@ def test_a_dependency_is_installed_once_and_only_for_its_endpoint(deployment: St
 
 
 def test_a_module_with_endpoints_works_where_flashqs_dependencies_are_missing(deployment: Stage) -> None:
+    require_index()
+
     # Given a function that, on its worker, imports the module of another endpoint and runs it there
     said = deployment.run(
         """
