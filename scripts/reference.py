@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts import reference_cli, reference_tables, results_table
+from scripts import failure_matrix, reference_cli, reference_tables, results_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **reference_tables.TABLES,
     **reference_cli.TABLES,
     **results_table.TABLES,
+    **failure_matrix.TABLES,
 }
 _PLACE = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

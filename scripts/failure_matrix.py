@@ -1,0 +1,343 @@
+"""The failure matrix of docs/reliability.md: each fault, what happens, within which bound, and the tests that show it.
+
+Tests are named `folder/file.py::function` below tests/; a unit test sees to it that each one exists. A row
+without a test says why in `unmet`. `python -m scripts.reference` writes the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scripts.results_table import markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VALUES = "acceptance/test_bad_luck_values.py"
+FUNCTIONS = "acceptance/test_bad_luck_functions.py"
+BROKER = "acceptance/test_bad_luck_broker.py"
+EXECUTOR = "integration/test_executor_process.py"
+WORKER = "integration/test_worker.py"
+REFUSALS = "integration/test_worker_refusals.py"
+HOST = "integration/test_host_agent.py"
+AUTOSCALER = "integration/test_autoscaler_loop.py"
+EMBEDDED = "integration/test_embedded_membership.py"
+REAP = "conformance/test_reap.py"
+RUNNING = "conformance/test_running.py"
+STORE = "conformance/test_submit.py"
+KILLS = "chaos/test_kills.py"
+
+NO_TEST_YET = "no test shows it yet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One fault. `unmet`: why the bound is not kept, or not shown; '' where `tests` show it."""
+
+    number: int
+    fault: str
+    happens: str
+    bound: str = ""
+    tests: tuple[str, ...] = ()
+    unmet: str = ""
+
+
+ROWS = (
+    Row(
+        number=1,
+        fault="a caller is SIGKILLed anywhere in a submit",
+        happens="The submit is one script on the broker: the whole job is there and runs, or nothing is.",
+        bound="–",
+        unmet=NO_TEST_YET,
+    ),
+    Row(
+        number=2,
+        fault="the reply of a script is lost",
+        happens="Whoever sent it sends it again and is answered as the first time: no second job, no leaked lease.",
+        bound="–",
+        tests=(f"{BROKER}::test_a_lost_reply_makes_no_second_job",),
+    ),
+    Row(
+        number=3,
+        fault="the broker is SIGKILLed (`appendfsync always`) and comes back",
+        happens="Nothing acknowledged is lost. Callers, workers, host agents and autoscalers stay up and reconnect.",
+        bound="reconnected ≤ 5 s",
+        tests=(
+            f"{BROKER}::test_a_broker_killed_and_back_loses_no_waiting_call",
+            f"{WORKER}::test_the_broker_killed_and_back_costs_a_pause",
+            f"{HOST}::test_broker_outage_is_survived_and_deaths_meanwhile_are_reported",
+            f"{AUTOSCALER}::test_broker_restart_is_survived",
+        ),
+    ),
+    Row(
+        number=4,
+        fault="the broker is killed with `appendfsync everysec`",
+        happens="A killed process loses nothing that was acknowledged: the kernel has it. "
+        "A power cut may lose the last second.",
+        bound="kill: 0 lost; power cut: ≤ 1 s",
+        unmet=NO_TEST_YET,
+    ),
+    Row(
+        number=5,
+        fault="the broker comes back empty",
+        happens="Workers drop what they hold and end; callers that wait get BrokerStateLost; new calls register their "
+        "endpoints anew, hosts announce themselves, workers are started.",
+        bound="told ≤ 5 s",
+        tests=(
+            f"{BROKER}::test_a_broker_that_comes_back_empty_is_told_to_who_waits",
+            f"{HOST}::test_broker_that_lost_everything_gets_the_host_again",
+        ),
+    ),
+    Row(
+        number=6,
+        fault="Sentinel fails over to a replica",
+        happens="Sentinel is not supported yet.",
+        unmet="an address of Sentinel is refused",
+    ),
+    Row(
+        number=7,
+        fault="a worker that stayed with the old primary completes its job",
+        happens="Refused as stale.",
+        unmet="an address of Sentinel is refused",
+    ),
+    Row(
+        number=8,
+        fault="the broker's `maxmemory` is reached under `noeviction`",
+        happens="Submits are refused with BrokerRefused; what runs completes; it goes on once there is room.",
+        bound="0 evictions",
+        tests=(f"{BROKER}::test_a_full_broker_is_said_and_nothing_is_lost",),
+    ),
+    Row(
+        number=9,
+        fault="a worker is cut off from the broker for longer than its lease",
+        happens="Its executor is killed within the lease; the job runs again elsewhere.",
+        bound="overlap ≤ renew interval + time to kill",
+        unmet=NO_TEST_YET,
+    ),
+    Row(
+        number=10,
+        fault="supervisor and executor are stopped for two leases, then continued",
+        happens="The late outcome is refused as stale, the executor is killed, the stored value stays.",
+        bound="–",
+        tests=(f"{KILLS}::test_a_stale_outcome_is_refused",),
+    ),
+    Row(
+        number=11,
+        fault="the supervisor alone is stopped",
+        happens="The executor's own watchdog ends it once no lease was renewed for a lease.",
+        bound="≤ 1 lease",
+        tests=(f"{EXECUTOR}::test_a_stopped_supervisor_loses_its_executor_after_a_lease",),
+    ),
+    Row(
+        number=12,
+        fault="the executor dies: segfault, `os._exit`, out of memory",
+        happens="WorkerCrashed names the signal or exit code; a new executor takes over.",
+        bound="new executor ≤ 2 s",
+        tests=(
+            f"{EXECUTOR}::test_a_crash_is_described",
+            f"{WORKER}::test_a_crash_is_tried_again_within_its_budget_and_then_said",
+        ),
+    ),
+    Row(
+        number=13,
+        fault="the supervisor is SIGKILLed",
+        happens="Its executor dies with it; its host agent has the job requeued; without one, the lease ends.",
+        bound="executor gone ≤ 1 s; requeued ≤ 2 s",
+        tests=(
+            f"{EXECUTOR}::test_a_killed_supervisor_takes_its_executor_along",
+            f"{HOST}::test_job_of_a_killed_worker_is_queued_again_within_a_second",
+        ),
+    ),
+    Row(
+        number=14,
+        fault="a host is gone",
+        happens="Its leases end and its jobs run elsewhere.",
+        bound="rerun ≤ 18 s (lease 15 s)",
+        unmet=NO_TEST_YET,
+    ),
+    Row(
+        number=15,
+        fault="the autoscaler is killed",
+        happens="Jobs go on; a second one scales in its place.",
+        bound="≤ 15 s",
+        unmet=NO_TEST_YET,
+    ),
+    Row(
+        number=16,
+        fault="two autoscalers at once; one that was stopped goes on",
+        happens="Never more workers than an endpoint's maximum: the broker counts.",
+        bound="workers ≤ max",
+        tests=(
+            f"{AUTOSCALER}::test_two_autoscalers_at_once_start_no_more_than_one_would",
+            f"{AUTOSCALER}::test_stale_plan_never_exceeds_the_maximum",
+        ),
+    ),
+    Row(
+        number=17,
+        fault="clocks of hosts are wrong by an hour",
+        happens="Nothing: leases, ttls and expiry are reckoned by the broker's clock.",
+        bound="–",
+        unmet=NO_TEST_YET,
+    ),
+    Row(
+        number=18,
+        fault="a job never returns, or swallows its interruption",
+        happens="Interrupted at its timeout, its process killed 10 s later; its lease is renewed meanwhile.",
+        bound="timeout + 10 s",
+        tests=(
+            f"{WORKER}::test_a_job_that_swallows_its_interrupt_is_killed_after_the_grace",
+            f"{FUNCTIONS}::test_a_function_that_ignores_every_signal_is_stopped",
+        ),
+    ),
+    Row(
+        number=19,
+        fault="a job holds the interpreter's lock in C",
+        happens="The same: supervisor and lease are another process's.",
+        bound="timeout + 10 s",
+        tests=(
+            f"{FUNCTIONS}::test_a_function_that_holds_the_interpreters_lock_is_stopped",
+            f"{EXECUTOR}::test_a_job_that_holds_the_interpreter_lock_is_killed",
+        ),
+    ),
+    Row(
+        number=20,
+        fault="a poison job: it takes its process with it each time",
+        happens="Failed for good after `max_deliveries` (3) begun runs; other jobs go on.",
+        bound="3 runs",
+        tests=(
+            f"{REAP}::test_a_poison_job_ends",
+            f"{FUNCTIONS}::test_a_function_that_takes_its_process_with_it",
+        ),
+    ),
+    Row(
+        number=21,
+        fault="a payload at the limit, and past it",
+        happens="At the limit it passes; past it PayloadTooLarge, for an argument before anything is sent.",
+        bound="–",
+        tests=(
+            f"{VALUES}::test_arguments_up_to_the_limit_pass_and_above_it_are_refused",
+            f"{VALUES}::test_results_up_to_the_limit_pass_and_above_it_are_told",
+        ),
+    ),
+    Row(
+        number=22,
+        fault="an argument, result or exception that cannot be pickled, whose `__reduce__` raises, "
+        "or that is very deep",
+        happens="An error of its own kind with the traceback as text; the executor lives.",
+        bound="–",
+        tests=(
+            f"{VALUES}::test_an_argument_that_cannot_be_pickled_is_refused_at_once",
+            f"{VALUES}::test_a_result_that_cannot_be_pickled_is_its_own_error",
+            f"{VALUES}::test_an_exception_that_cannot_be_rebuilt_comes_with_its_words",
+            f"{VALUES}::test_what_raises_when_it_is_unpickled_on_the_worker",
+            f"{VALUES}::test_a_very_deep_result_is_a_value_or_a_clear_error",
+        ),
+    ),
+    Row(
+        number=23,
+        fault="caller and worker have other versions of Python or cloudpickle",
+        happens="Refused before anything is unpickled (JobRefused); no attempt is counted.",
+        bound="–",
+        unmet=NO_TEST_YET,
+    ),
+    Row(
+        number=24,
+        fault="a result has expired",
+        happens="ResultExpired, not a timeout.",
+        bound="–",
+        tests=(f"{FUNCTIONS}::test_an_expired_result_is_an_error_of_its_own",),
+    ),
+    Row(
+        number=25,
+        fault="more is submitted than may wait",
+        happens="QueueFull; the broker's memory stays flat.",
+        bound="the bound that was set",
+        tests=(f"{STORE}::test_a_full_queue_refuses",),
+        unmet="no setting asks for the bound yet",
+    ),
+    Row(
+        number=26,
+        fault="workers are restarted in turn under load",
+        happens="No error, no second run.",
+        bound="0 errors, 0 extra runs",
+        unmet=NO_TEST_YET,
+    ),
+    Row(
+        number=27,
+        fault="SIGTERM to a worker; a second one",
+        happens="It finishes what runs within its grace, else gives it back uncounted; the second ends the grace.",
+        bound="`--drain` (30 s)",
+        tests=(
+            f"{WORKER}::test_sigterm_finishes_what_runs_and_leaves",
+            f"{WORKER}::test_a_second_sigterm_gives_the_running_job_back_uncounted",
+        ),
+    ),
+    Row(
+        number=28,
+        fault="one idempotency key, 100 callers at once",
+        happens="One job; the same key for something else is IdempotencyConflict.",
+        bound="1 job",
+        tests=(f"{STORE}::test_the_second_call_with_a_key_is_the_first_job",),
+    ),
+    Row(
+        number=29,
+        fault="1,000 retries at once",
+        happens="Spread by full jitter.",
+        bound="no bunching",
+        unmet=NO_TEST_YET,
+    ),
+    Row(
+        number=30,
+        fault="failed jobs are listed, requeued, purged",
+        happens="Nothing is lost on the way.",
+        bound="0 lost",
+        unmet=NO_TEST_YET,
+    ),
+    Row(
+        number=31,
+        fault="a cancel races a completion",
+        happens="Exactly one wins, and both sides agree which.",
+        bound="–",
+        tests=(f"{RUNNING}::test_complete_wins_over_a_cancel_that_comes_too_late",),
+    ),
+    Row(
+        number=32,
+        fault="the broker's disk is full (MISCONF)",
+        happens="Nothing is acknowledged; it goes on by itself once there is room.",
+        bound="–",
+        tests=(
+            f"{EMBEDDED}::test_a_full_disk_refuses_writes_and_the_broker_recovers_by_itself",
+            f"{REFUSALS}::test_a_broker_that_refuses_writes_is_left_in_peace",
+        ),
+    ),
+    Row(
+        number=33,
+        fault="whoever reaps is killed midway",
+        happens="There is no lock to be left behind: the next one, a second later, goes on.",
+        bound="next tick (1 s)",
+        tests=(f"{REAP}::test_recovery_is_bounded",),
+    ),
+    Row(
+        number=34,
+        fault="100,000 leases end at once",
+        happens="They are recovered in bounded batches.",
+        bound="each script < 10 ms",
+        unmet=NO_TEST_YET,
+    ),
+)
+
+
+def _shown_by(row: Row) -> str:
+    """The tests as links, and what is not met."""
+    links = [f"[{test.rpartition('::')[2]}](../tests/{test.partition('::')[0]})" for test in row.tests]
+    return "<br>".join([*links, *([f"**not met**: {row.unmet}"] if row.unmet else [])])
+
+
+def failure_matrix() -> str:
+    """The table of the page."""
+    lines = [(str(row.number), row.fault, row.happens, row.bound or "–", _shown_by(row)) for row in ROWS]
+    return markdown(("#", "fault", "what happens", "bound", "shown by"), lines).replace("---:", "---")
+
+
+TABLES: dict[str, Callable[[], str]] = {"failure-matrix": failure_matrix}
