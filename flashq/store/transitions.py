@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import pickle
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from flashq.model.lifecycle import JobState
-from flashq.store.command import Command, Value, mapping, number, text
+from flashq.store import replies
+from flashq.store.command import Command, Value, number, text
 from flashq.store.keys import Keys, queue_name
-from flashq.store.records import (
-    Advanced,
-    Claim,
-    Claimed,
-    Joined,
-    Observed,
-    Reaped,
-    Registered,
-    Renewed,
-    Settlement,
-    Submitted,
-    Watched,
-    WorkerRow,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from flashq.store.records import (
+        Advanced,
+        Claim,
+        Joined,
+        Observed,
+        Reaped,
+        Registered,
+        Renewed,
+        Settlement,
+        Submitted,
+        Watched,
+    )
 
 #: RQ's `data` field of every job: a call of a function whose name is the message a stock worker prints.
 RQ_DATA = pickle.dumps(
@@ -78,7 +77,7 @@ class Transitions:
             record,
         )
         args = (*args, secrets.token_hex(8), env_tag, env, key_id)
-        return Command("register", self.keys.of("endpoint", endpoint), args, _registered)
+        return Command("register", self.keys.of("endpoint", endpoint), args, replies.registered)
 
     def epoch(self) -> Command[str]:
         """The name of the broker's data set; '' where nothing was ever registered in it."""
@@ -91,7 +90,7 @@ class Transitions:
     def observe(self, endpoint: str, oldest: int = 32) -> Command[Observed]:
         """Everything the autoscaler wants to know of an endpoint, dating the `oldest` waiting jobs."""
         return Command(
-            "observe", self.keys.of("endpoint", endpoint), (self._root, endpoint, oldest), _observed
+            "observe", self.keys.of("endpoint", endpoint), (self._root, endpoint, oldest), replies.observed
         )
 
     def set_condition(self, endpoint: str, field: str, value: str, event: str) -> Command[int]:
@@ -143,11 +142,11 @@ class Transitions:
             int(own_ttl),
             *(_flat(fields) if fields else ()),
         )
-        return Command("submit", self.keys.of("job", job), args, _submitted)
+        return Command("submit", self.keys.of("job", job), args, replies.submitted)
 
     def watch(self, jobs: Sequence[str], channel: str = "") -> Command[list[Watched]]:
         """How these jobs (at least one) stand; with a channel, be told there when each ends."""
-        return Command("watch", self.keys.of("job", jobs[0]), (self._root, channel, *jobs), _watched)
+        return Command("watch", self.keys.of("job", jobs[0]), (self._root, channel, *jobs), replies.watched)
 
     def cancel(self, job: str) -> Command[str]:
         """'cancelled', 'requested', 'unknown', or the terminal state it has."""
@@ -188,7 +187,7 @@ class Transitions:
         `holding`: how many it has already; `room`: how many it could begin now (fewer got: it is idle).
         """
         args = (self._root, endpoint, worker, nonce, count, lease_ms, start, holding, room)
-        return Command("claim", self.keys.of("worker", worker), args, _claim)
+        return Command("claim", self.keys.of("worker", worker), args, replies.claim)
 
     def start(self, job: str, fence: int) -> Command[str]:
         """'ok', 'cancel' or 'stale'."""
@@ -234,7 +233,7 @@ class Transitions:
         args.append(len(begins))
         for job, fence, ago_ms in begins:
             args += (job, fence, ago_ms)
-        return Command("advance", self.keys.of("worker", worker), tuple(args), _advanced)
+        return Command("advance", self.keys.of("worker", worker), tuple(args), replies.advanced)
 
     def crash(self, job: str, fence: int, why: str, outcome: bytes, keep_s: int) -> Command[str]:
         """What became of the job: 'queued', 'failed', 'cancelled'; or 'stale'."""
@@ -244,7 +243,7 @@ class Transitions:
     def recover(self, endpoint: str, worker: str, known: Iterable[str]) -> Command[Claim]:
         """The jobs that are this worker's and not among the `known`: rings it never heard."""
         args = (self._root, endpoint, worker, *known)
-        return Command("recover", self.keys.of("worker", worker), args, _claim)
+        return Command("recover", self.keys.of("worker", worker), args, replies.claim)
 
     def release(self, job: str, fence: int) -> Command[str]:
         """'ok', 'cancelled' or 'stale'."""
@@ -256,9 +255,7 @@ class Transitions:
         Nothing is done within `pause_ms` after another did all there was to do.
         """
         args = (self._root, endpoint, limit, lease_ms, pause_ms)
-        return Command(
-            "reap", self.keys.of("endpoint", endpoint), args, lambda r: Reaped(*(int(n) for n in r))
-        )
+        return Command("reap", self.keys.of("endpoint", endpoint), args, replies.reaped)
 
     def log(self, job: str, chunk: str | bytes, *, keep_s: int = 86400, pieces: int = 1000) -> Command[int]:
         """Keep a piece of a job's output."""
@@ -298,7 +295,7 @@ class Transitions:
     ) -> Command[Joined]:
         """A worker reports in."""
         args = (self._root, endpoint, worker, lease_ms, int(booked), *_flat(fields))
-        return Command("worker_join", self.keys.of("worker", worker), args, _joined)
+        return Command("worker_join", self.keys.of("worker", worker), args, replies.joined)
 
     def ready(self, endpoint: str, worker: str, fields: Mapping[str, Value]) -> Command[str]:
         """'ok' or 'gone'."""
@@ -317,7 +314,7 @@ class Transitions:
         """Heartbeat and leases in one."""
         held = [part for job in jobs for part in job]
         args = (self._root, endpoint, worker, lease_ms, len(jobs), *held, *(_flat(fields) if fields else ()))
-        return Command("renew", self.keys.of("worker", worker), args, _renewed)
+        return Command("renew", self.keys.of("worker", worker), args, replies.renewed)
 
     def leave(
         self, endpoint: str, worker: str, why: str, *, before_ready: bool = False, deterministic: bool = False
@@ -344,74 +341,3 @@ class Transitions:
         """1 where the host was removed."""
         args = (self._root, host, int(only_overdue))
         return Command("host_leave", self.keys.of("host", host), args, number)
-
-
-def _registered(r: Any) -> Registered:
-    return Registered(text(r[0]), int(r[1]), text(r[2]), text(r[3]))
-
-
-def handed_over(framed: bytes) -> Claimed:
-    """The job that came with a ring (`claim:` and its row, each value after its length)."""
-    values: list[bytes] = []
-    at = 0
-    while at < len(framed):
-        colon = framed.index(b":", at)
-        start = colon + 1
-        at = start + int(framed[at:colon])
-        values.append(framed[start:at])
-    return _job(values)
-
-
-def _submitted(r: Any) -> Submitted:
-    return Submitted(text(r[0]), text(r[1]), int(r[2]), r[3] == 1)
-
-
-def _job(row: list[bytes]) -> Claimed:
-    return Claimed(
-        job=row[0].decode(),
-        fence=int(row[1]),
-        call=row[2],
-        revision=row[3].decode(),
-        generation=int(row[4]),
-        attempt=int(row[5]),
-        losses=int(row[6]),
-        enqueued_ms=int(float(row[7])),
-        cold=row[8] == b"1",
-        retries_used=int(row[9]),
-    )
-
-
-def _claim(r: Any) -> Claim:
-    return Claim(int(r[0]), r[1].decode(), tuple([_job(row) for row in r[2]]))
-
-
-def _advanced(r: Any) -> Advanced:
-    return Advanced(_claim(r), tuple([text(v) for v in r[3]]), tuple([text(v) for v in r[4]]))
-
-
-def _renewed(r: Any) -> Renewed:
-    return Renewed(int(r[0]), text(r[1]), tuple(text(v) for v in r[2]))
-
-
-def _joined(r: Any) -> Joined:
-    return Joined(int(r[0]), text(r[1]), int(r[2]))
-
-
-def _watched(rows: Any) -> list[Watched]:
-    return [
-        Watched(JobState(text(r[0])) if r[0] else None, int(r[1]), text(r[2]), text(r[3]), r[4], int(r[5]))
-        for r in rows
-    ]
-
-
-def _observed(r: Any) -> Observed:
-    return Observed(
-        now_ms=int(r[0]),
-        record=mapping(r[1]),
-        stats=mapping(r[2]),
-        queued=int(r[3]),
-        enqueued_ms=tuple(number(v) for v in r[4]),
-        scheduled=int(r[5]),
-        began_ms=tuple(number(v) for v in r[6]),
-        workers=tuple(WorkerRow(text(w[0]), number(w[1]), mapping(w[2])) for w in r[7]),
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flashq.model.lifecycle import JobState
-from flashq.store.transitions import handed_over
+from flashq.store.replies import handed_over
 from tests.conformance.world import EP, LEASE_MS, World, holds
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flashq.model.lifecycle import JobState
-from flashq.store.transitions import handed_over
+from flashq.store.replies import handed_over
 from tests.conformance.world import EP, LEASE_MS, World
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 
 from flashq.model.lifecycle import LEASED, TERMINAL, JobState
 from flashq.store.records import Settlement
-from flashq.store.transitions import handed_over
+from flashq.store.replies import handed_over
 from tests.conformance import snapshot
 from tests.conformance.world import EP, LEASE_MS, World
 

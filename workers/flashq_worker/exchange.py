@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flashq.errors import BrokerError, BrokerUnreachable
 from flashq.store.line import Line, pack
+from flashq.store.replies import handed_over
 from flashq.store.stream import CommandStream
-from flashq.store.transitions import handed_over
 from flashq_worker.pacing import PATIENCE_S, Backoff
 from flashq_worker.recent import Recent
 

@@ -1,0 +1,96 @@
+"""How the scripts' replies read: one function a shape, given what the server sent. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flashq.model.lifecycle import JobState
+from flashq.store.command import mapping, number, text
+from flashq.store.records import (
+    Advanced,
+    Claim,
+    Claimed,
+    Joined,
+    Observed,
+    Reaped,
+    Registered,
+    Renewed,
+    Submitted,
+    Watched,
+    WorkerRow,
+)
+
+
+def registered(r: Any) -> Registered:
+    return Registered(text(r[0]), int(r[1]), text(r[2]), text(r[3]))
+
+
+def handed_over(framed: bytes) -> Claimed:
+    """The job that came with a ring (`claim:` and its row, each value after its length)."""
+    values: list[bytes] = []
+    at = 0
+    while at < len(framed):
+        colon = framed.index(b":", at)
+        start = colon + 1
+        at = start + int(framed[at:colon])
+        values.append(framed[start:at])
+    return _job(values)
+
+
+def submitted(r: Any) -> Submitted:
+    return Submitted(text(r[0]), text(r[1]), int(r[2]), r[3] == 1)
+
+
+def _job(row: list[bytes]) -> Claimed:
+    return Claimed(
+        job=row[0].decode(),
+        fence=int(row[1]),
+        call=row[2],
+        revision=row[3].decode(),
+        generation=int(row[4]),
+        attempt=int(row[5]),
+        losses=int(row[6]),
+        enqueued_ms=int(float(row[7])),
+        cold=row[8] == b"1",
+        retries_used=int(row[9]),
+    )
+
+
+def claim(r: Any) -> Claim:
+    return Claim(int(r[0]), r[1].decode(), tuple([_job(row) for row in r[2]]))
+
+
+def advanced(r: Any) -> Advanced:
+    return Advanced(claim(r), tuple([text(v) for v in r[3]]), tuple([text(v) for v in r[4]]))
+
+
+def renewed(r: Any) -> Renewed:
+    return Renewed(int(r[0]), text(r[1]), tuple(text(v) for v in r[2]))
+
+
+def reaped(r: Any) -> Reaped:
+    return Reaped(*(int(n) for n in r))
+
+
+def joined(r: Any) -> Joined:
+    return Joined(int(r[0]), text(r[1]), int(r[2]))
+
+
+def watched(rows: Any) -> list[Watched]:
+    return [
+        Watched(JobState(text(r[0])) if r[0] else None, int(r[1]), text(r[2]), text(r[3]), r[4], int(r[5]))
+        for r in rows
+    ]
+
+
+def observed(r: Any) -> Observed:
+    return Observed(
+        now_ms=int(r[0]),
+        record=mapping(r[1]),
+        stats=mapping(r[2]),
+        queued=int(r[3]),
+        enqueued_ms=tuple(number(v) for v in r[4]),
+        scheduled=int(r[5]),
+        began_ms=tuple(number(v) for v in r[6]),
+        workers=tuple(WorkerRow(text(w[0]), number(w[1]), mapping(w[2])) for w in r[7]),
+    )
