@@ -48,7 +48,7 @@ def enqueue(count: int) -> float:
     """Submit `count` calls nobody works on yet, all acknowledged; seconds it took."""
     started = time.perf_counter()
     jobs = [noop(PAYLOAD) for _ in range(count)]
-    jobs[-1]._acknowledged.result(60)
+    jobs[-1]._call.acknowledged.result(60)
     return time.perf_counter() - started
 
 

@@ -136,35 +136,54 @@ class Timing:
     startup: dict[str, float] = field(default_factory=dict)
 
 
+class Call:
+    """What this process knows of one call, before it is decoded: the client's part of an `EndpointJob`."""
+
+    __slots__ = ("acknowledged", "cold", "digest", "ended", "endpoint", "id", "keep_s", "submitted_at")
+
+    def __init__(self, job_id: str, endpoint: str, digest: str = "", keep_s: int = 0) -> None:
+        self.id = job_id
+        self.endpoint = endpoint
+        self.digest = digest  # of the call's signature, which its outcome quotes; empty: whichever was first
+        self.keep_s = keep_s  # for how long its result is kept; 0: not known here
+        self.submitted_at = time.monotonic()
+        self.cold: bool | None = None
+        self.acknowledged: Reply[None] = Reply()
+        self.ended: Reply[Ending] = Reply()
+
+
 class EndpointJob(Generic[R]):
     """One call of an endpoint. It runs whether or not anybody waits for it."""
 
-    def __init__(self, client: Client, job_id: str, endpoint: str, call_digest: str = "") -> None:
-        self.id = job_id
-        self.endpoint = endpoint
+    def __init__(self, client: Client, call: Call) -> None:
         self._client = client
-        self._call_digest = call_digest
-        self._acknowledged: Reply[None] = Reply()
-        self._ended: Reply[Ending] = Reply()
-        self._submitted_at = time.monotonic()
-        self._cold: bool | None = None
-        self._keep_s = 0  # for how long its result is kept; 0: not known here
+        self._call = call
         self._value: Any = _NOTHING
         self._failure: BaseException | None = None
         self._decode = threading.Lock()
 
     def __repr__(self) -> str:
-        state = self._ended.result(0).state.value if self._settled() else "pending"
+        state = self._call.ended.result(0).state.value if self._settled() else "pending"
         return f"<EndpointJob {self.id} {state}>"
 
     def _settled(self) -> bool:
-        return self._ended.done and self._ended._error is None  # noqa: SLF001 — a part of this module
+        return self._call.ended.done and self._call.ended._error is None  # noqa: SLF001 — a part of this module
+
+    @property
+    def id(self) -> str:
+        """Names it, in the broker and on the command line."""
+        return self._call.id
+
+    @property
+    def endpoint(self) -> str:
+        """The name of the endpoint that was called."""
+        return self._call.endpoint
 
     # -- state ---------------------------------------------------------------------------------------
     @property
     def done(self) -> bool:
         """True once it has ended, or could not be submitted."""
-        return self._ended.done
+        return self._call.ended.done
 
     @property
     def output(self) -> R | None:
@@ -182,20 +201,20 @@ class EndpointJob(Generic[R]):
     @property
     def cold_start(self) -> bool | None:
         """True where no idle worker was there to take it; None until the broker has acknowledged it."""
-        return self._cold
+        return self._call.cold
 
     @property
     def timing(self) -> Timing:
         """Where its time went; asks the broker."""
-        return self._client.timing(self).result(self._client.reply_timeout_s)
+        return self._client.timing(self.id).result(self._client.reply_timeout_s)
 
     def status(self) -> Reply[Status]:
         """Its state now: `await job.status()`, or `job.status().result()`."""
         if self._settled():
             known: Reply[Status] = Reply()
-            known.set(STATUS[self._ended.result(0).state])
+            known.set(STATUS[self._call.ended.result(0).state])
             return known
-        return self._client.status(self)
+        return self._client.waiting.status(self._call)
 
     # -- waiting -------------------------------------------------------------------------------------
     def result(self, timeout: float | None = None) -> R:
@@ -204,7 +223,7 @@ class EndpointJob(Generic[R]):
         Raises: the function's own exception; a JobError where it ended without a value; a SubmitError or
         BrokerError where it was not accepted; WaitTimeout after `timeout` seconds (the job goes on).
         """
-        if not self._ended.wait(timeout):
+        if not self._call.ended.wait(timeout):
             raise WaitTimeout(f"job {self.id} has not ended within {timeout:g} s; it goes on")
         return self._value_or_raise()
 
@@ -212,7 +231,7 @@ class EndpointJob(Generic[R]):
         """Like `result`, for coroutines."""
         try:
             async with asyncio.timeout(timeout):
-                await self._ended.until_done()
+                await self._call.ended.until_done()
         except TimeoutError:
             raise WaitTimeout(f"job {self.id} has not ended within {timeout:g} s; it goes on") from None
         return self._value_or_raise()
@@ -227,11 +246,11 @@ class EndpointJob(Generic[R]):
         The answer: "cancelled" (it ended now), "requested" (its worker was told to stop it), or the state it had
         reached before.
         """
-        return self._client.cancel(self)
+        return self._client.cancel(self.id)
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
         """The lines it printed, so far; with `follow`, until it ends."""
-        return self._client.logs(self, follow=follow)
+        return self._client.logs(self.id, follow=follow)
 
     async def alogs(self, *, follow: bool = False) -> AsyncIterator[str]:
         """Like `logs`, for coroutines."""
@@ -244,7 +263,7 @@ class EndpointJob(Generic[R]):
         with self._decode:
             if self._value is _NOTHING and self._failure is None:
                 try:
-                    self._value = self._client.decode(self, self._ended.result(0))
+                    self._value = self._client.waiting.decode(self._call, self._call.ended.result(0))
                 except Exception as error:  # noqa: BLE001 — the user's own exception, whatever it is
                     self._failure = error
         return None if self._value is _NOTHING else cast("R", self._value)

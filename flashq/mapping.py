@@ -133,7 +133,7 @@ class _Flight:
     def add(self, job: EndpointJob[Any]) -> None:
         self._jobs.append(job)
         if not self._order:
-            job._ended.on_done(lambda: self._landed(job))  # noqa: SLF001 — a part of the SDK
+            job._call.ended.on_done(lambda: self._landed(job))  # noqa: SLF001 — a part of the SDK
 
     def _landed(self, job: EndpointJob[Any]) -> None:
         self._ended.append(job)
@@ -141,7 +141,7 @@ class _Flight:
 
     def next_blocking(self) -> EndpointJob[Any]:
         if self._order:
-            self._jobs[0]._ended.wait()  # noqa: SLF001
+            self._jobs[0]._call.ended.wait()  # noqa: SLF001
             return self._jobs.popleft()
         while not self._ended:
             self._woken.wait()
@@ -150,7 +150,7 @@ class _Flight:
 
     async def next_async(self) -> EndpointJob[Any]:
         if self._order:
-            await self._jobs[0]._ended.until_done()  # noqa: SLF001
+            await self._jobs[0]._call.ended.until_done()  # noqa: SLF001
             return self._jobs.popleft()
         while not self._ended:
             await self._woken.until_done()

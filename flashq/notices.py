@@ -14,6 +14,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("flashq")
 
 
+class Told:
+    """What the user of this program has been warned of."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __contains__(self, what: str) -> bool:
+        return what in self._told
+
+    def once(self, what: str, text: str) -> None:
+        """Warn of something, unless that was done before."""
+        if what not in self._told:
+            self._told.add(what)
+            log.warning("flashq: %s", text)
+
+
 _DRIVER = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")  # Linux, containers, WSL2
 
 
@@ -22,16 +38,18 @@ def machine_has_gpu_driver() -> bool:
     return any(Path(place).exists() for place in _DRIVER)
 
 
-def explain_wait(client: Client, endpoint: str, told: set[str]) -> None:
-    """Ask for the endpoint's condition (why it has no worker) and log it as a warning, once."""
+def explain_wait(client: Client, endpoint: str) -> None:
+    """Ask for the endpoint's condition (why it has no worker) and warn of it, once."""
+    what = f"waits:{endpoint}"
+    if what in client.told:
+        return
 
     def answered(observed: Any, error: Exception | None) -> None:
-        if error is not None or endpoint in told:
+        if error is not None:
             return
         condition = json.loads(observed.record.get("condition") or "{}")
         if condition.get("detail"):
-            told.add(endpoint)
-            log.warning("flashq: %s waits: %s", endpoint, condition["detail"])
+            client.told.once(what, f"{endpoint} waits: {condition['detail']}")
 
     command: Command[Any] = client.transitions.observe(endpoint, oldest=0)
-    client._transport.send(command, answered)  # noqa: SLF001 — a part of the client
+    client.send(command, answered)

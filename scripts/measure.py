@@ -56,7 +56,7 @@ def memory_of_jobs(made: Rig, connection: redis.Redis, count: int = 2000) -> Num
     made.register(measured)
     before = info(connection, "memory")["used_memory"]
     jobs = [measured() for _ in range(count)]
-    jobs[-1]._acknowledged.result(60)  # noqa: SLF001 — measured from inside
+    jobs[-1]._call.acknowledged.result(60)  # noqa: SLF001 — measured from inside
     after = info(connection, "memory")["used_memory"]
     key = made.broker.keys.of("job", jobs[0].id)
     found = {

@@ -57,7 +57,7 @@ class LocalBroker:
             keyring,
             limit=self._client.settings.payload_limit,
             deliver=self._client.transport.deliver,
-            broken=self._client.on_lost,
+            broken=self._client.waiting.on_lost,
         )
 
     def join(self, timeout_s: float | None = None) -> None:
@@ -72,7 +72,7 @@ class LocalBroker:
             while self._client.made:
                 job = self._client.made[0]
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if not job._ended.wait(left):  # noqa: SLF001 — jobs, client and broker are one part
+                if not job._call.ended.wait(left):  # noqa: SLF001 — jobs, client and broker are one part
                     raise WaitTimeout(f"job {job.id} has not ended within {timeout_s:g} s")
                 self._client.made.pop(0)
                 taken = job._failure is not None  # noqa: SLF001
@@ -87,7 +87,7 @@ class LocalBroker:
 
     def close(self) -> None:
         """End the worker. A call that has not ended by now ends with BrokerUnreachable."""
-        self._client.on_lost(BrokerUnreachable("the local broker was closed before this job ended"))
+        self._client.waiting.on_lost(BrokerUnreachable("the local broker was closed before this job ended"))
         self._worker.close()
         self._client.close()
         self._memory.close()
@@ -136,7 +136,6 @@ class _LocalClient(Client):
         self._memory = memory
         self.made: list[EndpointJob[Any]] = []
         self.worker: LocalWorker | None = None
-        self.transport: _MemoryTransport
         super().__init__(settings, transport=self._connect, keyring=keyring)
 
     def _connect(self, _: Client) -> _MemoryTransport:
@@ -194,7 +193,7 @@ class _MemoryTransport:
                 told = self._pubsub.get_message(timeout=0)
             if told is None:
                 return
-            self._client.on_push(told["data"])
+            self._client.waiting.on_push(told["data"])
 
     def close(self, timeout_s: float = 5.0) -> None:
         """See flashq.client.Transport; nothing is ever under way."""

@@ -11,7 +11,7 @@ import pytest
 
 from flashq import Endpoint
 from flashq.errors import EnvelopeError, JobNotFound, JobRefused
-from flashq.job import EndpointJob
+from flashq.job import Call, EndpointJob
 from flashq.model.envelope import Header, seal
 from flashq.model.keyring import Direction, Keyring
 from tests.rig import Rig, rig, wait_until
@@ -68,9 +68,9 @@ def planted(made: Rig, job: str, call: bytes) -> EndpointJob[Any]:
     transitions = made.broker.transitions
     revision = made.client.registration(target).revision
     made.broker.run(transitions.submit("target", job, revision=revision, call=call))
-    handle: EndpointJob[Any] = EndpointJob(made.client, job, "target")
-    made.client._jobs[job] = handle
-    made.client._watch([job])
+    handle: EndpointJob[Any] = EndpointJob(made.client, Call(job, "target"))
+    made.client.waiting.add(handle._call)
+    made.client.waiting.watch([job])
     return handle
 
 
@@ -151,9 +151,9 @@ def test_an_outcome_of_another_job_is_not_believed(shared: Rig, tmp_path: Path) 
     keys = shared.broker.keys
     other = shared.broker.execute("HGET", keys.of("job", second.id), "fq_outcome")
     shared.broker.execute("HSET", keys.of("job", first.id), "fq_outcome", other)
-    again: EndpointJob[Any] = EndpointJob(shared.client, first.id, "target", first._call_digest)
-    shared.client._jobs[first.id] = again
-    shared.client._watch([first.id])
+    again: EndpointJob[Any] = EndpointJob(shared.client, Call(first.id, "target", first._call.digest))
+    shared.client.waiting.add(again._call)
+    shared.client.waiting.watch([first.id])
     with pytest.raises(EnvelopeError):
         again.result(15)
 

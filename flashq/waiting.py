@@ -1,0 +1,185 @@
+"""The jobs of this process that have not ended: told how they end, and asking where nobody told.
+
+Outcomes are pushed on the client's channel. A push is a hint: what it may have missed is asked for after every
+connection made, and every few seconds. Knows nothing of how a call is made: see `submission`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from flashq import codec, errors, notices
+from flashq.ending import verified_value
+from flashq.model.lifecycle import STATUS, TERMINAL, JobState, Status
+from flashq.model.outcome import Ending
+
+if TYPE_CHECKING:
+    from flashq.client import Client
+    from flashq.job import Call, Reply
+    from flashq.store.records import Watched
+
+log = logging.getLogger("flashq")
+CHECK_S = 5.0
+_WATCH_AT_ONCE = 100
+
+
+class Waiting:
+    """Completes calls. Every method but `decode` is quick, and may run in the I/O thread."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._calls: dict[str, Call] = {}
+        self._epoch = ""
+        self._lost_before = 0.0  # jobs submitted before this moment may be gone with the broker's data
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @property
+    def calls(self) -> list[Call]:
+        """Those that have not ended."""
+        return list(self._calls.values())
+
+    # -- from the submitting side --------------------------------------------------------------------
+    def add(self, call: Call) -> None:
+        """Complete this call when its job ends."""
+        self._calls[call.id] = call
+
+    def add_first(self, call: Call, job_id: str) -> None:
+        """The call turned out to be of a job that there was already: complete it when that one ends."""
+        self._calls.pop(call.id, None)
+        call.id = job_id
+        call.digest = ""  # what it ends with answers the first call
+        first = self._calls.setdefault(job_id, call)
+        if first is call:
+            self.watch([job_id])
+        else:
+            first.ended.on_done(lambda: call.ended.copy(first.ended))
+
+    def reject(self, call: Call, error: Exception) -> None:
+        """The call was not accepted: there is no job."""
+        self._calls.pop(call.id, None)
+        call.acknowledged.fail(error)
+        call.ended.fail(error)
+
+    def registered_in(self, epoch: str) -> None:
+        """An endpoint is on record in the broker's data set of this name."""
+        self._epoch = self._epoch or epoch
+
+    # -- pushed --------------------------------------------------------------------------------------
+    def on_push(self, message: bytes) -> None:
+        """An outcome was pushed: id, state, fence, reason, whether the outcome is here, outcome."""
+        try:
+            raw_id, state, fence, reason, inline, outcome = message.split(b"\n", 5)
+            ending = Ending(JobState(state.decode()), int(fence), reason.decode(), "", outcome)
+            call = self._calls.get(raw_id.decode())
+        except ValueError:  # anybody with access to the broker can publish anything
+            log.warning("flashq: a message that is no outcome was passed over")
+            return
+        if call is None:
+            return
+        if inline != b"1" or (state != b"finished" and not outcome):
+            self.watch([call.id])
+            return
+        self._end(call, ending)
+
+    def _end(self, call: Call, ending: Ending) -> None:
+        self._calls.pop(call.id, None)
+        call.acknowledged.set(None)
+        call.ended.set(ending)
+
+    # -- asked for -----------------------------------------------------------------------------------
+    def watch(self, job_ids: list[str]) -> None:
+        """Ask how these jobs stand, and to be told when they end."""
+
+        def told(rows: list[Watched] | None, error: Exception | None) -> None:
+            if rows is None:
+                self._unwatched(job_ids, error)
+                return
+            for job_id, row in zip(job_ids, rows, strict=True):
+                self._learn(job_id, row)
+
+        self._client.send(self._client.transitions.watch(job_ids, self._client.channel), told)
+
+    def _unwatched(self, job_ids: list[str], error: Exception | None) -> None:
+        """The broker has been unreachable for longer than our patience: say so to whoever waits."""
+        for job_id in job_ids:
+            call = self._calls.pop(job_id, None)
+            if call is not None:
+                call.ended.fail(error or errors.BrokerError("no answer"))
+
+    def _learn(self, job_id: str, row: Watched) -> None:
+        call = self._calls.get(job_id)
+        if call is None:
+            return
+        if row.state is None:
+            self._calls.pop(job_id, None)
+            call.ended.fail(self._missing(call))
+        elif row.state in TERMINAL:
+            self._end(call, Ending(row.state, row.fence, row.reason, row.text, row.outcome))
+
+    def _missing(self, call: Call) -> Exception:
+        if call.submitted_at < self._lost_before:
+            return errors.BrokerStateLost(f"the broker came back without job {call.id}; submit it again")
+        if call.keep_s and time.monotonic() > call.submitted_at + call.keep_s:
+            message = f"job {call.id} is kept no longer: its result was kept for {call.keep_s} s (or it was deleted)"
+            return errors.ResultExpired(message, job_id=call.id)
+        return errors.JobNotFound(f"job {call.id} is not in the broker: it was deleted", job_id=call.id)
+
+    def status(self, call: Call) -> Reply[Status]:
+        """How the job stands now."""
+
+        def read(rows: list[Watched]) -> Status:
+            if rows[0].state is None:
+                raise self._missing(call)
+            return STATUS[rows[0].state]
+
+        return self._client.ask(self._client.transitions.watch([call.id]), read)
+
+    # -- as the connection comes and goes ------------------------------------------------------------
+    def on_connect(self) -> None:
+        """A connection was made (again): ask whether it is still the same data, and for what we wait for."""
+        waiting = self._of_age(0.0)
+        if self._epoch:
+            self._client.send(self._client.transitions.epoch(), self._on_epoch)
+        self._watch_all(waiting)
+
+    def _on_epoch(self, epoch: str | None, error: Exception | None) -> None:
+        if error is None and epoch != self._epoch:
+            self._lost_before = time.monotonic()
+            self._epoch = epoch or ""
+            self._client.submission.forget_registered()
+
+    def on_lost(self, error: Exception) -> None:
+        """The broker has been away for longer than our patience: say so to whoever waits. The jobs may go on."""
+        calls = self.calls
+        self._calls.clear()
+        for call in calls:
+            call.acknowledged.fail(error)
+            call.ended.fail(error)
+
+    def on_tick(self) -> None:
+        """Every few seconds: what a push may have missed, and whether callers should be told why they wait."""
+        waiting = self._of_age(CHECK_S)
+        self._watch_all(waiting)
+        for endpoint in {self._calls[j].endpoint for j in waiting if j in self._calls}:
+            notices.explain_wait(self._client, endpoint)
+
+    def _of_age(self, least_s: float) -> list[str]:
+        edge = time.monotonic() - least_s
+        calls = list(self._calls.items())
+        return [i for i, c in calls if c.acknowledged.done and c.submitted_at <= edge]
+
+    def _watch_all(self, job_ids: list[str]) -> None:
+        for start in range(0, len(job_ids), _WATCH_AT_ONCE):
+            self.watch(job_ids[start : start + _WATCH_AT_ONCE])
+
+    # -- decoding ------------------------------------------------------------------------------------
+    def decode(self, call: Call, ending: Ending) -> Any:
+        """The value of an ended job; or raises why there is none. Verifies before it unpickles."""
+        opened = verified_value(
+            ending, self._client.keyring, endpoint=call.endpoint, job=call.id, call_digest=call.digest
+        )
+        return codec.load_value(opened)
