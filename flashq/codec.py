@@ -11,8 +11,8 @@ import json
 import os
 import pickle
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
 
 import msgpack
 
@@ -119,16 +119,16 @@ class Revision:
     spec: str  # the public spec, JSON, for people
 
     def pack(self) -> bytes:
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return bytes(msgpack.packb({**fields, "dependencies": list(self.dependencies)}))
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return bytes(msgpack.packb({**values, "dependencies": list(self.dependencies)}))
 
     @classmethod
-    def unpack(cls, raw: bytes) -> Revision:
-        """Raises MalformedEnvelope."""
+    def unpack(cls, raw: bytes) -> Self:
+        """A field that it lacks has its default: it was written before there was one. Raises MalformedEnvelope."""
         try:
-            fields = msgpack.unpackb(raw, raw=False)
-            fields = {name: fields[name] for name in cls.__slots__}
-            return cls(**{**fields, "dependencies": tuple(fields["dependencies"])})
+            given = msgpack.unpackb(raw, raw=False)
+            known = {f.name: given[f.name] for f in fields(cls) if f.name in given}
+            return cls(**{**known, "dependencies": tuple(given["dependencies"])})
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise errors.MalformedEnvelope(f"not a revision record: {type(error).__name__}") from None
 

@@ -23,6 +23,9 @@ from flashq.errors import BadSignature, EnvelopeExpired, MalformedEnvelope, Unkn
 from flashq.model.keyring import Direction, Key
 
 VERSION = 1
+OLDEST = (
+    1  # the oldest version that is read: at least the one before VERSION, so that an upgrade needs no pause
+)
 ALGORITHM = "hs256"
 MAX_HEADER_BYTES = 16 * 1024
 SIGNATURE_BYTES = 32
@@ -225,8 +228,9 @@ def _check_shape(wire: dict[str, Any]) -> None:
     missing = [name for name in _REQUIRED if name not in wire]
     if missing:
         raise MalformedEnvelope(f"the header lacks {', '.join(missing)}")
-    if wire["v"] != VERSION:
-        raise MalformedEnvelope(f"envelope version {wire['v']!r}; this program reads version {VERSION}")
+    if type(wire["v"]) is not int or not OLDEST <= wire["v"] <= VERSION:
+        read = f"version {VERSION}" if OLDEST == VERSION else f"versions {OLDEST} to {VERSION}"
+        raise MalformedEnvelope(f"envelope version {wire['v']!r}; this program reads {read}")
     for short, value in wire.items():
         kind = _TYPES.get(short)
         if kind is not None and type(value) is not kind:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flashq.codec import Revision
 from flashq.errors import (
     BadSignature,
     EnvelopeError,
@@ -20,6 +21,7 @@ from flashq.errors import (
     UnknownKey,
     WrongBinding,
 )
+from flashq.model import envelope
 from flashq.model.envelope import Header, open_sealed, seal
 from flashq.model.keyring import Direction, EndpointKeys, Keyring, hkdf_sha256
 from flashq.model.outcome import Failure, FailureKind
@@ -120,6 +122,36 @@ def test_a_field_of_a_later_version_is_passed_over() -> None:
     """Later work may add header fields: today's reader takes what it knows."""
     raw = _with_header(seal(HEADERS["call"], b"p", KEYS), {"later": "field"})
     assert opened("call", raw).header == HEADERS["call"]
+
+
+def test_a_newer_version_reads_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the next version of the envelope, expect it to read today's records beside its own, and none after."""
+    last = seal(HEADERS["call"], b"p", KEYS)
+    assert max(1, envelope.VERSION - 1) >= envelope.OLDEST
+    monkeypatch.setattr(envelope, "VERSION", envelope.VERSION + 1)
+
+    assert opened("call", last).header == HEADERS["call"]
+    assert opened("call", seal(HEADERS["call"], b"p", KEYS)).header == HEADERS["call"]
+    for wrong in (envelope.VERSION + 1, envelope.OLDEST - 1, "1", True):
+        with pytest.raises(MalformedEnvelope, match=r"version|type"):
+            opened("call", _with_header(last, {"v": wrong}))
+
+
+def test_a_record_of_an_earlier_version_lacks_what_came_since() -> None:
+    """Given a revision record without a field that has a default, expect the default; without another, an error."""
+
+    @dataclasses.dataclass(frozen=True, slots=True)
+    class Later(Revision):
+        added: str = "unset"
+
+    earlier = Revision(b"f", "f", "sync", "3.11", ("numpy",), 1, "env", "{}")
+
+    assert Later.unpack(earlier.pack()) == Later(
+        b"f", "f", "sync", "3.11", ("numpy",), 1, "env", "{}", "unset"
+    )
+    assert Revision.unpack(Later.unpack(earlier.pack()).pack()) == earlier
+    with pytest.raises(MalformedEnvelope):
+        Revision.unpack(msgpack.packb({"function": b"f", "dependencies": []}))
 
 
 def _with_header(raw: bytes, changes: dict[str, Any], *, sign: bool = True) -> bytes:

@@ -90,6 +90,18 @@ def test_the_wire_is_as_written_down() -> None:
     assert encoded == struct.pack(">IBBI", 6 + len(meta) + 7, 1, 2, len(meta)) + meta + b"payload"
 
 
+def test_a_newer_version_reads_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the next version of the frames, expect it to read today's beside its own, and none after."""
+    frame = Frame(FrameType.RUN, {"job": "j"}, b"payload")
+    last = frames.encode(frame)
+    assert max(1, frames.VERSION - 1) >= frames.OLDEST
+    monkeypatch.setattr(frames, "VERSION", frames.VERSION + 1)
+
+    assert FrameDecoder().feed(last + frames.encode(frame)) == [frame, frame]
+    with pytest.raises(FrameError, match="version"):
+        FrameDecoder().feed(raw(struct.pack(">BBI", frames.VERSION + 1, 2, 2) + b"{}"))
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [

@@ -44,8 +44,9 @@ class WorkerConfig:
 
     @classmethod
     def from_json(cls, raw: str) -> Self:
-        """Reads `to_json`'s text."""
-        fields: Mapping[str, Any] = json.loads(raw)
+        """Reads `to_json`'s text, also that of a host agent of another version: unknown fields are passed over."""
+        given: Mapping[str, Any] = json.loads(raw)
+        fields = {name: given[name] for name in cls.__slots__ if name in given}
         return cls(
             **{
                 **fields,

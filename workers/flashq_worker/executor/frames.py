@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from socket import socket
 
 VERSION = 1
+OLDEST = 1
+"""The oldest version that is read: at least the one before VERSION, so that an upgrade needs no pause."""
 MAX_FRAME_BYTES = 1 << 30
 """The largest length a frame may announce; a longer one is a protocol error, not an allocation."""
 
@@ -227,7 +229,7 @@ class FrameDecoder:
 
 def _parse(body: bytes | bytearray) -> Frame:
     version, number, meta_bytes = _INNER.unpack_from(body)
-    if version != VERSION:
+    if not OLDEST <= version <= VERSION:
         raise FrameError(f"a frame of version {version}; this side speaks version {VERSION}")
     kind = _TYPES.get(number)
     if kind is None:
