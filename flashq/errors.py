@@ -9,6 +9,7 @@
     │   └── UnsupportedCall                 this verb cannot be used here (inside a job, say)
     ├── BrokerError                         the broker refused, vanished or lost its data
     │   ├── BrokerUnreachable (ConnectionError)
+    │   ├── BrokerUntrusted                 its certificate does not show that it is the one
     │   ├── BrokerRefused                   out of memory, read-only, disk full, wrong password
     │   └── BrokerStateLost                 it came back without the data it had
     ├── SubmitError                         the call was not accepted; no job exists
@@ -95,6 +96,10 @@ class BrokerError(FlashqError):
 
 class BrokerUnreachable(BrokerError, ConnectionError):
     """No connection to the broker could be made or kept."""
+
+
+class BrokerUntrusted(BrokerError):
+    """What answers at the broker's address does not show by its certificate that it is the broker."""
 
 
 class BrokerRefused(BrokerError):

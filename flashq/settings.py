@@ -2,7 +2,11 @@
 
 | variable | key in `[tool.flashq]` | meaning |
 |---|---|---|
-| FLASHQ_REDIS_URL | redis_url | the broker: `redis://`, `rediss://` or `unix://`; unset: one is started |
+| FLASHQ_REDIS_URL | redis_url | the broker's address (its forms: flashq/address.py); unset: one is started |
+| FLASHQ_TLS_CA | tls_ca | a file of the certificates that the broker's has to come from; default: the system's |
+| FLASHQ_TLS_CERT | tls_cert | a file with the certificate to show to the broker |
+| FLASHQ_TLS_KEY | tls_key | a file with that certificate's key |
+| FLASHQ_ALLOW_PLAINTEXT | allow_plaintext | "1": on a private network, use a broker elsewhere without verified TLS |
 | FLASHQ_SECRET_KEY | – | the signing key, at least 32 bytes |
 | FLASHQ_SECRET_KEY_FILE | secret_key_file | a file that holds it and only its owner can read |
 | FLASHQ_HOME | home | folder of state, environments and logs; default: the platform's user data folder |
@@ -26,8 +30,8 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
 
+from flashq.address import Address, with_parameters
 from flashq.errors import SettingsError
 from flashq.model.address import masked
 from flashq.model.checks import nearest, number, whole
@@ -54,7 +58,9 @@ class Settings:
     """What is in force. Paths are absolute."""
 
     redis_url: str | None = field(default=None, repr=False)
-    """None: embedded. May hold a password; show `shown_redis_url` instead."""
+    """None: embedded. May hold a password; show `shown_redis_url` instead. Names the files for TLS, too."""
+    allow_plaintext: bool = False
+    """Whether the broker may be elsewhere and without verified TLS."""
     secret_key: SecretKey | None = None
     home: Path
     namespace: str = "default"
@@ -103,6 +109,7 @@ class Settings:
             values["rq_prefix"] = environ["RQ_KEY_PREFIX"]
         if "home" not in values:
             values["home"] = _default_home()
+        _settle_address(values, given)
         return cls(**values, sources=sources)
 
 
@@ -202,29 +209,47 @@ def _default_home() -> Path:
 
 
 def _redis_url(given: _Given) -> str:
-    url = given.text().strip()
+    return Address.parse(given.text().strip()).url
+
+
+def _settle_address(values: dict[str, Any], given: Mapping[str, _Given]) -> None:
+    """Put the files for TLS into the broker's address. Raises SettingsError where that gives too much away."""
+    files = {name: values.pop(name) for name in _TLS_FILES if name in values}
+    if "redis_url" not in values:
+        return  # the private broker's socket: nothing leaves this machine
+    address = Address.parse(values["redis_url"])
+    shown = f"{given['redis_url'].source} ({masked(address.url)})"
+    if files and not address.tls and address.hosts:
+        first = given[next(iter(files))].source
+        raise SettingsError(f"{first}: for a broker with TLS (rediss://), which {shown} is not")
+    exposure = address.exposure()
+    if exposure and not values.get("allow_plaintext"):
+        raise SettingsError(
+            f"{shown}: {exposure}. Use TLS (rediss://, FLASHQ_TLS_CA); on a private network you may set"
+            " FLASHQ_ALLOW_PLAINTEXT=1"
+        )
+    values["redis_url"] = with_parameters(
+        address.url, {_TLS_FILES[name]: str(file) for name, file in files.items()}
+    )
+
+
+def _file(given: _Given) -> Path:
+    file = given.path()
     try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises where it is no number
-    except ValueError:
-        raise ValueError("is not a URL such as redis://:password@host:6379/0") from None
-    if "sentinel" in parts.scheme:
-        raise ValueError("Sentinel is not supported yet; name the server with redis:// or rediss://")
-    if parts.scheme == "unix":
-        if not parts.path.startswith("/"):
-            raise ValueError("names no socket: unix:///path/to/socket")
-    elif parts.scheme in ("redis", "rediss"):
-        _check_server(parts)
-    else:
-        raise ValueError("must begin with redis://, rediss:// (TLS) or unix://")
-    return url
+        with file.open("rb"):
+            return file
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}") from None
 
 
-def _check_server(parts: SplitResult) -> None:
-    if not parts.hostname:
-        raise ValueError("names no host: redis://host:6379/0")
-    if not re.fullmatch(r"(/\d*)?", parts.path):
-        raise ValueError("must end with the number of a database, such as /0")
+def _flag(given: _Given) -> bool:
+    if isinstance(given.value, bool):
+        return given.value
+    meant = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    found = meant.get(str(given.value).strip().lower())
+    if found is None:
+        raise ValueError("must be 1 or 0")
+    return found
 
 
 def _secret_key(given: _Given) -> SecretKey:
@@ -308,6 +333,10 @@ def _parsed(value: Any, kind: Callable[[str], float]) -> Any:
 
 _READERS: dict[str, Callable[[_Given], Any]] = {
     "redis_url": _redis_url,
+    "tls_ca": _file,
+    "tls_cert": _file,
+    "tls_key": _file,
+    "allow_plaintext": _flag,
     "secret_key": _secret_key,
     "secret_key_file": _secret_key_file,
     "home": _home,
@@ -316,3 +345,5 @@ _READERS: dict[str, Callable[[_Given], Any]] = {
     "lease_s": _lease_s,
 }
 _SECRET = frozenset({"redis_url", "secret_key"})
+_TLS_FILES = {"tls_ca": "ssl_ca_certs", "tls_cert": "ssl_certfile", "tls_key": "ssl_keyfile"}
+"""Settings and the parameters of the address that they become."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,11 +23,18 @@ from flashq_worker.config import WorkerConfig
 from tests.servers import find_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from flashq.endpoint import EndpointFunction
 
 SECRET = bytes(range(32))
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody uses, until somebody else takes it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = 15.0, what: str = "") -> Any:
@@ -44,11 +52,21 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 15.0, what: str 
 class BrokerServer:
     """A private broker on a unix socket; can be killed and started again on the same data."""
 
-    def __init__(self, server: str = "valkey", *, appendonly: str = "everysec") -> None:
+    def __init__(
+        self,
+        server: str = "valkey",
+        *,
+        appendonly: str = "everysec",
+        arguments: Sequence[str] = (),
+        url: str | None = None,
+    ) -> None:
+        """`arguments`: further ones of the server's program; `url`: how it is reached, if not by its socket."""
         self._program = find_server(server)
         self.folder = Path(tempfile.mkdtemp(prefix="fq-broker-"))
-        self.url = f"unix://{self.folder}/s"
+        self.socket_url = f"unix://{self.folder}/s"
+        self.url = url or self.socket_url
         self._fsync = appendonly
+        self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -58,13 +76,13 @@ class BrokerServer:
         where = ("--port", "0", "--unixsocket", self.folder / "s", "--dir", self.folder)
         kept = ("--save", "", "--appendonly", "yes", "--appendfsync", self._fsync)
         self._process = subprocess.Popen(
-            [self._program, *where, *kept],
+            [self._program, *where, *kept, *self._arguments],
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
         log.close()
-        with contextlib.closing(Broker(self.url, patience_s=10.0)) as broker:
+        with contextlib.closing(Broker(self.socket_url, patience_s=10.0)) as broker:
             assert broker.execute("PING") in (b"PONG", "PONG")
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
@@ -116,8 +134,11 @@ class WorkerProcess:
 class Rig:
     """A broker, this process's client on it, and workers started by hand."""
 
-    def __init__(self, server: str = "valkey", *, lease_s: float = 2.0, appendonly: str = "everysec") -> None:
-        self.server = BrokerServer(server, appendonly=appendonly)
+    def __init__(
+        self, server: str | BrokerServer = "valkey", *, lease_s: float = 2.0, appendonly: str = "everysec"
+    ) -> None:
+        """`server`: a name in tests/servers.py, or a server that runs already and ends with the rig."""
+        self.server = BrokerServer(server, appendonly=appendonly) if isinstance(server, str) else server
         self.home = self.server.folder / "home"
         self.lease_s = lease_s
         self.settings = Settings(

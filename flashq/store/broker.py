@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import hiredis
 import redis
 
-from flashq.errors import BrokerUnreachable
+from flashq.errors import BrokerRefused, BrokerUnreachable
 from flashq.model.address import masked
 from flashq.store.keys import Keys
 from flashq.store.line import LibraryMissing, Line, pack, pack_all, pack_script, refusal
+from flashq.store.reach import server_url
 from flashq.store.scripts import Library, library
 from flashq.store.transitions import Transitions
 
@@ -80,8 +81,8 @@ class Broker:
         return self._exchange_all(b"".join(pack(*r) for r in requests), len(requests))
 
     def redis(self) -> redis.Redis:
-        """A redis-py client, for RQ's own API and for blocking reads."""
-        return redis.Redis.from_url(self.url, protocol=2)
+        """A redis-py client of the server that is the broker now, for RQ's own API and for blocking reads."""
+        return redis.Redis.from_url(server_url(self.url), protocol=2)
 
     def _exchange(self, packed: bytes) -> Any:
         return self._exchange_all(packed, 1)[0]
@@ -100,8 +101,7 @@ class Broker:
                     if self._line is not None:
                         load(self._line, self.library)
             except BrokerUnreachable:
-                with self._lock:
-                    self._line = None
+                self.close()
                 if time.monotonic() + pause > deadline:
                     raise
                 time.sleep(pause)
@@ -118,5 +118,16 @@ def _round_trip(line: Line, packed: bytes, count: int) -> list[Any]:
 
 
 def load(line: Line, scripts: Library) -> None:
-    """Load the function library; harmless where it is loaded already."""
-    line.call(pack("FUNCTION", "LOAD", "REPLACE", scripts.source))
+    """Load the function library; harmless where it is loaded already.
+
+    Raises BrokerRefused where this user may not.
+    """
+    try:
+        line.call(pack("FUNCTION", "LOAD", "REPLACE", scripts.source))
+    except BrokerRefused as error:
+        if "NOPERM" not in str(error):
+            raise
+        raise BrokerRefused(
+            f"the broker lacks flashq's functions ({scripts.name}), and this user may not load them: run"
+            " `flashq doctor --load` as one who may (`flashq keys acl admin` makes one)"
+        ) from None

@@ -1,8 +1,8 @@
 """One connection to the broker, for one thread: pack, send, read. No retries here (see `broker`, `mux`).
 
-redis-py makes the connection (TCP, TLS, unix socket, password, database); after that requests are packed and
-replies parsed by hiredis alone, because a worker's step and a client's batch are dominated by that code:
-measured, a round trip costs about a third less CPU than through redis-py's own connection object.
+`reach` makes the connection with redis-py; after that requests are packed and replies parsed by hiredis alone,
+because a worker's step and a client's batch are dominated by that code: measured, a round trip costs about a
+third less CPU than through redis-py's own connection object.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 import hiredis
-import redis
 import redis.utils
-from redis.exceptions import AuthenticationError, RedisError
 
 from flashq.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from flashq.model.address import masked
+from flashq.store.reach import open_connection
 
 if TYPE_CHECKING:
     import socket
@@ -29,9 +28,10 @@ if TYPE_CHECKING:
 # It imports more, which must not happen in the client's I/O thread: the program may fork meanwhile.
 redis.utils.get_lib_version()  # type: ignore[no-untyped-call]
 
-CONNECT_TIMEOUT_S = 3.0
 REPLY_TIMEOUT_S = 15.0
 _READ = 256 * 1024
+_NOT_READY = frozenset({"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "UNBLOCKED"})
+"""First words of refusals that mean: connect anew, perhaps to another server. The last two are a replica's."""
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -48,12 +48,11 @@ def refusal(error: hiredis.ReplyError) -> Exception:
     meanings = {
         "OOM": "it is out of memory (maxmemory reached)",
         "MISCONF": "it cannot write to its disk",
-        "READONLY": "it is a read-only replica",
         "NOAUTH": "it wants a password (put it into FLASHQ_REDIS_URL)",
         "WRONGPASS": "the user name or password in FLASHQ_REDIS_URL is wrong",
         "NOPERM": "this user may not do that",
     }
-    if word in ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"):
+    if word in _NOT_READY:
         return BrokerUnreachable(f"the broker is not ready: {message}")
     if word in meanings:
         return BrokerRefused(f"the broker refused: {meanings[word]} ({message})")
@@ -64,17 +63,9 @@ class Line:
     """A connection with its parser. Use from one thread; after any BrokerUnreachable it is closed for good."""
 
     def __init__(self, url: str, *, reply_timeout_s: float = REPLY_TIMEOUT_S) -> None:
+        """Raises: BrokerUnreachable, BrokerUntrusted, BrokerRefused."""
         self._url = url
-        try:
-            pool = redis.ConnectionPool.from_url(
-                url, protocol=2, socket_connect_timeout=CONNECT_TIMEOUT_S, socket_timeout=CONNECT_TIMEOUT_S
-            )
-            self._connection = pool.connection_class(**{**pool.connection_kwargs, "retry_on_error": []})
-            self._connection.connect()
-        except AuthenticationError as error:
-            raise BrokerRefused(f"the broker at {masked(url)} refused: {error}") from None
-        except (RedisError, OSError, ValueError) as error:
-            raise BrokerUnreachable(f"no broker at {masked(url)}: {error}") from None
+        self._connection = open_connection(url)
         self._socket: socket.socket = self._connection._sock  # noqa: SLF001 — redis-py has no public way to it
         # Non-blocking, and waited for only where it would block: with a timeout set, Python polls before each call.
         self._socket.setblocking(False)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
-from flashq.errors import BrokerError, BrokerUnreachable
+from flashq.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from flashq.store.broker import load
 from flashq.store.line import REPLY_TIMEOUT_S, LibraryMissing, pack_script, refusal
 
@@ -68,8 +68,11 @@ class CommandStream:
     def attach(self, line: Line) -> None:
         """Go on over this connection; what was under way on the last one leads."""
         if self._library_missing:
-            load(line, self._library)
             self._library_missing = False
+            try:
+                load(line, self._library)
+            except BrokerRefused as error:
+                self.fail_all(error)
         self.line = line
         self._queue.extendleft(reversed(self._flight))
         self._flight.clear()

@@ -85,7 +85,7 @@ def test_a_broker_that_is_not_there_is_a_quick_clear_error(lasting: Stage) -> No
     urls = {
         "unix:///nowhere/at/all": "nowhere",
         f"redis://127.0.0.1:{port}/0": str(port),
-        "redis://no-such-host.invalid:6379/0": "no-such-host.invalid",
+        "rediss://no-such-host.invalid:6379/0": "no-such-host.invalid",
         f"redis://user:canary-password@127.0.0.1:{port}/0": str(port),
     }
     programs = [lasting.start(CALLER, env={"FLASHQ_REDIS_URL": url}) for url in urls]

@@ -99,8 +99,12 @@ def test_our_services_become_flashq_with_address_and_key_in_force(container: Pat
     printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
     *arguments, url = reversed(printed.splitlines())
-    key_file = as_run_in(container, [SERVICES[service]["environment"]["FLASHQ_SECRET_KEY_FILE"]])[0]
-    settings = Settings.load({"FLASHQ_REDIS_URL": url, "FLASHQ_SECRET_KEY_FILE": key_file}, cwd=container)
+    given = {
+        name: as_run_in(container, [value])[0]
+        for name, value in SERVICES[service]["environment"].items()
+        if name != "FLASHQ_HOME"
+    }
+    settings = Settings.load({**given, "FLASHQ_REDIS_URL": url}, cwd=container)
 
     assert arguments == [service]
     assert settings.redis_url == f"redis://:{PASSWORD}@broker:6379/0"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -143,7 +144,11 @@ def test_a_key_file_may_be_named_in_pyproject_and_the_environments_key_wins(tmp_
         ("FLASHQ_REDIS_URL", "redis://[::1", "is not a URL"),
         ("FLASHQ_REDIS_URL", "rediss://:s3cret@h/db", "number of a database"),
         ("FLASHQ_REDIS_URL", "unix://", "names no socket"),
-        ("FLASHQ_REDIS_URL", "redis+sentinel://h:26379/mymaster", "Sentinel is not supported yet"),
+        ("FLASHQ_REDIS_URL", "redis+sentinel://h:26379", "names no service"),
+        ("FLASHQ_REDIS_URL", "redis+sentinel://:s3cret@h:x/mymaster", "names its sentinels wrongly"),
+        ("FLASHQ_REDIS_URL", "redis+sentinel://h/mymaster/db", "number of a database"),
+        ("FLASHQ_TLS_CA", "/does/not/exist", "cannot read /does/not/exist: No such file"),
+        ("FLASHQ_ALLOW_PLAINTEXT", "maybe", "must be 1 or 0"),
         ("FLASHQ_SECRET_KEY", "s3cret", "at least 32 bytes, this one 6"),
         ("FLASHQ_SECRET_KEY", "ab" * 15, "at least 32 bytes, this one 30"),
         ("FLASHQ_SECRET_KEY_FILE", "/does/not/exist", "cannot read /does/not/exist: No such file"),
@@ -177,11 +182,15 @@ def test_variables_of_other_programs_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("redis://h", "redis://h"),
-        ("redis://:s3cret@h:6379/2", "redis://:***@h:6379/2"),
+        ("redis://localhost", "redis://localhost"),
+        ("redis://:s3cret@localhost:6379/2", "redis://:***@localhost:6379/2"),
         ("rediss://user:s3cret@h?db=1", "rediss://user:***@h?db=1"),
-        ("redis://user@h", "redis://user@h"),
-        ("redis://h?password=s3cret&db=1", "redis://h?password=***&db=1"),
+        ("redis://user@127.0.0.1", "redis://user@127.0.0.1"),
+        ("redis://[::1]?password=s3cret&db=1", "redis://[::1]?password=***&db=1"),
+        (
+            "rediss+sentinel://u:s3cret@a,b/s?sentinel_password=s3cret",
+            "rediss+sentinel://u:***@a,b/s?sentinel_password=***",
+        ),
         ("unix://user:s3cret@/run/v.sock", "unix://user:***@/run/v.sock"),
         (" unix:///run/v.sock ", "unix:///run/v.sock"),
     ],
@@ -191,6 +200,69 @@ def test_the_brokers_password_is_masked(tmp_path: Path, url: str, shown: str) ->
     assert settings.redis_url == url.strip()
     assert settings.shown_redis_url == shown
     assert "s3cret" not in repr(settings)
+
+
+# -- what may be read on its way ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://:s3cret@broker.example:6379", "unencrypted to broker.example"),
+        ("redis://10.0.0.5", "unencrypted to 10.0.0.5"),
+        ("redis://[fd00::5]", "unencrypted to fd00::5"),
+        ("redis://127.0.0.1.example.org", "unencrypted to 127.0.0.1.example.org"),
+        ("redis+sentinel://127.0.0.1:26379/main", "unencrypted to the servers that its sentinels name"),
+        ("rediss://broker.example?ssl_cert_reqs=none", "broker.example would not be verified"),
+        ("rediss://broker.example?ssl_check_hostname=False", "broker.example would not be verified"),
+    ],
+)
+def test_a_broker_elsewhere_without_verified_tls_needs_a_word(tmp_path: Path, url: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as caught:
+        load(tmp_path, FLASHQ_REDIS_URL=url)
+    assert str(caught.value).startswith("FLASHQ_REDIS_URL")
+    assert "FLASHQ_ALLOW_PLAINTEXT=1" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+    allowed = load(tmp_path, FLASHQ_REDIS_URL=url, FLASHQ_ALLOW_PLAINTEXT="1")
+    assert (allowed.redis_url, allowed.allow_plaintext) == (url, True)
+    with pytest.raises(SettingsError, match=said):
+        load(tmp_path, FLASHQ_REDIS_URL=url, FLASHQ_ALLOW_PLAINTEXT="no")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://127.8.0.1",
+        "redis://LOCALHOST:6380",
+        "redis://broker.localhost",
+        "redis://[::1]:6379/0",
+        "unix:///run/v.sock",
+        "rediss://broker.example",
+        "rediss+sentinel://a,b:1/main/0",
+    ],
+)
+def test_what_stays_here_or_is_verified_needs_none(tmp_path: Path, url: str) -> None:
+    assert load(tmp_path, FLASHQ_REDIS_URL=url).redis_url == url
+
+
+def test_the_files_for_tls_become_part_of_the_address(tmp_path: Path) -> None:
+    for name in ("ca", "cert", "key"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "pyproject.toml").write_text("[tool.flashq]\ntls_ca = 'ca'\n")
+    given = {"FLASHQ_TLS_CERT": str(tmp_path / "cert"), "FLASHQ_TLS_KEY": str(tmp_path / "key")}
+    settings = load(tmp_path, FLASHQ_REDIS_URL="rediss://h:1/0?ssl_keyfile=/mine", **given)
+    assert settings.redis_url is not None
+    query = dict(parse_qsl(settings.redis_url.partition("?")[2]))
+    # What the address itself says comes first.
+    assert query == {
+        "ssl_ca_certs": f"{tmp_path}/ca",
+        "ssl_certfile": f"{tmp_path}/cert",
+        "ssl_keyfile": "/mine",
+    }
+    assert load(tmp_path).redis_url is None  # the private broker needs none
+    with pytest.raises(SettingsError, match=r"tls_ca in .*: for a broker with TLS"):
+        load(tmp_path, FLASHQ_REDIS_URL="redis://localhost")
 
 
 # -- the signing key ---------------------------------------------------------------------------------

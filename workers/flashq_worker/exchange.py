@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flashq.errors import BrokerError, BrokerUnreachable
-from flashq.store.line import Line, pack
+from flashq.store.line import Line, pack, refusal
 from flashq.store.replies import handed_over
 from flashq.store.stream import CommandStream
 from flashq_worker.pacing import PATIENCE_S, Backoff
@@ -179,6 +179,8 @@ class Exchange:
                     self._on_ring(reply[1])
                 except (ValueError, IndexError) as error:
                     log.warning("a ring that makes no sense is ignored: %r", error)
+            elif isinstance(lost := refusal(reply), BrokerUnreachable):
+                raise lost  # it is no primary any more
             elif self._deaf.failed(time.monotonic()):
                 log.error("the broker does not let this worker wait for its bell: %s", reply)
 
