@@ -132,7 +132,8 @@ def wait(broker: Broker, keys: Keys, call: JsonCall, timeout_s: float | None = N
     """The result, waited for: what `json.loads` makes of it.
 
     Raises: WaitTimeout after `timeout_s` (the job goes on); a JobError where it ended without a value;
-    EnvelopeError where its outcome is not what this call may be answered with; BrokerError.
+    EnvelopeError where its outcome is not what this call may be answered with; BrokerError, of which
+    BrokerStateLost where the broker came back without its data.
     """
     return value_of(_until_ended(broker, call, timeout_s), keys, call)
 
@@ -141,6 +142,7 @@ def _until_ended(broker: Broker, call: JsonCall, timeout_s: float | None) -> Wat
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     channel = broker.keys.of("push", f"json-{uuid.uuid4().hex[:12]}")
     watch = broker.transitions.watch([call.job], channel)
+    epoch = broker.run(broker.transitions.epoch())
     line: Line | None = None
     try:
         while True:
@@ -150,6 +152,9 @@ def _until_ended(broker: Broker, call: JsonCall, timeout_s: float | None) -> Wat
                     line.call(pack("SUBSCRIBE", channel))
                 ended = broker.run(watch)[0]
                 if ended.state is None:
+                    if broker.run(broker.transitions.epoch()) != epoch:
+                        why = f"the broker came back without job {call.job}; submit it again"
+                        raise errors.BrokerStateLost(why)
                     why = f"job {call.job} is not in the broker: deleted, or expired"
                     raise errors.JobNotFound(why, job_id=call.job)
                 if ended.state in TERMINAL:

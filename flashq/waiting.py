@@ -141,10 +141,14 @@ class Waiting:
     # -- as the connection comes and goes ------------------------------------------------------------
     def on_connect(self) -> None:
         """A connection was made (again): ask whether it is still the same data, and for what we wait for."""
-        waiting = self._of_age(0.0)
+        self._check(self._of_age(0.0))
+
+    def _check(self, job_ids: list[str]) -> None:
+        """Ask how these jobs stand; before that, whether the data are those that they were submitted to."""
         if self._epoch:
             self._client.send(self._client.transitions.epoch(), self._on_epoch)
-        self._watch_all(waiting)
+        for start in range(0, len(job_ids), _WATCH_AT_ONCE):
+            self.watch(job_ids[start : start + _WATCH_AT_ONCE])
 
     def _on_epoch(self, epoch: str | None, error: Exception | None) -> None:
         if error is None and epoch != self._epoch:
@@ -163,7 +167,8 @@ class Waiting:
     def on_tick(self) -> None:
         """Every few seconds: what a push may have missed, and whether callers should be told why they wait."""
         waiting = self._of_age(CHECK_S)
-        self._watch_all(waiting)
+        if waiting:
+            self._check(waiting)
         for endpoint in {self._calls[j].endpoint for j in waiting if j in self._calls}:
             notices.explain_wait(self._client, endpoint)
 
@@ -171,10 +176,6 @@ class Waiting:
         edge = time.monotonic() - least_s
         calls = list(self._calls.items())
         return [i for i, c in calls if c.acknowledged.done and c.submitted_at <= edge]
-
-    def _watch_all(self, job_ids: list[str]) -> None:
-        for start in range(0, len(job_ids), _WATCH_AT_ONCE):
-            self.watch(job_ids[start : start + _WATCH_AT_ONCE])
 
     # -- decoding ------------------------------------------------------------------------------------
     def decode(self, call: Call, ending: Ending) -> Any:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 VALUES = "acceptance/test_bad_luck_values.py"
 FUNCTIONS = "acceptance/test_bad_luck_functions.py"
+FAULTS = "integration/test_faults_broker.py"
 BROKER = "acceptance/test_bad_luck_broker.py"
 EXECUTOR = "integration/test_executor_process.py"
 WORKER = "integration/test_worker.py"
@@ -64,10 +65,10 @@ ROWS = (
         happens="Nothing acknowledged is lost. Callers, workers, host agents and autoscalers stay up and reconnect.",
         bound="reconnected ≤ 5 s",
         tests=(
+            f"{FAULTS}::test_what_was_acknowledged_survives_the_brokers_death",
+            f"{FAULTS}::test_every_process_outlives_the_brokers_death_and_is_back_in_five_seconds",
             f"{BROKER}::test_a_broker_killed_and_back_loses_no_waiting_call",
-            f"{WORKER}::test_the_broker_killed_and_back_costs_a_pause",
             f"{HOST}::test_broker_outage_is_survived_and_deaths_meanwhile_are_reported",
-            f"{AUTOSCALER}::test_broker_restart_is_survived",
         ),
     ),
     Row(
@@ -76,7 +77,7 @@ ROWS = (
         happens="A killed process loses nothing that was acknowledged: the kernel has it. "
         "A power cut may lose the last second.",
         bound="kill: 0 lost; power cut: ≤ 1 s",
-        unmet=NO_TEST_YET,
+        tests=(f"{FAULTS}::test_what_was_acknowledged_survives_the_brokers_death",),
     ),
     Row(
         number=5,
@@ -85,7 +86,9 @@ ROWS = (
         "endpoints anew, hosts announce themselves, workers are started.",
         bound="told ≤ 5 s",
         tests=(
-            f"{BROKER}::test_a_broker_that_comes_back_empty_is_told_to_who_waits",
+            f"{FAULTS}::test_a_whole_deployment_works_again_after_its_broker_came_back_empty",
+            f"{FAULTS}::test_data_that_vanishes_without_a_lost_connection_is_told_too",
+            f"{FAULTS}::test_a_call_in_json_is_told_that_the_broker_came_back_empty",
             f"{HOST}::test_broker_that_lost_everything_gets_the_host_again",
         ),
     ),
@@ -104,9 +107,13 @@ ROWS = (
     Row(
         number=8,
         fault="the broker's `maxmemory` is reached under `noeviction`",
-        happens="Submits are refused with BrokerRefused; what runs completes; it goes on once there is room.",
+        happens="Submits are refused with BrokerRefused; workers are started and outcomes stored all the same; "
+        "submits are taken again once there is room.",
         bound="0 evictions",
-        tests=(f"{BROKER}::test_a_full_broker_is_said_and_nothing_is_lost",),
+        tests=(
+            f"{FAULTS}::test_a_broker_out_of_memory_refuses_calls_and_takes_outcomes",
+            f"{BROKER}::test_a_full_broker_is_said_and_nothing_is_lost",
+        ),
     ),
     Row(
         number=9,
@@ -304,9 +311,13 @@ ROWS = (
     Row(
         number=32,
         fault="the broker's disk is full (MISCONF)",
-        happens="Nothing is acknowledged; it goes on by itself once there is room.",
-        bound="–",
+        happens="Submits are refused with BrokerRefused; it goes on by itself once there is room. With `appendfsync "
+        "always` the server ends itself instead, and has everything when it is started again. Jobs that run for longer "
+        "than a lease meanwhile are killed and run again: nothing could be renewed.",
+        bound="nothing acknowledged, nothing lost",
         tests=(
+            f"{FAULTS}::test_a_broker_that_cannot_write_acknowledges_nothing_and_recovers",
+            f"{FAULTS}::test_a_broker_that_always_syncs_ends_itself_on_a_full_disk_and_loses_nothing",
             f"{EMBEDDED}::test_a_full_disk_refuses_writes_and_the_broker_recovers_by_itself",
             f"{REFUSALS}::test_a_broker_that_refuses_writes_is_left_in_peace",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -80,16 +81,35 @@ class BrokerServer:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            restore_signals=False,  # so that a file that may grow no more is an error to it, and not its end
         )
         log.close()
         with contextlib.closing(Broker(self.socket_url, patience_s=10.0)) as broker:
             assert broker.execute("PING") in (b"PONG", "PONG")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def disk_holds(self, further: int | None) -> None:
+        """Let no file of the broker's grow beyond the largest one's size and `further` bytes; None: any may."""
+        limit = resource.RLIM_INFINITY
+        if further is not None:
+            limit = max(file.stat().st_size for file in self.folder.rglob("*.aof")) + further
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait()
             self._process = None
+
+    def ends(self, timeout_s: float = 15.0) -> None:
+        """Wait for its end, to which it comes by itself."""
+        assert self._process is not None
+        self._process.wait(timeout_s)
+        self._process = None
 
     def wipe(self) -> None:
         """Forget all data; only while it is down."""
