@@ -14,6 +14,7 @@ import pytest
 
 from flashq import Endpoint
 from flashq.errors import RemoteError, WorkerCrashed
+from flashq.store.records import Settlement
 from flashq_worker import assignment
 from flashq_worker.config import WorkerConfig
 from flashq_worker.exchange import Exchange
@@ -185,6 +186,47 @@ def test_a_begin_that_was_refused_is_told_again(own: Rig) -> None:
     refuse(own, False)
     wait_until(lambda: turned() and own.job_field(job.id, "fq_state") == "running")
     assert own.job_field(job.id, "fq_attempts") == "1"
+    exchange.close()
+
+
+def test_a_ring_for_what_was_recovered_and_is_over_is_not_heard_again(own: Rig) -> None:
+    """Given a job recovered after a lost connection and done since, if its ring comes then, expect it to run once."""
+    own.register(act)
+    config = WorkerConfig(
+        url=own.server.url,
+        prefix="rq",
+        endpoint="act",
+        worker="act-by-hand",
+        host="test",
+        keys=own.keyring.for_endpoint("act"),
+        home=own.home,
+        booked=False,
+    )
+    takes: dict[str, str | bytes | int | float] = {"fq_takes": 60_000}
+    own.broker.run(
+        own.broker.transitions.join("act", config.worker, lease_ms=60_000, booked=False, fields=takes)
+    )
+    heard = Silent()
+    exchange = Exchange(own.broker, config, Hand(), Pace(), heard)
+    bell, idle = own.broker.keys.of("bell", config.worker), own.broker.keys.of("idle", "act")
+
+    def turned(*, listen: bool = False) -> bool:
+        exchange.connect()
+        exchange.flush(may_claim=True, listen=listen)
+        exchange.receive(set(exchange.readers()))
+        return True
+
+    wait_until(lambda: turned() and own.broker.execute("ZCARD", idle) == 1)
+    job = act.spawn("echo")
+    assert own.broker.execute("LLEN", bell) == 1
+    exchange.close()
+    wait_until(lambda: turned() and heard.claimed, what="the job recovered")
+    own.broker.run(own.broker.transitions.finish(Settlement(job.id, heard.claimed[0].fence, "failed")))
+
+    wait_until(lambda: turned(listen=True) and own.broker.execute("LLEN", bell) == 0, what="the ring")
+    wait_until(lambda: turned() and not exchange.listening, what="the ring heard")
+
+    assert [row.job for row in heard.claimed] == [job.id]
     exchange.close()
 
 

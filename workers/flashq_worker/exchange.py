@@ -19,7 +19,7 @@ from flashq_worker.pacing import PATIENCE_S, Backoff
 from flashq_worker.recent import Recent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from flashq.store.broker import Broker
     from flashq.store.command import Command
@@ -77,7 +77,9 @@ class Exchange:
         self._refused: list[
             tuple[str, Callable[[], None]]
         ] = []  # a job, and what says of it again what was refused
-        self._heard: set[tuple[str, int]] | None = None  # deliveries claimed since RECOVER was asked
+        self._taken = Recent(
+            _REMEMBERED
+        )  # deliveries heard of: a ring may come when what it rings for is over
         self._unreachable = Backoff(*_RECONNECT_S)
         self._refusing = Backoff(*_REFUSED_S)
         self._deaf = Backoff(*_REFUSED_S)  # as to the bell
@@ -111,17 +113,12 @@ class Exchange:
         """Ask for what was handed over with a ring that was lost."""
 
         def answered(answer: Claim | None, error: Exception | None) -> None:
-            heard, self._heard = self._heard or set(), None
             if answer is None:
                 self._trouble(error)
                 self._refused.append(("", self._recover))
-            elif answer.jobs:
-                heard |= {(h.job, h.fence) for h in self._hand}
-                self._events.on_claimed(
-                    tuple(row for row in answer.jobs if (row.job, row.fence) not in heard), 0
-                )
+            else:
+                self._take(answer.jobs)
 
-        self._heard = set()
         known = [held.job for held in self._hand] + [done.job for done in self._settled]
         known += [job for job, _ in self._refused if job]
         self._stream.add(
@@ -186,17 +183,23 @@ class Exchange:
 
     def _on_ring(self, rung_for: bytes) -> None:
         if rung_for.startswith(b"claim:"):
-            row = handed_over(rung_for[6:])
-            if self._heard is not None:
-                self._heard.add((row.job, row.fence))
-            if (row.job, row.fence) not in {(h.job, h.fence) for h in self._hand}:  # recovered meanwhile
-                self._events.on_claimed((row,), 0)
+            self._take((handed_over(rung_for[6:]),))
             return
         if rung_for.startswith(b"cancel:"):
             self._events.on_stop(rung_for[7:].decode(), "cancel")
         elif rung_for == b"drain":
             self._events.on_drain()
         self._look = True
+
+    def _take(self, rows: Iterable[Claimed], begun: int = 0) -> None:
+        """Pass on what was claimed, each delivery once. The first `begun` of the rows began."""
+        fresh = [
+            (index, row) for index, row in enumerate(rows) if f"{row.job}:{row.fence}" not in self._taken
+        ]
+        for _, row in fresh:
+            self._taken.append(f"{row.job}:{row.fence}")
+        if fresh:
+            self._events.on_claimed(tuple(row for _, row in fresh), sum(index < begun for index, _ in fresh))
 
     # -- what is to be said --------------------------------------------------------------------------
     @property
@@ -363,7 +366,5 @@ class Exchange:
             elif verdict == "stale":
                 self._events.on_not_ours(held.job, held.fence)
         if answer.claim.jobs:
-            if self._heard is not None:
-                self._heard.update((row.job, row.fence) for row in answer.claim.jobs)
             self._look = len(answer.claim.jobs) == asked
-            self._events.on_claimed(answer.claim.jobs, start)
+            self._take(answer.claim.jobs, start)
