@@ -189,13 +189,13 @@ class Transitions:
         args = (self._root, endpoint, worker, nonce, count, lease_ms, start, holding, room)
         return Command("claim", self.keys.of("worker", worker), args, replies.claim)
 
-    def start(self, job: str, fence: int) -> Command[str]:
-        """'ok', 'cancel' or 'stale'."""
-        return Command("start", self.keys.of("job", job), (self._root, job, fence), text)
+    def start(self, job: str, fence: int, worker: str = "") -> Command[str]:
+        """'ok', 'cancel' or 'stale'. Here and below `worker` is who holds the job; '' is not compared."""
+        return Command("start", self.keys.of("job", job), (self._root, job, fence, worker), text)
 
-    def finish(self, done: Settlement) -> Command[str]:
+    def finish(self, done: Settlement, worker: str = "") -> Command[str]:
         """'ok', 'stale' or 'gone'."""
-        args = (
+        args: tuple[Value, ...] = (
             self._root,
             done.job,
             done.fence,
@@ -205,7 +205,8 @@ class Transitions:
             done.outcome,
             done.keep_s,
         )
-        return Command("finish", self.keys.of("job", done.job), (*args, done.delay_ms, done.timing), text)
+        args = (*args, done.delay_ms, done.timing, worker)
+        return Command("finish", self.keys.of("job", done.job), args, text)
 
     def advance(
         self,
@@ -235,9 +236,11 @@ class Transitions:
             args += (job, fence, ago_ms)
         return Command("advance", self.keys.of("worker", worker), tuple(args), replies.advanced)
 
-    def crash(self, job: str, fence: int, why: str, outcome: bytes, keep_s: int) -> Command[str]:
+    def crash(
+        self, job: str, fence: int, why: str, outcome: bytes, keep_s: int, worker: str = ""
+    ) -> Command[str]:
         """What became of the job: 'queued', 'failed', 'cancelled'; or 'stale'."""
-        args = (self._root, job, fence, why, outcome, keep_s)
+        args = (self._root, job, fence, why, outcome, keep_s, worker)
         return Command("crash", self.keys.of("job", job), args, text)
 
     def recover(self, endpoint: str, worker: str, known: Iterable[str]) -> Command[Claim]:
@@ -245,9 +248,9 @@ class Transitions:
         args = (self._root, endpoint, worker, *known)
         return Command("recover", self.keys.of("worker", worker), args, replies.claim)
 
-    def release(self, job: str, fence: int) -> Command[str]:
+    def release(self, job: str, fence: int, worker: str = "") -> Command[str]:
         """'ok', 'cancelled' or 'stale'."""
-        return Command("release", self.keys.of("job", job), (self._root, job, fence), text)
+        return Command("release", self.keys.of("job", job), (self._root, job, fence, worker), text)
 
     def reap(self, endpoint: str, *, lease_ms: int, limit: int = 100, pause_ms: int = 500) -> Command[Reaped]:
         """Recover what stopped talking, expire, promote, take back: at most `limit` jobs of each.

@@ -210,6 +210,10 @@ def _whole_worker(worker: WorkerProcess, which: signal.Signals) -> None:
         process.send_signal(which)
 
 
+LIVE = " and f.fence == fence\n    and (not worker or worker == '' or f.worker == worker)\n"
+"""What of `live` tells one delivery of a job from another."""
+
+
 def test_a_stale_outcome_is_refused(tmp_path: Path) -> None:
     with rig(lease_s=1.0) as made:
         assert stale_outcome(made, tmp_path) == ("second", "2")
@@ -217,7 +221,7 @@ def test_a_stale_outcome_is_refused(tmp_path: Path) -> None:
 
 def test_without_the_fence_a_stale_outcome_gets_in_and_is_caught(tmp_path: Path) -> None:
     with rig(lease_s=1.0) as made:
-        _load_mutant(made.broker, lambda source: _replaced(source, " and f.fence == fence\n", "\n"))
+        _load_mutant(made.broker, lambda source: _replaced(source, LIVE, "\n"))
         who, done = stale_outcome(made, tmp_path)
         assert (who, done) != ("second", "2")
 

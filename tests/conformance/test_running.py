@@ -63,6 +63,29 @@ def test_a_stale_holder_changes_nothing(world: World) -> None:
     assert world.job(old.job)["fq_outcome"] == "right"
 
 
+def test_the_same_fence_in_another_workers_hand_changes_nothing(world: World) -> None:
+    # Given a claim that a failover lost, whose fence the new primary gave to another worker
+    held, other = world.running(), world.worker()
+    before = world.job(held.job)
+    late = Settlement(held.job, held.fence, "finished", outcome=b"late")
+
+    # If the first one goes on, expect every step of it to be refused
+    assert world.run(world.t.start(held.job, held.fence, other)) == "stale"
+    assert world.run(world.t.finish(late, other)) == "stale"
+    assert world.run(world.t.finish(replace(late, state="retry"), other)) == "stale"
+    assert world.run(world.t.release(held.job, held.fence, other)) == "stale"
+    assert world.run(world.t.crash(held.job, held.fence, "killed", b"", 60, other)) == "stale"
+    renewed = world.run(world.t.renew(EP, other, lease_ms=LEASE_MS, jobs=[(held.job, held.fence)]))
+    assert renewed.jobs == ("lost",)
+    assert world.job(held.job) == before
+
+    # Expect it refused also once the second one has finished
+    mine = world.job(held.job)["worker_name"]
+    assert world.run(world.t.finish(replace(late, outcome=b"right"), mine)) == "ok"
+    assert world.run(world.t.finish(late, other)) == "stale"
+    assert world.job(held.job)["fq_outcome"] == "right"
+
+
 def test_a_fence_that_was_never_given_is_refused(world: World) -> None:
     held = world.running()
 

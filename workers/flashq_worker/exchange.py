@@ -236,7 +236,7 @@ class Exchange:
     def settle(self, settlement: Settlement) -> None:
         """Store an outcome, with the next step."""
         if settlement.state == "retry":
-            self._add(settlement.job, self._transitions.finish(settlement))
+            self._add(settlement.job, self._transitions.finish(settlement, self._config.worker))
         else:
             self._settled.append(settlement)
 
@@ -250,17 +250,20 @@ class Exchange:
 
     def release(self, jobs: list[Assignment]) -> None:
         """Give jobs back uncounted. Given in the order of their claims, they wait in that order."""
+        worker = self._config.worker
         for held in reversed(jobs):  # each goes to the front of its queue
             if held in self._begun:
                 self._begun.remove(held)
-            self._add(held.job, self._transitions.release(held.job, held.fence))
+            self._add(held.job, self._transitions.release(held.job, held.fence, worker))
 
     def crash(self, held: Assignment, why: str, final: Settlement) -> None:
         """The executor died under a job; `final` is stored if it may not run again."""
+        worker = self._config.worker
         if held in self._begun:  # its attempt counts, though no step has told of it yet
             self._begun.remove(held)
-            self._add(held.job, self._transitions.start(held.job, held.fence))
-        self._add(held.job, self._transitions.crash(held.job, held.fence, why, final.outcome, final.keep_s))
+            self._add(held.job, self._transitions.start(held.job, held.fence, worker))
+        crash = self._transitions.crash(held.job, held.fence, why, final.outcome, final.keep_s, worker)
+        self._add(held.job, crash)
 
     def log(self, job: str, output: bytes) -> None:
         """Keep a piece of a job's output, if the broker can."""

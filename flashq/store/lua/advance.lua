@@ -10,12 +10,12 @@ local finished, started = {}, {}
 local settled = 11 + 8 * tonumber(ARGV[10])
 for n = 1, tonumber(ARGV[settled]) do  -- first: what began and ended within this step counts as an attempt
   local i = settled + 3 * n - 2
-  started[n] = begin(P, ARGV[i], ARGV[i + 1], at - tonumber(ARGV[i + 2]))
+  started[n] = begin(P, ARGV[i], ARGV[i + 1], at - tonumber(ARGV[i + 2]), ARGV[3])
 end
 for n = 1, tonumber(ARGV[10]) do
   local i = 3 + 8 * n
   finished[n] = settle(P, ARGV[i], ARGV[i + 1], {state = ARGV[i + 2], reason = ARGV[i + 3], text = ARGV[i + 4],
-    outcome = ARGV[i + 5], ttl_s = tonumber(ARGV[i + 6]), delay_ms = 0, timing = ARGV[i + 7]}, at)
+    outcome = ARGV[i + 5], ttl_s = tonumber(ARGV[i + 6]), delay_ms = 0, timing = ARGV[i + 7], worker = ARGV[3]}, at)
 end
 local r = claim(P, ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]),
   tonumber(ARGV[9]), at)

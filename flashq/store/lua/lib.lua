@@ -147,9 +147,11 @@ end
 -- Past its ttl: it had to begin by then. What did begin, and waits to be run again, does not expire, counted or not.
 local function expired(f, at) return f.ttl_at > 0 and f.ttl_at <= at and not f.began end
 
--- Held under this very fence. (Claimed and running jobs are in the lease set, no others are.)
-local function live(f, fence)
+-- Held under this very fence and, where one is named, by this worker: after a failover that lost a claim the new
+-- primary gives its fence out again. (Claimed and running jobs are in the lease set, no others are.)
+local function live(f, fence, worker)
   return f and (f.state == 'claimed' or f.state == 'running') and f.fence == fence
+    and (not worker or worker == '' or f.worker == worker)
 end
 
 -- A run ended without an outcome of its own (its worker is silent, its executor died): cancelled, dead, or back on
@@ -175,9 +177,9 @@ local function lose(P, id, f, why, outcome, ttl_s, at)
 end
 
 -- Begin a claimed job (or record that it began, at `began`): its attempt counts from here.
-local function begin(P, id, fence, began)
+local function begin(P, id, fence, began, worker)
   local f = read(P, id)
-  if not live(f, fence) then return 'stale' end
+  if not live(f, fence, worker) then return 'stale' end
   if f.state == 'claimed' then
     redis.call('HSET', job_key(P, id), 'fq_state', 'running', 'fq_began', began, 'fq_attempts', f.attempts + 1)
     if f.timed then redis.call('ZREM', P .. N.ttls .. f.ep, id) end
@@ -186,17 +188,19 @@ local function begin(P, id, fence, began)
 end
 
 -- Store one outcome. o: state ('finished', 'failed', 'cancelled', 'timed_out' or 'retry'), reason, text,
--- outcome (signed bytes), ttl_s, delay_ms (retry), timing (JSON).
+-- outcome (signed bytes), ttl_s, delay_ms (retry), timing (JSON), worker (whose it is).
 local function settle(P, id, fence, o, at)
   local f = read(P, id)
   if not f then return 'gone' end
-  if f.done == fence and f.fence == fence then return 'ok' end
-  if not live(f, fence) then
-    note(P, f.ep, 'stale-outcome', id, 'refused: fence ' .. fence .. ', now ' .. f.fence .. ' and ' .. f.state)
+  if f.done == fence and f.fence == fence and (o.worker == '' or f.worker == '' or f.worker == o.worker) then
+    return 'ok'
+  end
+  if not live(f, fence, o.worker) then
+    note(P, f.ep, 'stale-outcome', id, 'refused: fence ' .. fence .. ' of ' .. o.worker .. ', now ' .. f.fence .. ' and ' .. f.state)
     return 'stale'
   end
   -- Only what ran returns or is tried again: where its START is still to come, this is it.
-  if f.state == 'claimed' and (o.state == 'retry' or o.state == 'finished') then begin(P, id, fence, at) end
+  if f.state == 'claimed' and (o.state == 'retry' or o.state == 'finished') then begin(P, id, fence, at, o.worker) end
   unlease(P, id, f)
   if o.state ~= 'retry' then
     conclude(P, id, f, o.state, o.reason, o.text, o.outcome, o.ttl_s, at, o.timing)

@@ -1,12 +1,12 @@
 -- RELEASE: give a claimed or running job back uncounted (drain, or innocent bystander of a killed executor).
 -- KEYS  1 the job's hash
--- ARGV  1 prefix  2 job id  3 fence
+-- ARGV  1 prefix  2 job id  3 fence  4 the worker that holds it ('' any)
 -- Returns 'ok', 'cancelled' (its caller wanted it stopped: it ended) or 'stale'.
 local P, id, at = ARGV[1], ARGV[2], now()
 local f = read(P, id)
 if f and f.state == 'queued' and f.fence == ARGV[3] then return 'ok' end
 if f and f.state == 'cancelled' and f.done == ARGV[3] then return 'cancelled' end
-if not live(f, ARGV[3]) then return 'stale' end
+if not live(f, ARGV[3], ARGV[4]) then return 'stale' end
 unlease(P, id, f)
 if f.cancel then
   conclude(P, id, f, 'cancelled', 'cancelled', '', '', f.failure_ttl, at)

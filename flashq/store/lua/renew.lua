@@ -18,7 +18,7 @@ local i = 6
 for n = 1, count do
   local id, fence = ARGV[i], ARGV[i + 1]
   local f = read(P, id)
-  if live(f, fence) then
+  if live(f, fence, worker) then
     redis.call('ZADD', P .. N.leases .. ep, 'XX', until_, id)
     verdicts[n] = f.cancel and 'cancel' or 'ok'
   else
