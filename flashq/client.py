@@ -16,6 +16,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flashq.job import Call, EndpointJob, Reply, Timing
+from flashq.model.durability import Durability, Server
 from flashq.model.keyring import Keyring
 from flashq.notices import Told
 from flashq.registration import PROGRAM
@@ -70,6 +71,7 @@ class Client:
         self._keyring = keyring
         self._membership: Membership | None = None
         self._broker: Broker | None = None
+        self._server = Server()
         self._clock_offset_ms = 0.0
         self._lock = threading.RLock()
         _import_all(settings)
@@ -113,6 +115,22 @@ class Client:
 
                 self._broker = Broker(self.address(), prefix=self.settings.rq_prefix)
             return self._broker
+
+    def on_connect(self, server: Server) -> None:
+        """A connection to this server was made (again)."""
+        self._server = server
+        if self.settings.durability is None:
+            for why in server.lossy():
+                self.told.once(
+                    f"lossy:{why}",
+                    f"the broker may lose calls that it has acknowledged: {why}; FLASHQ_DURABILITY=memory allows it",
+                )
+        self.waiting.on_connect(server)
+
+    @property
+    def durability(self) -> Durability | None:
+        """What the broker's acknowledgement is worth; None where that is not known."""
+        return self._server.durability(confirmed=self.settings.durability is Durability.REPLICA)
 
     def now_ms(self) -> int:
         """The broker's clock, as far as it is known here."""
@@ -219,10 +237,11 @@ def _multiplexer(client: Client) -> Transport:
         client.address,
         channel=client.channel,
         on_push=client.waiting.on_push,
-        on_connect=client.waiting.on_connect,
+        on_connect=client.on_connect,
         on_tick=client.waiting.on_tick,
         on_lost=client.waiting.on_lost,
         tick_s=CHECK_S,
+        durability=client.settings.durability,
     )
 
 

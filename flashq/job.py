@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
     from flashq.client import Client
+    from flashq.model.durability import Durability
     from flashq.model.outcome import Ending
 
 R = TypeVar("R")
@@ -139,7 +140,17 @@ class Timing:
 class Call:
     """What this process knows of one call, before it is decoded: the client's part of an `EndpointJob`."""
 
-    __slots__ = ("acknowledged", "cold", "digest", "ended", "endpoint", "id", "keep_s", "submitted_at")
+    __slots__ = (
+        "acknowledged",
+        "cold",
+        "digest",
+        "durability",
+        "ended",
+        "endpoint",
+        "id",
+        "keep_s",
+        "submitted_at",
+    )
 
     def __init__(self, job_id: str, endpoint: str, digest: str = "", keep_s: int = 0) -> None:
         self.id = job_id
@@ -148,6 +159,7 @@ class Call:
         self.keep_s = keep_s  # for how long its result is kept; 0: not known here
         self.submitted_at = time.monotonic()
         self.cold: bool | None = None
+        self.durability: Durability | None = None
         self.acknowledged: Reply[None] = Reply()
         self.ended: Reply[Ending] = Reply()
 
@@ -202,6 +214,14 @@ class EndpointJob(Generic[R]):
     def cold_start(self) -> bool | None:
         """True where no idle worker was there to take it; None until the broker has acknowledged it."""
         return self._call.cold
+
+    @property
+    def durability(self) -> Durability | None:
+        """What it survived from when the broker acknowledged it: "memory", "fsync" or "fsync+replica".
+
+        None until then, and where the broker does not tell how it keeps data.
+        """
+        return self._call.durability
 
     @property
     def timing(self) -> Timing:

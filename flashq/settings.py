@@ -11,6 +11,7 @@
 | FLASHQ_SECRET_KEY_FILE | secret_key_file | a file that holds it and only its owner can read |
 | FLASHQ_HOME | home | folder of state, environments and logs; default: the platform's user data folder |
 | FLASHQ_NAMESPACE | namespace | keeps apart what shares a broker; default "default" |
+| FLASHQ_DURABILITY | durability | what an acknowledged call has to survive: `memory`, `fsync` or `fsync+replica` |
 | FLASHQ_PAYLOAD_LIMIT | payload_limit | bytes of one call's arguments or one result; default 64 MiB |
 | FLASHQ_LEASE_S | lease_s | seconds of silence after which a worker is lost; default 15 |
 | RQ_KEY_PREFIX | – | first part of every key in the broker, as for RQ itself; default "rq" |
@@ -35,6 +36,7 @@ from flashq.address import Address, with_parameters
 from flashq.errors import SettingsError
 from flashq.model.address import masked
 from flashq.model.checks import nearest, number, whole
+from flashq.model.durability import Durability
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,6 +68,8 @@ class Settings:
     namespace: str = "default"
     payload_limit: int = DEFAULT_PAYLOAD_LIMIT
     lease_s: float = 15.0
+    durability: Durability | None = None
+    """What is wanted at least; None: nothing, but a broker that loses data by its setup is warned of."""
     rq_prefix: str = "rq"
     """First part of every key; stock RQ tools read the same variable."""
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -323,6 +327,13 @@ def _lease_s(given: _Given) -> float:
     return float(number(value, minimum=0.1, maximum=3600, unit="seconds"))
 
 
+def _durability(given: _Given) -> Durability:
+    try:
+        return Durability(given.text())
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(Durability)}") from None
+
+
 def _parsed(value: Any, kind: Callable[[str], float]) -> Any:
     """A number that the environment can only give as text."""
     try:
@@ -343,6 +354,7 @@ _READERS: dict[str, Callable[[_Given], Any]] = {
     "namespace": _namespace,
     "payload_limit": _payload_limit,
     "lease_s": _lease_s,
+    "durability": _durability,
 }
 _SECRET = frozenset({"redis_url", "secret_key"})
 _TLS_FILES = {"tls_ca": "ssl_ca_certs", "tls_cert": "ssl_certfile", "tls_key": "ssl_keyfile"}

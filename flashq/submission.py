@@ -159,6 +159,7 @@ class Submission:
 
     def _accept(self, call: Call, answer: Submitted) -> None:
         waiting = self._client.waiting
+        call.durability = self._client.durability
         match answer.verdict:
             case "ok":
                 call.cold = answer.detail == "1"

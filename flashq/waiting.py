@@ -18,6 +18,7 @@ from flashq.model.outcome import Ending
 if TYPE_CHECKING:
     from flashq.client import Client
     from flashq.job import Call, Reply
+    from flashq.model.durability import Server
     from flashq.store.records import Watched
 
 log = logging.getLogger("flashq")
@@ -33,6 +34,8 @@ class Waiting:
         self._calls: dict[str, Call] = {}
         self._epoch = ""
         self._lost_before = 0.0  # jobs submitted before this moment may be gone with the broker's data
+        self._server = ""  # the run of the broker's server
+        self._another_since = 0.0  # when that was last found to be another
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -126,6 +129,11 @@ class Waiting:
         if call.keep_s and time.monotonic() > call.submitted_at + call.keep_s:
             message = f"job {call.id} is kept no longer: its result was kept for {call.keep_s} s (or it was deleted)"
             return errors.ResultExpired(message, job_id=call.id)
+        if call.submitted_at < self._another_since:
+            return errors.BrokerStateLost(
+                f"the broker was restarted, or another took its place, and is without job {call.id}: it was lost"
+                " (or deleted)"
+            )
         return errors.JobNotFound(f"job {call.id} is not in the broker: it was deleted", job_id=call.id)
 
     def status(self, call: Call) -> Reply[Status]:
@@ -139,8 +147,11 @@ class Waiting:
         return self._client.ask(self._client.transitions.watch([call.id]), read)
 
     # -- as the connection comes and goes ------------------------------------------------------------
-    def on_connect(self) -> None:
+    def on_connect(self, server: Server) -> None:
         """A connection was made (again): ask whether it is still the same data, and for what we wait for."""
+        if self._server and server.run_id != self._server:
+            self._another_since = time.monotonic()
+        self._server = server.run_id
         self._check(self._of_age(0.0))
 
     def _check(self, job_ids: list[str]) -> None:

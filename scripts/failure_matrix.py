@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 VALUES = "acceptance/test_bad_luck_values.py"
 FUNCTIONS = "acceptance/test_bad_luck_functions.py"
 FAULTS = "integration/test_faults_broker.py"
+FAILOVER = "acceptance/test_failover.py"
 BROKER = "acceptance/test_bad_luck_broker.py"
 EXECUTOR = "integration/test_executor_process.py"
 WORKER = "integration/test_worker.py"
@@ -95,14 +96,26 @@ ROWS = (
     Row(
         number=6,
         fault="Sentinel fails over to a replica",
-        happens="Sentinel is not supported yet.",
-        unmet="an address of Sentinel is refused",
+        happens="Callers, workers, host agents and autoscalers follow to the new primary. What it never got is lost: "
+        "callers that wait get BrokerStateLost. With `FLASHQ_DURABILITY=fsync+replica` a call is acknowledged once a "
+        "replica has it, and survives.",
+        bound="followed ≤ 30 s; 0 lost with `fsync+replica`",
+        tests=(
+            f"{FAILOVER}::test_everybody_follows_a_failover_under_load",
+            f"{FAILOVER}::test_what_a_replica_confirmed_survives_and_nothing_else_is_acknowledged",
+            f"{FAILOVER}::test_a_failover_that_loses_tells_callers_and_refuses_the_old_primarys_worker",
+        ),
     ),
     Row(
         number=7,
         fault="a worker that stayed with the old primary completes its job",
-        happens="Refused as stale.",
-        unmet="an address of Sentinel is refused",
+        happens="Refused as stale, though the new primary gave out the same fence: a delivery is known by its "
+        "fence and its worker.",
+        bound="–",
+        tests=(
+            f"{FAILOVER}::test_a_failover_that_loses_tells_callers_and_refuses_the_old_primarys_worker",
+            f"{RUNNING}::test_the_same_fence_in_another_workers_hand_changes_nothing",
+        ),
     ),
     Row(
         number=8,

@@ -7,6 +7,7 @@ fleet under a flood of submits costs little. The loop keeps nothing that it coul
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from flashq.errors import BrokerError, BrokerUnreachable, SettingsError
 from flashq.model.keyring import Keyring
+from flashq.store import server
 from flashq.store.broker import Broker
 from flashq.store.inbox import Inbox
 from flashq_autoscaler.apply import Applier
@@ -188,6 +190,8 @@ def serve(settings: Settings, lifeline: int | None = None) -> None:
         )
     broker = Broker(settings.redis_url, prefix=settings.rq_prefix, patience_s=0.5)
     keyring = Keyring(settings.require_secrets(), settings.namespace)
+    with contextlib.suppress(BrokerError):  # it is away: the loop says so, and goes on trying
+        server.warn(broker, log, settings.durability)
     autoscaler = Autoscaler(broker, keyring, lease_s=settings.lease_s)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: autoscaler.stop())

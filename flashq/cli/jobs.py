@@ -63,6 +63,7 @@ def call(endpoint: str, values: tuple[str, ...], detach: bool, timeout: float | 
     args, kwargs = _arguments(values)
     settings = load_settings()
     with connected(settings) as broker:
+        broker.durability = settings.durability
         keys = keyring(settings)
         made = json_call.submit(broker, keys, endpoint, args, kwargs, payload_limit=settings.payload_limit)
         if detach:

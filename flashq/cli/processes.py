@@ -81,6 +81,7 @@ def host(
         options = program.HostOptions(
             lease_s=settings.lease_s,
             payload_limit=settings.payload_limit,
+            durability=settings.durability,
             drain_s=drain_s,
             labels=labels,
             slots=slots,

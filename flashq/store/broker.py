@@ -15,10 +15,13 @@ import redis
 
 from flashq.errors import BrokerRefused, BrokerUnreachable
 from flashq.model.address import masked
+from flashq.model.durability import Durability
+from flashq.store.confirm import CONFIRMED, WAIT, unconfirmed
 from flashq.store.keys import Keys
 from flashq.store.line import LibraryMissing, Line, pack, pack_all, pack_script, refusal
 from flashq.store.reach import server_url
 from flashq.store.scripts import Library, library
+from flashq.store.server import look
 from flashq.store.transitions import Transitions
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ class Broker:
         self.transitions = Transitions(self.keys)
         self.library = scripts or library()
         self.patience_s = patience_s
+        self.durability: Durability | None = None
+        """What submits have to survive; a broker that gives less is refused."""
         self._line: Line | None = None
         self._lock = threading.RLock()
 
@@ -61,7 +66,13 @@ class Broker:
 
         Raises: BrokerUnreachable, BrokerRefused.
         """
-        return command.parse(self._exchange(pack_script(command, self.library)))
+        packed = pack_script(command, self.library)
+        if self.durability is not Durability.REPLICA or command.script not in CONFIRMED:
+            return command.parse(self._exchange(packed))
+        reply, replicas = self._exchange_all(packed + WAIT, 2)
+        if not replicas:
+            raise unconfirmed()
+        return command.parse(reply)
 
     def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
         """Carry out several commands in one round trip; the answers in the same order."""
@@ -84,6 +95,13 @@ class Broker:
         """A redis-py client of the server that is the broker now, for RQ's own API and for blocking reads."""
         return redis.Redis.from_url(server_url(self.url), protocol=2)
 
+    def _connected(self) -> Line:
+        line = Line(self.url)
+        if self.durability is not None and (lack := look(line).lacks(self.durability)):
+            line.close()
+            raise BrokerRefused(lack)
+        return line
+
     def _exchange(self, packed: bytes) -> Any:
         return self._exchange_all(packed, 1)[0]
 
@@ -94,7 +112,7 @@ class Broker:
             try:
                 with self._lock:
                     if self._line is None:
-                        self._line = Line(self.url)
+                        self._line = self._connected()
                     return _round_trip(self._line, packed, count)
             except LibraryMissing:
                 with self._lock:

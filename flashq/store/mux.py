@@ -15,14 +15,17 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from flashq.errors import BrokerUnreachable, FlashqError
+from flashq.errors import BrokerRefused, BrokerUnreachable, FlashqError
+from flashq.model.durability import Durability
 from flashq.store.line import Line, pack
 from flashq.store.scripts import library
+from flashq.store.server import look
 from flashq.store.stream import Callback, CommandStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flashq.model.durability import Server
     from flashq.store.command import Command
 
 log = logging.getLogger("flashq")
@@ -36,9 +39,10 @@ class Multiplexer:
     """Carries commands to the broker from a thread of its own, started with the first one.
 
     `address()` gives the broker's URL and may take its time (it may start a broker); it is asked again after a
-    lost connection. `on_push` gets each message on `channel`; `on_connect` is told of every connection made,
-    `on_tick` runs about every `tick_s`. A lost broker is waited for `patience_s`; then what is pending is answered
-    with BrokerUnreachable, and `on_lost` is told, for whatever else was relied on.
+    lost connection. `on_push` gets each message on `channel`; `on_connect` is told of every connection made, and to
+    which server; `on_tick` runs about every `tick_s`. A lost broker is waited for `patience_s`; then what is pending
+    is answered with BrokerUnreachable, and `on_lost` is told, for whatever else was relied on. A broker that gives
+    less than the `durability` wanted is refused.
     """
 
     def __init__(
@@ -47,18 +51,20 @@ class Multiplexer:
         *,
         channel: str,
         on_push: Callable[[bytes], None],
-        on_connect: Callable[[], None],
+        on_connect: Callable[[Server], None],
         on_tick: Callable[[], None],
         on_lost: Callable[[Exception], None],
         tick_s: float = 5.0,
         patience_s: float = 60.0,
+        durability: Durability | None = None,
     ) -> None:
         self._address = address
         self._channel = channel
         self._on_push, self._on_connect, self._on_tick, self._on_lost = on_push, on_connect, on_tick, on_lost
         self._tick_s, self._patience_s = tick_s, patience_s
         self._library = library()
-        self._stream = CommandStream(self._library)
+        self._durability = durability
+        self._stream = CommandStream(self._library, confirm=durability is Durability.REPLICA)
         self._push: Line | None = None
         self._poll = select.poll()
         self._wake_r, self._wake_w = socket.socketpair()
@@ -151,16 +157,16 @@ class Multiplexer:
 
     def _connect(self) -> None:
         """Returns connected, or with everything pending answered by the error that keeps us from it."""
-        line, push = self._reach()
+        line, push, server = self._reach()
         self._stream.attach(line)
         self._push = push
         self._poll = select.poll()
         for source in (self._wake_r, line, push):
             self._poll.register(source, select.POLLIN)
-        self._on_connect()
+        self._on_connect(server)
         self._connected_once = True
 
-    def _reach(self) -> tuple[Line, Line]:
+    def _reach(self) -> tuple[Line, Line, Server]:
         deadline = time.monotonic() + (self._patience_s if self._connected_once else _FIRST_PATIENCE_S)
         pause = 0.02
         while True:
@@ -178,15 +184,18 @@ class Multiplexer:
             if self._closing:
                 raise BrokerUnreachable("closed")
 
-    def _open(self, url: str) -> tuple[Line, Line]:
+    def _open(self, url: str) -> tuple[Line, Line, Server]:
         with contextlib.ExitStack() as on_failure:
             line = Line(url)
             on_failure.callback(line.close)
+            server = look(line)
+            if lack := server.lacks(self._durability):
+                raise BrokerRefused(lack)
             push = Line(url)
             on_failure.callback(push.close)
             push.call(pack("SUBSCRIBE", self._channel))
             on_failure.pop_all()
-        return line, push
+        return line, push, server
 
     def _sleep_until_needed(self) -> None:
         while not self._stream.queued and not self._closing:

@@ -78,7 +78,7 @@ def environment(rig: Rig, **changes: str | None) -> dict[str, str]:
     made = {name: value for name, value in os.environ.items() if not name.startswith(("FLASHQ_", "RQ_"))}
     made |= {"FLASHQ_REDIS_URL": rig.server.url, "FLASHQ_SECRET_KEY": SECRET.hex()}
     made |= {"FLASHQ_HOME": str(rig.home), "FLASHQ_LEASE_S": f"{rig.lease_s:g}"}
-    made |= {"FLASHQ_PAYLOAD_LIMIT": str(rig.settings.payload_limit)}
+    made |= {"FLASHQ_PAYLOAD_LIMIT": str(rig.settings.payload_limit), "FLASHQ_ALLOW_PLAINTEXT": "1"}
     for name, value in changes.items():
         if value is None:
             made.pop(name, None)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from flashq.errors import BrokerError, EnvelopeError, EnvelopeExpired, SettingsError
 from flashq.model.host_command import StartWorker
 from flashq.model.keyring import Keyring
+from flashq.store import server
 from flashq.store.broker import Broker
 from flashq.store.inbox import Inbox
 from flashq_worker import inventory
@@ -312,6 +313,7 @@ class HostAgent:
         try:
             if not self._greeted:
                 self._beat()
+                server.warn(self._broker, log, self._options.durability)
                 self._losses.extend(self._presence.predecessors())
                 self._greeted = True
             if not self._inbox.open:

@@ -18,6 +18,7 @@ from flashq_worker import inventory
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from flashq.model.durability import Durability
     from flashq.store.broker import Broker
     from flashq.store.command import Value
 
@@ -31,6 +32,8 @@ class HostOptions:
 
     lease_s: float = 15.0
     payload_limit: int = 64 * 2**20
+    durability: Durability | None = None
+    """What an acknowledged call is to survive; see FLASHQ_DURABILITY."""
     drain_s: float = 30.0
     """How long workers may finish their jobs when the host ends."""
     labels: tuple[str, ...] = ()
