@@ -13,6 +13,7 @@ from flashq._version import __version__
 if TYPE_CHECKING:
     from flashq.endpoint import Endpoint, EndpointFunction
     from flashq.errors import FlashqError
+    from flashq.inside import CurrentJob, current
     from flashq.job import EndpointJob, Timing
     from flashq.model.lifecycle import Status
     from flashq.model.resources import CpuInstanceType, GpuGroup, GpuType
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "CpuInstanceType": "flashq.model.resources",
+    "CurrentJob": "flashq.inside",
     "Endpoint": "flashq.endpoint",
     "EndpointFunction": "flashq.endpoint",
     "EndpointJob": "flashq.job",
@@ -29,10 +31,12 @@ _WHERE = {
     "Retries": "flashq.model.retry",
     "Status": "flashq.model.lifecycle",
     "Timing": "flashq.job",
+    "current": "flashq.inside",
 }
 
 __all__ = [
     "CpuInstanceType",
+    "CurrentJob",
     "Endpoint",
     "EndpointFunction",
     "EndpointJob",
@@ -43,6 +47,7 @@ __all__ = [
     "Status",
     "Timing",
     "__version__",
+    "current",
 ]
 
 

@@ -20,7 +20,7 @@ from flashq.model.envelope import open_sealed
 from flashq.model.keyring import Direction, Keyring
 from flashq.model.outcome import Failure, FailureKind
 from flashq_worker import assignment, verdicts
-from flashq_worker.executor import outcome
+from flashq_worker.executor import delivery, outcome
 from flashq_worker.executor.frames import Frame, FrameType
 from flashq_worker.outcomes import OutcomeWriter
 
@@ -209,7 +209,8 @@ class LocalWorker:
     def _execute(
         self, held: Assignment, function: Callable[..., Any], runner: asyncio.Runner | None
     ) -> outcome.Outcome:
-        run = {"job": held.job, "fence": held.fence, "encoding": held.header.encoding}
+        run = _run_of(held)
+        delivery.begin(run, held.header.endpoint)
         started = perf_counter()
         try:
             args, kwargs = outcome.arguments(held.header.encoding, held.payload)
@@ -228,6 +229,7 @@ class LocalWorker:
         return result if held.stop is None else outcome.interrupted(run, spent_ms, held.stop)
 
     async def _awaited(self, held: Assignment, value: Awaitable[Any]) -> Any:
+        delivery.begin(_run_of(held), held.header.endpoint)  # the runner has a context of its own
         task = asyncio.ensure_future(value)
         self._task = held, asyncio.get_running_loop(), task
         if self._is_cancelled(held):  # before anybody could know what to stop
@@ -241,3 +243,13 @@ class LocalWorker:
     def _is_cancelled(self, held: Assignment) -> bool:
         cancelled = self._memory.execute("HGET", self._memory.keys.of("job", held.job), "fq_cancel")
         return bool(cancelled == b"1")
+
+
+def _run_of(held: Assignment) -> dict[str, Any]:
+    """What an executor would be told of it."""
+    return {
+        "job": held.job,
+        "fence": held.fence,
+        "attempt": held.claimed.attempt,
+        "encoding": held.header.encoding,
+    }

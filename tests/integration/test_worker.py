@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flashq import Endpoint
+from flashq import CurrentJob, Endpoint
 from flashq.errors import (
     JobCancelled,
     JobTimedOut,
@@ -23,6 +23,7 @@ from tests.rig import Rig, rig, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.requires("valkey")
 
@@ -37,6 +38,10 @@ def do(what: str, *args: Any) -> Any:  # noqa: C901 — one endpoint for all, so
             return args[0]
         case "pid":
             return os.getpid()
+        case "who":
+            from flashq import current
+
+            return current()
         case "exit":
             print("about to exit", flush=True)
             os._exit(7)
@@ -243,3 +248,32 @@ def test_the_broker_killed_and_back_costs_a_pause(shared: Rig) -> None:
         own.server.start()
         assert job.result(20) == "slept"
         assert do.remote("echo", 5) == 5
+
+
+@Endpoint(name="do-side-by-side", cpu="any", workers=(0, 1), max_concurrency=3)
+async def side_by_side(expected: int, folder: str) -> CurrentJob:
+    import asyncio
+    from pathlib import Path
+
+    from flashq import current
+
+    me = current()
+    (Path(folder) / me.id).touch()
+    while len(list(Path(folder).iterdir())) < expected:
+        await asyncio.sleep(0.01)
+    assert current() == me
+    return me
+
+
+def test_a_job_knows_its_id_attempt_fence_and_endpoint(shared: Rig) -> None:
+    job = do.spawn("who")
+    assert job.result(15) == CurrentJob(job.id, attempt=1, fence=1, endpoint="do")
+
+
+def test_coroutines_side_by_side_each_know_their_own_job(shared: Rig, tmp_path: Path) -> None:
+    """Given three jobs at once in one process, expect each to know which it is, before and after waiting."""
+    shared.ready_worker(side_by_side)
+    jobs = [side_by_side.spawn(3, str(tmp_path)) for _ in range(3)]
+    assert [job.result(15) for job in jobs] == [
+        CurrentJob(job.id, attempt=1, fence=1, endpoint="do-side-by-side") for job in jobs
+    ]

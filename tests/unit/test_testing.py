@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flashq import Endpoint, Retries, Status, errors
+from flashq import CurrentJob, Endpoint, Retries, Status, current, errors
 from flashq.client import current_client, use_client
 from flashq.testing import LocalBroker, flashq_local, local
 
@@ -44,6 +44,20 @@ def add(x: int, y: int = 1) -> int:
 async def add_async(x: int, y: int = 1) -> int:
     await asyncio.sleep(0)
     return x + y
+
+
+@Endpoint(name="testing-who", cpu="any", retries=1)
+def who() -> CurrentJob:
+    me = current()
+    if me.attempt == 1:
+        raise ConnectionError(me.id)
+    return me
+
+
+@Endpoint(name="testing-who-async", cpu="any")
+async def who_async() -> CurrentJob:
+    await asyncio.sleep(0)
+    return current()
 
 
 @Endpoint(name="testing-extend", cpu="any")
@@ -408,3 +422,24 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, missing
 
     with pytest.raises(ImportError, match=rf"needs {missing}: pip install 'flashq\[testing\]'"), local():
         pass
+
+
+# -- what a job knows of itself ----------------------------------------------------------------------
+
+
+def test_a_job_knows_its_id_attempt_fence_and_endpoint(flashq_local: LocalBroker) -> None:
+    """Given a function that is tried twice, expect the second attempt to know that it is, under a newer fence."""
+    job = who.spawn()
+    assert job.result(10) == CurrentJob(job.id, attempt=2, fence=2, endpoint="testing-who")
+
+
+def test_a_coroutine_knows_its_job_too(flashq_local: LocalBroker) -> None:
+    job = who_async.spawn()
+    assert job.result(10) == CurrentJob(job.id, attempt=1, fence=1, endpoint="testing-who-async")
+
+
+def test_outside_a_job_there_is_no_current_one(flashq_local: LocalBroker) -> None:
+    """Given that jobs have run in this process, if one asks outside of them, expect the reason why not."""
+    add.remote(1)
+    with pytest.raises(errors.UnsupportedCall, match="inside a job only"):
+        current()

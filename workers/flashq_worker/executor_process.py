@@ -231,9 +231,11 @@ class ExecutorProcess:
         *,
         fence: int,
         encoding: Literal["pickle", "json"],
+        attempt: int = 1,
     ) -> None:
         """Have it run a job, after those it was given before. An OUTCOME of that job and fence follows."""
-        self._send(FrameType.RUN, {"job": job, "fence": fence, "encoding": encoding}, payload)
+        meta = {"job": job, "fence": fence, "attempt": attempt, "encoding": encoding}
+        self._send(FrameType.RUN, meta, payload)
 
     def cancel(self, job: str, fence: int, reason: Literal["cancel", "timeout", "give-back"]) -> None:
         """Interrupt `job`. Its OUTCOME follows, unless the job resists: then `kill` after a grace.

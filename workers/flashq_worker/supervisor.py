@@ -289,7 +289,13 @@ class Supervisor:
             hand.running[held.job] = held
             self._exchange.begin(held)
             encoding: Literal["json", "pickle"] = "json" if held.header.encoding == "json" else "pickle"
-            process.run(held.job, held.payload, fence=held.fence, encoding=encoding)
+            process.run(
+                held.job,
+                held.payload,
+                fence=held.fence,
+                encoding=encoding,
+                attempt=held.claimed.attempt,
+            )
 
     def _began(self, record: Revision | None) -> bool:
         """Take the terms of a revision that is being loaded; whether one is."""

@@ -45,7 +45,7 @@ class FrameType(IntEnum):
     LOAD = 1
     """Supervisor: load a function. Meta mode, concurrency, endpoint, revision, python; blob: the function."""
     RUN = 2
-    """Supervisor: run a job. Meta job, fence, encoding; blob: payload."""
+    """Supervisor: run a job. Meta job, fence, attempt, encoding; blob: payload."""
     CANCEL = 3
     """Supervisor: interrupt a job, or drop it where it has not begun. Meta job, fence, reason ("cancel", "timeout", or
     "give-back": leave it alone if it has begun)."""

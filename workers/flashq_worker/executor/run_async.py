@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
-from flashq_worker.executor import frames, outcome, output, watchdog
+from flashq_worker.executor import delivery, frames, outcome, output, watchdog
 from flashq_worker.executor.frames import FrameType
 
 if TYPE_CHECKING:
@@ -45,11 +45,13 @@ class AsyncRunner(asyncio.Protocol):
         function: Callable[..., Any],
         concurrency: int,
         decoder: FrameDecoder,
+        endpoint: str,
     ) -> None:
         self._loop = loop
         self._function = function
         self._concurrency = concurrency
         self._decoder = decoder
+        self._endpoint = endpoint
         self._pid = os.getpid()
         self._waiting: deque[Frame] = deque()
         self._running: dict[str, _Attempt] = {}
@@ -118,6 +120,7 @@ class AsyncRunner(asyncio.Protocol):
     async def _attempt(self, attempt: _Attempt) -> None:
         attempt.began = True
         frame = attempt.frame
+        delivery.begin(frame.meta, self._endpoint)  # in the context of this task
         started = perf_counter()
         result: Outcome | None = None
         if attempt.reason is None:
@@ -162,11 +165,12 @@ def run(
     decoder: FrameDecoder,
     function: Callable[..., Any],
     concurrency: int,
+    endpoint: str,
 ) -> None:
     """Run what arrives until STOP, beginning with the `early` frames that came behind LOAD."""
     with asyncio.Runner() as asyncio_runner:
         loop = asyncio_runner.get_loop()
-        runner = AsyncRunner(loop, function, concurrency, decoder)
+        runner = AsyncRunner(loop, function, concurrency, decoder, endpoint)
         sock.setblocking(False)
         loop.run_until_complete(loop.connect_accepted_socket(lambda: runner, sock))
         for frame in early:

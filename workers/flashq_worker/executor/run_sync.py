@@ -9,7 +9,7 @@ import os
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from flashq_worker.executor import frames, outcome, output
+from flashq_worker.executor import delivery, frames, outcome, output
 from flashq_worker.executor.frames import FrameType
 from flashq_worker.executor.interrupt import JobInterrupt
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flashq_worker.executor.outcome import Outcome
 
 
-def run(inbox: Inbox, function: Callable[..., Any]) -> None:
+def run(inbox: Inbox, function: Callable[..., Any], endpoint: str) -> None:
     """Run what arrives until STOP. Raises EOFError when the supervisor closed the stream."""
     pid = os.getpid()
     while True:
@@ -30,7 +30,7 @@ def run(inbox: Inbox, function: Callable[..., Any]) -> None:
             return
         if frame.type is not FrameType.RUN:
             raise frames.FrameError(f"a {frame.type.name} frame, after LOAD")
-        result = _attempt(inbox, function, frame)
+        result = _attempt(inbox, function, frame, endpoint)
         if os.getpid() != pid:
             os._exit(0)  # the job forked, and this is the child that came back from it: it answers nothing
         output.flush()
@@ -38,10 +38,11 @@ def run(inbox: Inbox, function: Callable[..., Any]) -> None:
         del frame, result  # an idle executor holds no payload
 
 
-def _attempt(inbox: Inbox, function: Callable[..., Any], frame: Frame) -> Outcome:
+def _attempt(inbox: Inbox, function: Callable[..., Any], frame: Frame, endpoint: str) -> Outcome:
     """Run one job to its outcome. An interrupt decides it, even where the job swallowed the interrupt."""
     result: Outcome | None = None
     started = perf_counter()
+    delivery.begin(frame.meta, endpoint)
     try:
         try:
             inbox.arm()

@@ -71,9 +71,9 @@ def _serve(sock: socket.socket, inbox: Inbox, start_ns: int) -> int:
         from flashq_worker.executor import run_async
 
         signal.signal(signal.SIGUSR1, _nothing_to_add)
-        run_async.run(sock, *inbox.hand_over(), function, load.meta["concurrency"])
+        run_async.run(sock, *inbox.hand_over(), function, load.meta["concurrency"], load.meta["endpoint"])
     else:
-        run_sync.run(inbox, function)
+        run_sync.run(inbox, function, load.meta["endpoint"])
     return 0
 
 
