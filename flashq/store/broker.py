@@ -18,7 +18,7 @@ from flashq.model.address import masked
 from flashq.model.durability import Durability
 from flashq.store.confirm import CONFIRMED, WAIT, unconfirmed
 from flashq.store.keys import Keys
-from flashq.store.line import LibraryMissing, Line, pack, pack_all, pack_script, refusal
+from flashq.store.line import REPLY_TIMEOUT_S, LibraryMissing, Line, pack, pack_all, pack_script, refusal
 from flashq.store.reach import server_url
 from flashq.store.scripts import Library, library
 from flashq.store.server import look
@@ -33,10 +33,20 @@ T = TypeVar("T")
 
 
 class Broker:
-    """The broker at `url`. `patience_s`: for how long a call keeps trying before BrokerUnreachable is raised."""
+    """The broker at `url`.
+
+    `patience_s`: for how long a call keeps trying before BrokerUnreachable is raised. `reply_timeout_s`: after how
+    long without an answer a connection counts as lost.
+    """
 
     def __init__(
-        self, url: str, *, prefix: str = "rq", patience_s: float = 5.0, scripts: Library | None = None
+        self,
+        url: str,
+        *,
+        prefix: str = "rq",
+        patience_s: float = 5.0,
+        reply_timeout_s: float = REPLY_TIMEOUT_S,
+        scripts: Library | None = None,
     ) -> None:
         self.url = url
         self.keys = Keys(prefix)
@@ -45,6 +55,7 @@ class Broker:
         self.patience_s = patience_s
         self.durability: Durability | None = None
         """What submits have to survive; a broker that gives less is refused."""
+        self._reply_timeout_s = reply_timeout_s
         self._line: Line | None = None
         self._lock = threading.RLock()
 
@@ -96,7 +107,7 @@ class Broker:
         return redis.Redis.from_url(server_url(self.url), protocol=2)
 
     def _connected(self) -> Line:
-        line = Line(self.url)
+        line = Line(self.url, reply_timeout_s=self._reply_timeout_s)
         if self.durability is not None and (lack := look(line).lacks(self.durability)):
             line.close()
             raise BrokerRefused(lack)

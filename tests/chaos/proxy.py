@@ -1,4 +1,4 @@
-"""A proxy before the broker that lets a test act at a chosen script call: before it, after it, after its reply."""
+"""Proxies before the broker: one acts at a chosen script call (before it, after it, after its reply), one holds up."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-Moment = Literal["before", "after", "reply"]
+Moment = Literal["before", "after", "late", "reply"]
 
 
 class Tripwire:
     """`arm(script, moment, action)`: `action` runs once, when the next call of `script` passes.
 
-    before: the broker has not seen the call; after: it has carried it out, and its reply is held back; reply: the
-    reply was delivered too. Replies are matched by counting on connections that carry one call at a time.
+    before: the broker has not seen the call; after: it has carried it out, and its reply is lost; late: its reply is
+    delivered once `action` returns; reply: the reply was delivered. But for late, the connection is closed then.
+    Replies are matched by counting on connections that carry one call at a time.
     """
 
     def __init__(self, target: Path, place: Path) -> None:
@@ -85,7 +86,8 @@ class Tripwire:
                     if moment == "reply":
                         sink.sendall(data)
                     action()
-                    return
+                    if moment != "late":
+                        return
                 sink.sendall(data)
         except OSError:
             return
@@ -100,3 +102,61 @@ class Tripwire:
             _, moment, action = self._armed
             self._armed = None
             return moment, action
+
+
+class Partition:
+    """A network that holds up what is sent, in one direction or both, for as long as a test wants.
+
+    Connections stay, and what was held up arrives in its order afterwards, as with TCP.
+    """
+
+    def __init__(self, target: Path, place: Path) -> None:
+        self.url = f"unix://{place}"
+        self._target = target
+        self.to_broker, self.from_broker = threading.Event(), threading.Event()
+        self._sockets = [socket.socket(socket.AF_UNIX)]
+        self._sockets[0].bind(str(place))
+        self._sockets[0].listen(64)
+        self.heal()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Nothing passes any more."""
+        self.to_broker.clear()
+        self.from_broker.clear()
+
+    def heal(self) -> None:
+        """Everything passes, what was held up first."""
+        self.to_broker.set()
+        self.from_broker.set()
+
+    def close(self) -> None:
+        for one in self._sockets:
+            one.close()
+        self.heal()  # the threads see closed sockets, and end
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._sockets[0].accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(str(self._target))
+            except OSError:
+                return
+            self._sockets += [client, server]
+            for source, sink, passes in (
+                (client, server, self.to_broker),
+                (server, client, self.from_broker),
+            ):
+                threading.Thread(target=self._pump, args=(source, sink, passes), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, passes: threading.Event) -> None:
+        try:
+            while data := source.recv(1 << 20):
+                passes.wait()
+                sink.sendall(data)
+        except OSError:
+            return
+        finally:
+            for one in (source, sink):
+                one.close()

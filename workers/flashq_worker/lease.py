@@ -2,7 +2,8 @@
 
 `jobs()` and `fields()` are called in this thread. It knows nothing of executors: it reports what the broker said
 (`on_verdict`) and that it was said (`on_renewed`, which lets the executor live on). While the broker cannot be
-reached it reports nothing, and the executor's own watchdog ends it after a lease.
+reached it reports nothing, and the executor's own watchdog ends it after a lease. So the answer to a renewal counts
+only while it is fresh: whoever makes the `broker` has its replies time out after `renew_every_s`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ log = logging.getLogger("flashq.worker")
 REAP_S = 1.0
 
 
+def renew_every_s(lease_s: float) -> float:
+    """How often a lease is renewed."""
+    return lease_s / 3
+
+
 class LeaseKeeper:
     """Renews every third of a lease, and reaps the endpoint about once a second, from a thread of its own."""
 
@@ -43,7 +49,7 @@ class LeaseKeeper:
         self._broker = broker
         self._endpoint, self._worker = endpoint, worker
         self._lease_ms = int(lease_s * 1000)
-        self._every_s = lease_s / 3
+        self._every_s = renew_every_s(lease_s)
         self._jobs, self._fields = jobs, fields
         self._on_renewed, self._on_verdict = on_renewed, on_verdict
         self._stop = threading.Event()
@@ -62,9 +68,9 @@ class LeaseKeeper:
         next_renewal = time.monotonic() + self._every_s
         while not self._stop.wait(min(REAP_S, self._every_s)):
             try:
-                if time.monotonic() >= next_renewal:
+                if (now := time.monotonic()) >= next_renewal:
                     self.renew()
-                    next_renewal = time.monotonic() + self._every_s
+                    next_renewal = now + self._every_s
                 self._broker.run(self._broker.transitions.reap(self._endpoint, lease_ms=self._lease_ms))
             except BrokerError as error:
                 log.warning("cannot renew: %s", error)

@@ -23,7 +23,7 @@ from flashq_worker.exchange import Exchange
 from flashq_worker.executor.frames import Frame, FrameError, FrameType
 from flashq_worker.exit_policy import ExitCode, Standing, exit_code
 from flashq_worker.hand import Hand
-from flashq_worker.lease import LeaseKeeper
+from flashq_worker.lease import LeaseKeeper, renew_every_s
 from flashq_worker.loading import Loading
 from flashq_worker.outcomes import OutcomeWriter
 from flashq_worker.pacing import PATIENCE_S, Pace
@@ -69,8 +69,9 @@ class Supervisor:
         self._progressed_at = 0.0  # when it was last looked what is due
         self._first_job = True
         self._logged: dict[str, int] = {}
+        every_s = renew_every_s(config.lease_s)
         self._lease = LeaseKeeper(
-            Broker(config.url, prefix=config.prefix, patience_s=1.0),
+            Broker(config.url, prefix=config.prefix, patience_s=min(1.0, every_s), reply_timeout_s=every_s),
             config.endpoint,
             config.worker,
             lease_s=config.lease_s,
