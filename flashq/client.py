@@ -72,7 +72,7 @@ class Client:
         self._membership: Membership | None = None
         self._broker: Broker | None = None
         self._server = Server()
-        self._clock_offset_ms = 0.0
+        self.hear_clock(int(time.time() * 1000))  # noqa: TID251 — until the broker's is heard
         self._lock = threading.RLock()
         _import_all(settings)
         self._transport = (transport or _multiplexer)(self)
@@ -133,12 +133,12 @@ class Client:
         return self._server.durability(confirmed=self.settings.durability is Durability.REPLICA)
 
     def now_ms(self) -> int:
-        """The broker's clock, as far as it is known here."""
-        return int(time.time() * 1000 + self._clock_offset_ms)  # noqa: TID251 — only offset by the broker's
+        """The broker's clock, as of its last answer; this host's until there was one."""
+        return int(time.monotonic() * 1000 + self._clock_offset_ms)
 
     def hear_clock(self, broker_ms: int) -> None:
         """What the broker's clock says at this moment."""
-        self._clock_offset_ms = broker_ms - time.time() * 1000  # noqa: TID251
+        self._clock_offset_ms = broker_ms - time.monotonic() * 1000
 
     # -- commands ------------------------------------------------------------------------------------
     def send(self, command: Command[Any], callback: Callable[[Any, Exception | None], None]) -> None:
