@@ -12,6 +12,8 @@ import os
 import pickle
 import sys
 from dataclasses import dataclass, fields
+from functools import cache
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Self
 
 import msgpack
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _SEAL_NONCE_BYTES = 12
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})  # these need nothing that cloudpickle adds
+
+
+@cache
+def cloudpickle_version() -> str:
+    """The version of cloudpickle here, without its last part: "3.1"."""
+    return ".".join(version("cloudpickle").split(".")[:2])
 
 
 # -- what a caller sends -----------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class PayloadTooLarge(SubmitError):
 
 
 class PythonMismatch(SubmitError):
-    """Caller and worker run different minor versions of Python, so code cannot travel between them."""
+    """Caller and worker have other versions of Python or cloudpickle, so code cannot travel between them."""
 
 
 class QueueFull(SubmitError):

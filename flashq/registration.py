@@ -104,7 +104,13 @@ def prepare(
         environment=environment,
         spec=public,
     )
-    header = Header(direction=Direction.REVISION, endpoint=spec.name, revision=digest, python=codec.PYTHON)
+    header = Header(
+        direction=Direction.REVISION,
+        endpoint=spec.name,
+        revision=digest,
+        python=codec.PYTHON,
+        cloudpickle=codec.cloudpickle_version(),
+    )
     env = codec.seal_environment(spec.env, keys, spec.name) if spec.env else b""
     tag = ""
     if spec.env:

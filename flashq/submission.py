@@ -115,6 +115,7 @@ class Submission:
             revision=registration.revision,
             encoding="pickle",
             python=codec.PYTHON,
+            cloudpickle=codec.cloudpickle_version(),
             priority=terms.priority,
             timeout_ms=terms.timeout_ms,
             ttl_ms=terms.ttl_ms,

@@ -99,6 +99,7 @@ HEADER_FIELDS = {
     "target": "Method of a class endpoint or HTTP route; not used yet.",
     "encoding": "Of the payload: `pickle`, `json` or `failure`.",
     "python": "Minor version of the Python that pickled, such as `3.11`.",
+    "cloudpickle": "Version of the cloudpickle that pickled, without its last part: `3.1`.",
     "delivery": "Delivery mode.",
     "priority": "Priority of the call.",
     "timeout_ms": "How long a run may take; 0: no bound.",

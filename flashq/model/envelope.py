@@ -62,6 +62,7 @@ class Header:
     target: str = _wire("tgt", "")  # a class endpoint's method, or an HTTP route
     encoding: str = _wire("enc", "pickle")  # "pickle" | "json" | "failure" (msgpack map, see outcome)
     python: str = _wire("py", "")  # "3.11": who pickled it
+    cloudpickle: str = _wire("cp", "")  # "3.1": with which version of it
     delivery: str = _wire("mode", "at_least_once")
     priority: int = _wire("prio", 0)
     timeout_ms: int = _wire("tmo", 0)

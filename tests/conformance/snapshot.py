@@ -300,7 +300,8 @@ def _compare(script: str, old: Job, new: Job) -> list[str]:
     if JobState(old["fq_state"]) in TERMINAL and not reopened:
         found += [f"{name} of an ended job changed" for name in fixed if old.get(name) != new.get(name)]
     ran = _number(new, "fq_attempts") - _number(old, "fq_attempts")
-    least = {"release": -1, "restart": -1}.get(script, 0)
+    refused = script in ("finish", "advance") and new.get("fq_reason") == "refused"  # it never ran
+    least = -1 if refused or script in ("release", "restart") else 0
     if not reopened and not least <= ran <= 1 + (script == "advance"):
         found.append(f"its attempts went from {old.get('fq_attempts')} to {new.get('fq_attempts')}")
     return found

@@ -96,6 +96,14 @@ def test_a_refused_job_fails_without_an_attempt(world: World) -> None:
 # -- one round trip ----------------------------------------------------------------------------------
 
 
+def test_a_job_refused_after_it_was_to_begin_at_once_has_no_attempt_either(world: World) -> None:
+    """Row 23. A claim may count the attempt before the call could be looked at."""
+    held = world.running()
+    assert world.job(held.job)["fq_attempts"] == "1"
+    assert world.finish(held, "failed", reason="refused") == "ok"
+    assert world.job(held.job)["fq_attempts"] == "0"
+
+
 def test_advance_finishes_starts_and_claims(world: World) -> None:
     jobs = [world.submit() for _ in range(4)]
     worker = world.worker()

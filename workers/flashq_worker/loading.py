@@ -9,7 +9,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from flashq.errors import BrokerError, EnvelopeError, JobNotFound
+from flashq.errors import BrokerError, EnvelopeError, JobNotFound, PythonMismatch
 from flashq.model.outcome import Failure, FailureKind
 from flashq_worker.pacing import Backoff
 from flashq_worker.runtime import Phase
@@ -103,7 +103,7 @@ class Loading:
             self._away(error)
             self._pending, self._pending_at = revision, self._broker.until
             return None
-        except (JobNotFound, EnvelopeError) as error:
+        except (JobNotFound, EnvelopeError, PythonMismatch) as error:
             self._events.on_unstartable(revision, Failure(FailureKind.REFUSED, str(error)))
             return None
         self._broker.succeeded()

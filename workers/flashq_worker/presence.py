@@ -14,6 +14,7 @@ from flashq.errors import JobNotFound, WrongBinding
 from flashq.model.envelope import open_sealed
 from flashq.model.keyring import Direction
 from flashq.store.command import Value, text
+from flashq_worker import verdicts
 from flashq_worker.exit_policy import ExitCode
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class Presence:
     def record(self, digest: str) -> Revision:
         """A revision's record, verified.
 
-        Raises: EnvelopeError; JobNotFound where the broker keeps it no longer.
+        Raises: EnvelopeError; JobNotFound where the broker keeps it no longer; PythonMismatch where it cannot be
+        unpickled here.
         """
         found = self._records.get(digest)
         if found is None:
@@ -106,6 +108,7 @@ class Presence:
                 raise WrongBinding(
                     f"a record of revision {opened.header.revision[:12]} is filed under {digest[:12]}"
                 )
+            verdicts.check_cloudpickle(opened.header, codec.cloudpickle_version())
             found = Revision.unpack(opened.payload)
             self._records = {digest: found}  # the one in use; others are read again when wanted
         return found

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal
 
+from flashq import codec
 from flashq.errors import BrokerError, EnvelopeError, FlashqError, PythonMismatch, WrongBinding
 from flashq.model.outcome import Failure, FailureKind
 from flashq.store.broker import Broker
@@ -97,7 +98,7 @@ class Supervisor:
             return self._loop()
         except FlashqError as error:
             log.exception("the worker cannot go on")
-            deterministic = isinstance(error, EnvelopeError)
+            deterministic = isinstance(error, EnvelopeError | PythonMismatch)
             return self._fail_start(str(error), self._loading.revision, deterministic=deterministic)
         finally:
             self._lease.stop()
@@ -284,6 +285,8 @@ class Supervisor:
                     self._presence.env_tag = held.header.env_tag  # also where newer ones have come since
                 return
             hand.waiting.popleft()
+            if not self._readable(held):
+                continue
             if not hand.running:
                 process.tail.clear()
             held.began_at = time.monotonic()
@@ -297,6 +300,17 @@ class Supervisor:
                 encoding=encoding,
                 attempt=held.claimed.attempt,
             )
+
+    def _readable(self, held: Assignment) -> bool:
+        """Whether the executor can be relied on to unpickle a job's arguments; one where it cannot is refused."""
+        try:
+            verdicts.check_python(held.header, self._runtime.python)
+            verdicts.check_cloudpickle(held.header, codec.cloudpickle_version())
+        except PythonMismatch as error:
+            failure = Failure(FailureKind.REFUSED, f"job {held.job}: {error}")
+            self._exchange.settle(self._outcomes.failure(held, failure))
+            return False
+        return True
 
     def _began(self, record: Revision | None) -> bool:
         """Take the terms of a revision that is being loaded; whether one is."""
@@ -335,13 +349,6 @@ class Supervisor:
             except FlashqError as error:
                 log.warning("job %s is refused: %s", row.job, error)
                 self._exchange.settle(verdicts.refused(row, error))
-                continue
-            try:
-                if row.revision == self._runtime.revision:
-                    verdicts.check_python(held.header, self._runtime.python)
-            except PythonMismatch as error:
-                failure = Failure(FailureKind.REFUSED, f"job {row.job}: {error}")
-                self._exchange.settle(self._outcomes.failure(held, failure))
                 continue
             held.began = index < begun
             if self._draining:

@@ -31,6 +31,27 @@ def check_python(header: Header, here: str) -> None:
         )
 
 
+def check_cloudpickle(header: Header, here: str) -> None:
+    """Raises PythonMismatch where what was pickled elsewhere is more than the cloudpickle here can be relied on for.
+
+    It reads what older ones of the same major version wrote. Records that do not say are taken.
+    """
+    theirs = header.cloudpickle
+    if header.encoding == "pickle" and theirs and not _reads(here, theirs):
+        raise PythonMismatch(
+            f"it was pickled with cloudpickle {theirs}, and this host's workers have {here}: "
+            "they read the same major version, up to their own; upgrade what is older"
+        )
+
+
+def _reads(here: str, theirs: str) -> bool:
+    try:
+        (major, minor), (their_major, their_minor) = (map(int, v.split(".")) for v in (here, theirs))
+    except ValueError:
+        return here == theirs
+    return major == their_major and minor >= their_minor
+
+
 def refused(row: Claimed, error: Exception) -> Settlement:
     """The worker will not run a claimed job whose call it could not verify: the answer is as unsigned as the call."""
     text = f"refused by its worker: {type(error).__name__}: {error}"

@@ -202,6 +202,7 @@ local function settle(P, id, fence, o, at)
   -- Only what ran returns or is tried again: where its START is still to come, this is it.
   if f.state == 'claimed' and (o.state == 'retry' or o.state == 'finished') then begin(P, id, fence, at, o.worker) end
   unlease(P, id, f)
+  if o.reason == 'refused' and f.state == 'running' then redis.call('HINCRBY', job_key(P, id), 'fq_attempts', -1) end
   if o.state ~= 'retry' then
     conclude(P, id, f, o.state, o.reason, o.text, o.outcome, o.ttl_s, at, o.timing)
     return 'ok'
