@@ -25,6 +25,9 @@ REFUSALS = "integration/test_worker_refusals.py"
 HOST = "integration/test_host_agent.py"
 AUTOSCALER = "integration/test_autoscaler_loop.py"
 EMBEDDED = "integration/test_embedded_membership.py"
+LEASES = "integration/test_faults_leases.py"
+CLOCKS = "integration/test_faults_clocks.py"
+JOBS = "integration/test_faults_jobs.py"
 REAP = "conformance/test_reap.py"
 RUNNING = "conformance/test_running.py"
 STORE = "conformance/test_submit.py"
@@ -131,23 +134,34 @@ ROWS = (
     Row(
         number=9,
         fault="a worker is cut off from the broker for longer than its lease",
-        happens="Its executor is killed within the lease; the job runs again elsewhere.",
+        happens="Its executor ends itself within the lease, counted from the last renewal that was answered in time; "
+        "the job runs again elsewhere.",
         bound="overlap ≤ renew interval + time to kill",
-        unmet=NO_TEST_YET,
+        tests=(
+            f"{LEASES}::test_a_worker_that_is_cut_off_ends_its_run_within_the_lease",
+            f"{LEASES}::test_an_answer_that_comes_late_renews_nothing",
+        ),
     ),
     Row(
         number=10,
         fault="supervisor and executor are stopped for two leases, then continued",
         happens="The late outcome is refused as stale, the executor is killed, the stored value stays.",
         bound="–",
-        tests=(f"{KILLS}::test_a_stale_outcome_is_refused",),
+        tests=(
+            f"{LEASES}::test_a_worker_stopped_for_two_leases_changes_nothing",
+            f"{KILLS}::test_a_stale_outcome_is_refused",
+            f"{RUNNING}::test_a_stale_holder_changes_nothing",
+        ),
     ),
     Row(
         number=11,
         fault="the supervisor alone is stopped",
         happens="The executor's own watchdog ends it once no lease was renewed for a lease.",
         bound="≤ 1 lease",
-        tests=(f"{EXECUTOR}::test_a_stopped_supervisor_loses_its_executor_after_a_lease",),
+        tests=(
+            f"{LEASES}::test_a_worker_stopped_for_two_leases_changes_nothing",
+            f"{EXECUTOR}::test_a_stopped_supervisor_loses_its_executor_after_a_lease",
+        ),
     ),
     Row(
         number=12,
@@ -196,9 +210,14 @@ ROWS = (
     Row(
         number=17,
         fault="clocks of hosts are wrong by an hour",
-        happens="Nothing: leases, ttls and expiry are reckoned by the broker's clock.",
-        bound="–",
-        unmet=NO_TEST_YET,
+        happens="Nothing: leases, ttls and expiry are reckoned by the broker's clock. The first calls of a program, "
+        "before it has heard the broker, are dated by its own, which may be up to 7 days behind.",
+        bound="an hour; 7 days behind",
+        tests=(
+            f"{CLOCKS}::test_clocks_that_are_wrong_by_an_hour_change_nothing",
+            f"{CLOCKS}::test_a_clock_that_is_set_while_a_program_runs_changes_nothing",
+            f"{REAP}::test_a_clock_set_back_lets_nothing_live_for_hours",
+        ),
     ),
     Row(
         number=18,
@@ -206,6 +225,7 @@ ROWS = (
         happens="Interrupted at its timeout, its process killed 10 s later; its lease is renewed meanwhile.",
         bound="timeout + 10 s",
         tests=(
+            f"{JOBS}::test_a_job_that_will_not_end_is_killed_after_timeout_and_grace",
             f"{WORKER}::test_a_job_that_swallows_its_interrupt_is_killed_after_the_grace",
             f"{FUNCTIONS}::test_a_function_that_ignores_every_signal_is_stopped",
         ),
@@ -216,6 +236,8 @@ ROWS = (
         happens="The same: supervisor and lease are another process's.",
         bound="timeout + 10 s",
         tests=(
+            f"{JOBS}::test_a_job_that_will_not_end_is_killed_after_timeout_and_grace",
+            f"{JOBS}::test_a_job_that_holds_the_interpreter_for_leases_is_not_taken_away",
             f"{FUNCTIONS}::test_a_function_that_holds_the_interpreters_lock_is_stopped",
             f"{EXECUTOR}::test_a_job_that_holds_the_interpreter_lock_is_killed",
         ),
@@ -223,9 +245,10 @@ ROWS = (
     Row(
         number=20,
         fault="a poison job: it takes its process with it each time",
-        happens="Failed for good after `max_deliveries` (3) begun runs; other jobs go on.",
+        happens="Failed for good after 3 begun runs; other jobs go on.",
         bound="3 runs",
         tests=(
+            f"{JOBS}::test_a_poison_job_ends_and_the_others_flow",
             f"{REAP}::test_a_poison_job_ends",
             f"{FUNCTIONS}::test_a_function_that_takes_its_process_with_it",
         ),
@@ -257,9 +280,13 @@ ROWS = (
     Row(
         number=23,
         fault="caller and worker have other versions of Python or cloudpickle",
-        happens="Refused before anything is unpickled (JobRefused); no attempt is counted.",
+        happens="Refused before anything is unpickled (JobRefused; EndpointFailed where workers begin with such code); "
+        "no attempt is counted. An older cloudpickle of the same major version is read.",
         bound="–",
-        unmet=NO_TEST_YET,
+        tests=(
+            f"{JOBS}::test_a_call_of_another_version_is_refused_unread_and_uncounted",
+            f"{JOBS}::test_code_of_another_cloudpickle_is_refused_unread",
+        ),
     ),
     Row(
         number=24,
@@ -340,7 +367,7 @@ ROWS = (
         fault="whoever reaps is killed midway",
         happens="There is no lock to be left behind: the next one, a second later, goes on.",
         bound="next tick (1 s)",
-        tests=(f"{REAP}::test_recovery_is_bounded",),
+        tests=(f"{LEASES}::test_whoever_reaps_may_be_killed_midway", f"{REAP}::test_recovery_is_bounded"),
     ),
     Row(
         number=34,
