@@ -67,6 +67,7 @@ TRANSITIONS = {
     "lose": "Its worker fell silent or its executor died: back to the queue until the budget of losses is spent.",
     "expire": "It waited past its ttl (a part of REAP).",
     "fail_waiting": "Its endpoint cannot start.",
+    "refuse": "Its call was completed or deleted before, and somebody put the job back.",
     "requeue": "A person (or a tool of RQ) begins it anew, in the next generation.",
 }
 

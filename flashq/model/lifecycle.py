@@ -84,6 +84,8 @@ TRANSITIONS: dict[str, dict[JobState | None, frozenset[JobState]]] = {
     # By its caller, by a purge, or with a tool of RQ.
     "cancel": {S.QUEUED: frozenset({S.CANCELLED}), S.SCHEDULED: frozenset({S.CANCELLED})},
     "fail_waiting": {S.QUEUED: frozenset({S.FAILED})},
+    # Its call was completed or deleted before; somebody put the job back.
+    "refuse": {S.QUEUED: frozenset({S.FAILED})},
     # The next generation begins.
     "requeue": {
         S.FAILED: frozenset({S.QUEUED}),

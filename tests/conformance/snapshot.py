@@ -29,11 +29,11 @@ PERMANENT = frozenset(
 
 #: What a script may do to one job, as stages of transitions: at most one of each stage, in this order.
 CARRIES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "submit": (("submit", "requeue", "promote"), ("claim", "expire", "cancel")),
-    "claim": (("requeue", "promote"), ("claim", "expire", "cancel")),
+    "submit": (("submit", "requeue", "promote"), ("claim", "expire", "cancel", "refuse")),
+    "claim": (("requeue", "promote"), ("claim", "expire", "cancel", "refuse")),
     "start": (("start",),),
     "finish": (("finish",),),
-    "advance": (("start",), ("finish",), ("requeue", "promote"), ("claim", "expire", "cancel")),
+    "advance": (("start",), ("finish",), ("requeue", "promote"), ("claim", "expire", "cancel", "refuse")),
     "release": (("release",),),
     "crash": (("lose",),),
     "worker_leave": (("lose",),),

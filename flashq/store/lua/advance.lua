@@ -16,6 +16,7 @@ for n = 1, tonumber(ARGV[10]) do
   local i = 3 + 8 * n
   finished[n] = settle(P, ARGV[i], ARGV[i + 1], {state = ARGV[i + 2], reason = ARGV[i + 3], text = ARGV[i + 4],
     outcome = ARGV[i + 5], ttl_s = tonumber(ARGV[i + 6]), delay_ms = 0, timing = ARGV[i + 7], worker = ARGV[3]}, at)
+  if finished[n] == 'gone' and ARGV[i + 2] == 'finished' then spend(P, ARGV[2], ARGV[i], nil, at) end
 end
 local r = claim(P, ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]),
   tonumber(ARGV[9]), at)

@@ -82,6 +82,31 @@ local function enqueue(P, id, ep, origin, priority, front)
   redis.call(front and 'LPUSH' or 'RPUSH', P .. N.queue .. origin, id)
 end
 
+-- Which calls of an endpoint were completed, or deleted: none of those runs again, though somebody puts its job back. A call
+-- is remembered until it has expired itself, or 128 later ones of its bucket have been. Its bucket and its name there are
+-- bits of the UUID in its job's id: numbers in small sorted sets, which the server keeps in their compact form.
+local MOST_SPENT, CALL_LIFE, LONGEST_WAIT, HOUR = 128, 604800000, 5184000000, 3600000
+local function spent_place(P, ep, id)
+  return P .. N.spent .. ep .. ':' .. string.sub(id, -36, -34), tonumber(string.sub(id, -12), 16) or id
+end
+
+local function is_spent(P, ep, id, at)
+  local bucket, member = spent_place(P, ep, id)
+  local until_ = redis.call('ZSCORE', bucket, member)
+  return until_ and tonumber(until_) > at
+end
+
+-- `f`: what read gave, which tells how long the call lives; nil where the job's hash is gone.
+local function spend(P, ep, id, f, at)
+  local bucket, member = spent_place(P, ep, id)
+  local begun_by = f and f.gen == '0' and math.max(f.ttl_at, at) or at + LONGEST_WAIT
+  local until_ = begun_by + CALL_LIFE + HOUR  -- it was dated by its caller's clock
+  redis.call('ZADD', bucket, until_, member)
+  redis.call('ZREMRANGEBYSCORE', bucket, 0, at)
+  redis.call('ZREMRANGEBYRANK', bucket, 0, -MOST_SPENT - 1)
+  if redis.call('PTTL', bucket) < until_ - at then redis.call('PEXPIRE', bucket, until_ - at + HOUR) end
+end
+
 -- Nothing waits, runs or is kept on a queue (a sibling that stays so is forgotten).
 local function vacant(P, queue)
   return redis.call('EXISTS', P .. N.queue .. queue, P .. N.queue .. queue .. ':intermediate', P .. N.scheduled .. queue,
@@ -96,7 +121,10 @@ local function conclude(P, id, f, state, reason, text, outcome, ttl_s, at, timin
   redis.call('HSET', key, 'fq_state', state, 'status', RQ_STATUS[state], 'ended_at', iso(at), 'fq_ended', at,
     'fq_reason', reason, 'fq_outcome', outcome, 'fq_done', f.fence, 'fq_error', text, 'fq_timing', timing or '')
   if f.timed then redis.call('ZREM', P .. N.ttls .. f.ep, id) end
-  if state == 'finished' then redis.call('HDEL', key, 'fq_call') end
+  if state == 'finished' then
+    redis.call('HDEL', key, 'fq_call')
+    spend(P, f.ep, id, f, at)
+  end
   if f.status == 'canceled' then redis.call('ZREM', P .. N.canceled .. f.origin, id) end  -- by a tool of RQ, too late
   redis.call('ZADD', P .. REGISTRY[state] .. f.origin, math.floor(at / 1000) + ttl_s, id)
   if state ~= 'cancelled' then
@@ -282,6 +310,8 @@ local function eldest(P, queues)
   return oldest
 end
 
+local REPLAYED = 'refused: this call was completed or deleted before, and somebody put it back'
+
 -- Take up to `count` jobs off the endpoint's queues for a worker; the first `start` of them begin at once.
 local function take(P, ep, worker, count, lease_ms, start, at)
   local rows, popped = {}, 0
@@ -304,6 +334,9 @@ local function take(P, ep, worker, count, lease_ms, start, at)
           conclude(P, id, f, 'cancelled', 'cancelled', 'cancelled with a tool of RQ', '', f.failure_ttl, at)
         elseif expired(f, at) then
           conclude(P, id, f, 'timed_out', 'expired', 'waited past its ttl', '', f.failure_ttl, at)
+        elseif is_spent(P, ep, id, at) then
+          conclude(P, id, f, 'failed', 'refused', REPLAYED, '', f.failure_ttl, at)
+          note(P, ep, 'call-replayed', id, REPLAYED)
         else
           local fence = int(tonumber(f.fence) + 1)
           local claimed = string.format('%.3f', at + (micros + #rows) / 1000)  -- finer than ms: it tells the order

@@ -12,6 +12,7 @@ local P, ep, id, revision, at = ARGV[1], ARGV[2], ARGV[3], ARGV[4], now()
 local key = P .. N.job .. id
 local known = redis.call('HGET', key, 'fq_state')
 if known then return {'dup', known, at, 1} end
+if is_spent(P, ep, id, at) then return {'dup', 'finished', at, 1} end  -- sent again after it was run and forgotten
 local record = redis.call('HMGET', P .. N.endpoint .. ep, 'revision', 'paused')
 local current = record[1]
 if not current then return {'unregistered', '', at, 0} end
