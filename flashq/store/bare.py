@@ -58,7 +58,7 @@ class BareConnection:
         """Carry out a script's call."""
         from flashq.store.scripts import plain
 
-        return command.parse(self.call("EVAL", plain(command.script), 1, command.key, *command.args))
+        return command.answer(self.call("EVAL", plain(command.script), 1, command.key, *command.args))
 
     def _read(self) -> Any:
         line = self._stream.readline()

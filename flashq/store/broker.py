@@ -75,22 +75,22 @@ class Broker:
     def run(self, command: Command[T]) -> T:
         """Carry out one command.
 
-        Raises: BrokerUnreachable, BrokerRefused.
+        Raises: BrokerUnreachable, BrokerRefused, BrokerError where its answer cannot be read.
         """
         packed = pack_script(command, self.library)
         if self.durability is not Durability.REPLICA or command.script not in CONFIRMED:
-            return command.parse(self._exchange(packed))
+            return command.answer(self._exchange(packed))
         reply, replicas = self._exchange_all(packed + WAIT, 2)
         if not replicas:
             raise unconfirmed()
-        return command.parse(reply)
+        return command.answer(reply)
 
     def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
         """Carry out several commands in one round trip; the answers in the same order."""
         if not commands:
             return []
         replies = self._exchange_all(pack_all(commands, self.library), len(commands))
-        return [c.parse(r) for c, r in zip(commands, replies, strict=True)]
+        return [c.answer(r) for c, r in zip(commands, replies, strict=True)]
 
     def execute(self, *parts: Value) -> Any:
         """One plain command of the server; for reads."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from flashq.errors import BrokerError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -24,6 +26,13 @@ class Command(Generic[T]):
     key: str
     args: tuple[Value, ...]
     parse: Callable[[Any], T]
+
+    def answer(self, reply: Any) -> T:
+        """What the broker replied. Raises BrokerError where that cannot be read: anybody may write to a broker."""
+        try:
+            return self.parse(reply)
+        except (ValueError, IndexError, TypeError, AttributeError, ArithmeticError) as error:
+            raise BrokerError(f"{self.script} answered what cannot be read: {error!r}") from None
 
 
 def text(value: bytes | str | int | None) -> str:

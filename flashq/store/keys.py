@@ -38,7 +38,7 @@ NAMES = {
     "endpoint_workers": "fq:workers:",  # zset: workers by the time their silence means they are lost (ms)
     "stats": "fq:stats:",  # hash: counters and estimates of an endpoint
     "clock": "fq:clock:",  # hash: when the endpoint was last reaped, until when leases are spared (ms)
-    "spent": "fq:spent:",  # zset (endpoint:3 digits): completed and deleted calls by when they expire (ms); not run again
+    "spent": "fq:spent:",  # zset (endpoint:3 digits): calls that are not run again, by when they expire (ms)
     "parked": "fq:parked:",  # list: ids found on an endpoint's queues that are no jobs of ours
     "bell": "fq:bell:",  # list: what wakes a worker (job, cancel:<id>, drain)
     "logs": "fq:logs:",  # stream: output of one job, capped

@@ -59,7 +59,7 @@ class MemoryBroker:
                 reply = self._redis.eval(plain(command.script, self._clock), 1, command.key, *command.args)
             except redis.RedisError as error:
                 raise BrokerRefused(f"the broker refused: {error}") from None
-        return command.parse(_as_bytes(reply))
+        return command.answer(_as_bytes(reply))
 
     def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
         """Carry out several commands."""

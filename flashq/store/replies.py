@@ -25,16 +25,29 @@ def registered(r: Any) -> Registered:
     return Registered(text(r[0]), int(r[1]), text(r[2]), text(r[3]))
 
 
+_ROW = 10  # values that a claimed job comes as
+
+
 def handed_over(framed: bytes) -> Claimed:
-    """The job that came with a ring (`claim:` and its row, each value after its length)."""
+    """The job that came with a ring (`claim:` and its row, each value after its length).
+
+    Raises ValueError for what is none: anybody who can write to the broker can ring.
+    """
     values: list[bytes] = []
     at = 0
-    while at < len(framed):
+    for _ in range(_ROW):
         colon = framed.index(b":", at)
-        start = colon + 1
-        at = start + int(framed[at:colon])
-        values.append(framed[start:at])
-    return _job(values)
+        length = framed[at:colon]
+        if not length.isdigit():
+            raise ValueError(f"a value as long as {length[:20]!r}")
+        at = colon + 1 + int(length)
+        values.append(framed[colon + 1 : at])
+    if at != len(framed):
+        raise ValueError(f"{len(framed)} bytes, of which {at} are a claimed job")
+    try:
+        return _job(values)
+    except OverflowError as error:
+        raise ValueError(str(error)) from None
 
 
 def submitted(r: Any) -> Submitted:
@@ -46,7 +59,7 @@ def _job(row: list[bytes]) -> Claimed:
         job=row[0].decode(),
         fence=int(row[1]),
         call=row[2],
-        revision=row[3].decode(),
+        revision=text(row[3]),
         generation=int(row[4]),
         attempt=int(row[5]),
         losses=int(row[6]),

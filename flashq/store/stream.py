@@ -170,10 +170,9 @@ class CommandStream:
             self._refused(item, refusal(reply))
             return
         try:
-            answer = item.command.parse(reply)
-        except (ValueError, IndexError, TypeError, AttributeError) as error:
-            unreadable = BrokerError(f"{item.command.script} answered what cannot be read: {error!r}")
-            _deliver(item, None, unreadable)
+            answer = item.command.answer(reply)
+        except BrokerError as error:
+            _deliver(item, None, error)
             return
         if item.confirmed:
             item.answer = answer

@@ -128,10 +128,26 @@ def test_a_call_under_another_jobs_id_is_refused(shared: Rig, tmp_path: Path) ->
         planted(shared, f"target-{uuid.uuid4()}", call).result(15)
 
 
-def test_a_completed_call_replayed_after_its_job_was_deleted_is_refused(shared: Rig, tmp_path: Path) -> None:
+def test_a_completed_call_submitted_again_after_its_job_was_deleted_makes_no_job(
+    shared: Rig, tmp_path: Path
+) -> None:
     job, call = a_call(shared, tmp_path / "ran")
     assert planted(shared, job, call).result(15) == "ran"
     assert shared.broker.run(shared.broker.transitions.delete(job)) == "ok"
+    with pytest.raises(JobNotFound):
+        planted(shared, job, call).result(15)
+    assert (tmp_path / "ran").read_text() == "ran\n"
+
+
+def test_a_worker_refuses_what_it_completed_though_the_broker_was_made_to_forget(
+    shared: Rig, tmp_path: Path
+) -> None:
+    job, call = a_call(shared, tmp_path / "ran")
+    assert planted(shared, job, call).result(15) == "ran"
+    assert shared.broker.run(shared.broker.transitions.delete(job)) == "ok"
+    shared.broker.execute(
+        "DEL", *shared.broker.execute("KEYS", shared.broker.keys.of("spent", "target") + ":*")
+    )
     with pytest.raises(JobRefused, match="replayed"):
         planted(shared, job, call).result(15)
     assert (tmp_path / "ran").read_text() == "ran\n"
@@ -176,3 +192,47 @@ def test_a_hash_of_the_wrong_type_and_an_id_of_nothing_are_passed_over(shared: R
     assert target.remote(str(tmp_path / "ran")) == "ran"
     with contextlib.suppress(JobNotFound):
         wait_until(lambda: shared.broker.execute("LLEN", keys.of("queue", "target")) == 0)
+
+
+def test_forged_rings_are_passed_over(shared: Rig, tmp_path: Path) -> None:
+    """Given whatever a stranger pushes onto an idle worker's bell, expect the worker to be there afterwards."""
+    worker, keys = shared.workers[0], shared.broker.keys
+    _, call = a_call(shared, tmp_path / "forged")
+    row = [b"target-x", b"1", call, b"r", b"0", b"1", b"0", b"0", b"0", b"0"]
+    framed = b"".join(b"%d:%s" % (len(value), value) for value in row)
+    claims = [b"-3:", b"", b"1:x", framed.replace(b"1:0", b"3:inf"), framed]
+    others = [b"", b"\xff" * 50, b"cancel:", b"cancel:\xff", b"cancel:" + b"x" * 10_000]
+    for ring in [*(b"claim:" + claim for claim in claims), *others]:
+        wait_until(lambda: shared.worker_field(worker.id, "fq_state") == "idle")
+        shared.broker.execute("RPUSH", keys.of("bell", worker.id), ring)
+        wait_until(lambda: shared.broker.execute("LLEN", keys.of("bell", worker.id)) == 0)
+        assert target.remote(str(tmp_path / "ran")) == "ran"
+    assert worker.process.poll() is None
+    assert not (tmp_path / "forged").exists()
+
+
+def test_a_call_put_back_after_its_job_was_deleted_is_refused_by_another_worker_too(tmp_path: Path) -> None:
+    """Given a completed call whose job was deleted and whose worker is gone, expect the next worker to refuse it."""
+    with rig() as made:
+        first = made.ready_worker(target)
+        job, call = a_call(made, tmp_path / "ran")
+        assert planted(made, job, call).result(15) == "ran"
+        waiting = target.spawn(str(tmp_path / "other"))
+        copy = made.broker.execute("HGETALL", made.broker.keys.of("job", waiting.id))
+        assert waiting.result(15) == "ran"
+        assert made.broker.run(made.broker.transitions.delete(job)) == "ok"
+        first.close()
+
+        fields = dict(zip(copy[::2], copy[1::2], strict=True)) | {
+            b"fq_state": b"queued",
+            b"status": b"queued",
+        }
+        fields |= {b"fq_call": call, b"fq_fence": b"0", b"fq_attempts": b"0"}
+        flat = [part for pair in fields.items() for part in pair]
+        made.broker.execute("HSET", made.broker.keys.of("job", job), *flat)
+        made.broker.execute("RPUSH", made.broker.keys.of("queue", "target"), job)
+        made.worker(target)
+
+        wait_until(lambda: made.job_field(job, "fq_state") == "failed")
+        assert "completed or deleted before" in made.job_field(job, "fq_error")
+        assert (tmp_path / "ran").read_text() == "ran\n"

@@ -7,7 +7,7 @@ local count = 0
 for _, queue in ipairs(redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)) do
   for _, id in ipairs(redis.call('LRANGE', P .. N.queue .. queue, 0, tonumber(ARGV[5]) - 1)) do
     local f = read(P, id)
-    if f and f.state == 'queued' and redis.call('HGET', job_key(P, id), 'fq_rev') == ARGV[3] then
+    if f and f.state == 'queued' and field(P, id, 'fq_rev') == ARGV[3] then
       redis.call('LREM', P .. N.queue .. queue, 1, id)
       conclude(P, id, f, 'failed', 'start', ARGV[4], '', f.failure_ttl, at)
       count = count + 1

@@ -6,10 +6,10 @@
 local P, ep, name = ARGV[1], ARGV[2], ARGV[3]
 local held, later = P .. N.queue .. name, P .. N.scheduled .. name
 for _, id in ipairs(redis.call('LRANGE', held, 0, -1)) do  -- cancelled or expired meanwhile
-  if redis.call('HGET', job_key(P, id), 'fq_state') ~= 'queued' then redis.call('LREM', held, 0, id) end
+  if field(P, id, 'fq_state') ~= 'queued' then redis.call('LREM', held, 0, id) end
 end
 for _, id in ipairs(redis.call('ZRANGE', later, 0, -1)) do
-  if redis.call('HGET', job_key(P, id), 'fq_state') ~= 'scheduled' then redis.call('ZREM', later, id) end
+  if field(P, id, 'fq_state') ~= 'scheduled' then redis.call('ZREM', later, id) end
 end
 for _, queue in ipairs(redis.call('ZREVRANGE', P .. N.endpoint_queues .. ep, 0, -1)) do
   if queue ~= name then

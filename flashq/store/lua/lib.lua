@@ -34,9 +34,24 @@ end
 
 local TERMINAL = {finished = true, failed = true, cancelled = true, timed_out = true}
 local REGISTRY = {finished = N.finished, failed = N.failed, cancelled = N.canceled, timed_out = N.failed}
+local STATES = {scheduled = true, queued = true, claimed = true, running = true, finished = true, failed = true,
+  cancelled = true, timed_out = true}
 local RQ_STATUS = {finished = 'finished', failed = 'failed', cancelled = 'canceled', timed_out = 'failed'}
 
 local function job_key(P, id) return P .. N.job .. id end
+
+-- One field of a job's hash; nil where it has none, or is no hash.
+local function field(P, id, name)
+  local v = redis.pcall('HGET', job_key(P, id), name)
+  return type(v) == 'string' and v or nil
+end
+
+-- A whole number as the scripts write them, or `default` where there is none; nil: somebody else wrote it.
+local function whole(v, default)
+  if not v then return default end
+  local n = tonumber(v)
+  return n and n >= 0 and n < 1e15 and n % 1 == 0 and n or nil
+end
 
 local function note(P, ep, kind, subject, text)
   redis.call('XADD', P .. N.events, 'MAXLEN', '~', 5000, '*',
@@ -73,19 +88,25 @@ local function publish(P, id, watch, state, fence, reason, outcome)
   for channel in string.gmatch(watch, '[^,]+') do redis.call('PUBLISH', channel, message) end
 end
 
+-- The priority that a job's hash names; 0 where that makes no sense.
+local function rank(P, id)
+  local priority = field(P, id, 'fq_prio')
+  return priority and string.find(priority, '^-?%d$') and priority or 0
+end
+
 -- Put a waiting job on its queue (front: it was there before). A sibling queue is made known with its rank.
 local function enqueue(P, id, ep, origin, priority, front)
   if origin ~= ep then
-    redis.call('ZADD', P .. N.endpoint_queues .. ep, priority or redis.call('HGET', job_key(P, id), 'fq_prio') or 0, origin)
+    redis.call('ZADD', P .. N.endpoint_queues .. ep, priority or rank(P, id), origin)
     redis.call('SADD', P .. N.queues, P .. N.queue .. origin)
   end
   redis.call(front and 'LPUSH' or 'RPUSH', P .. N.queue .. origin, id)
 end
 
 -- Which calls of an endpoint were completed, or deleted: none of those runs again, though somebody puts its job back. A call
--- is remembered until it has expired itself, or 128 later ones of its bucket have been. Its bucket and its name there are
+-- is remembered until it has expired itself, or 120 later ones of its bucket have been. Its bucket and its name there are
 -- bits of the UUID in its job's id: numbers in small sorted sets, which the server keeps in their compact form.
-local MOST_SPENT, CALL_LIFE, LONGEST_WAIT, HOUR = 128, 604800000, 5184000000, 3600000
+local MOST_SPENT, CALL_LIFE, LONGEST_WAIT, HOUR = 120, 604800000, 5184000000, 3600000
 local function spent_place(P, ep, id)
   return P .. N.spent .. ep .. ':' .. string.sub(id, -36, -34), tonumber(string.sub(id, -12), 16) or id
 end
@@ -99,11 +120,13 @@ end
 -- `f`: what read gave, which tells how long the call lives; nil where the job's hash is gone.
 local function spend(P, ep, id, f, at)
   local bucket, member = spent_place(P, ep, id)
-  local begun_by = f and f.gen == '0' and math.max(f.ttl_at, at) or at + LONGEST_WAIT
+  local begun_by = f and f.gen == 0 and math.max(f.ttl_at, at) or at + LONGEST_WAIT
   local until_ = begun_by + CALL_LIFE + HOUR  -- it was dated by its caller's clock
   redis.call('ZADD', bucket, until_, member)
-  redis.call('ZREMRANGEBYSCORE', bucket, 0, at)
   redis.call('ZREMRANGEBYRANK', bucket, 0, -MOST_SPENT - 1)
+  if type(member) == 'string' or member % 16 == 0 then  -- now and then is often enough
+    redis.call('ZREMRANGEBYSCORE', bucket, 0, at)
+  end
   if redis.call('PTTL', bucket) < until_ - at then redis.call('PEXPIRE', bucket, until_ - at + HOUR) end
 end
 
@@ -160,16 +183,22 @@ for i = 1, #FIELDS do CLAIM_FIELDS[i] = FIELDS[i] end
 local CALL_FIELDS = {'fq_call', 'fq_rev', 'fq_enqueued', 'fq_cold', 'fq_retries'}
 for i = 1, #CALL_FIELDS do CLAIM_FIELDS[#FIELDS + i] = CALL_FIELDS[i] end
 
--- What transitions need to know of a job, or nil where there is none of ours.
+-- What transitions need to know of a job, or nil where there is none of ours. A hash that makes no sense is none either, so
+-- that one that somebody scribbled in stops neither a worker nor a reaper.
 local function read(P, id, fields)
   local v = redis.pcall('HMGET', job_key(P, id), unpack(fields or FIELDS))
-  if v.err or not v[1] or not v[3] or not v[4] then return nil end
-  return {state = v[1], fence = v[2] or '0', ep = v[3], origin = v[4], watch = v[5], worker = v[6],
+  if v.err or not STATES[v[1] or ''] or not v[3] or not v[4] then return nil end
+  local f = {state = v[1], fence = v[2] or '0', ep = v[3], origin = v[4], watch = v[5], worker = v[6],
     cancel = v[7] == '1' or v[15] == 'canceled',  -- by its caller, or with a tool of RQ
-    done = v[8], losses = tonumber(v[9] or 0), max_losses = tonumber(v[10] or 3), mode = v[11],
-    ttl_at = tonumber(v[12] or 0), failure_ttl = tonumber(v[13] or 604800), attempts = tonumber(v[14] or 0),
-    status = v[15], gen = v[16] or '0', timed = v[17] == '1', began = v[18],
-    claimed = tonumber(v[19] or 0), call = v[20], rev = v[21], enqueued = v[22], cold = v[23], retries = v[24]}
+    done = v[8], losses = whole(v[9], 0), max_losses = whole(v[10], 3), mode = v[11],
+    ttl_at = whole(v[12], 0), failure_ttl = whole(v[13], 604800), attempts = whole(v[14], 0),
+    status = v[15], gen = whole(v[16], 0), timed = v[17] == '1', began = v[18],
+    claimed = tonumber(v[19] or 0), call = v[20], rev = v[21], enqueued = whole(v[22], 0), cold = v[23],
+    retries = whole(v[24], 0)}
+  if string.find(f.fence, '%D') or not (whole(f.fence) and f.losses and f.max_losses and f.ttl_at and f.failure_ttl and f.attempts and f.gen
+    and f.claimed and f.claimed < 1e15 and f.enqueued and f.retries) then return nil end
+  if f.origin ~= f.ep and string.sub(f.origin, 1, #f.ep + 2) ~= f.ep .. '--' then return nil end
+  return f
 end
 
 -- Past its ttl: it had to begin by then. What did begin, and waits to be run again, does not expire, counted or not.
@@ -191,7 +220,8 @@ local function lose(P, id, f, why, outcome, ttl_s, at)
     return 'cancelled'
   end
   if f.state == 'running' then
-    local losses = redis.call('HINCRBY', job_key(P, id), 'fq_losses', 1)
+    local losses = f.losses + 1
+    redis.call('HSET', job_key(P, id), 'fq_losses', losses)
     if f.mode == 'at_most_once' or losses >= f.max_losses then
       local text = why .. '; run ' .. int(f.attempts) .. ' time(s), none of which ended'
       conclude(P, id, f, 'failed', 'lost', text, outcome, ttl_s or f.failure_ttl, at)
@@ -240,8 +270,8 @@ local function settle(P, id, fence, o, at)
     return 'ok'
   end
   local key = job_key(P, id)
-  redis.call('HINCRBY', key, 'fq_retries', 1)
-  redis.call('HSET', key, 'fq_done', fence, 'fq_error', o.text)
+  local retries = whole(field(P, id, 'fq_retries')) or 0
+  redis.call('HSET', key, 'fq_done', fence, 'fq_error', o.text, 'fq_retries', retries + 1)
   redis.call('HINCRBY', P .. N.stats .. f.ep, 'retried', 1)
   if o.delay_ms <= 0 then
     put_back(P, id, f, false)
@@ -258,21 +288,19 @@ local function reopen(P, id, f, at)
   redis.call('HDEL', job_key(P, id), 'fq_cancel', 'fq_outcome', 'fq_reason', 'fq_error', 'fq_done', 'fq_losses',
     'fq_retries', 'fq_timing', 'fq_began', 'fq_ended', 'fq_ttl_at', 'fq_timed', 'fq_cold', 'ended_at', 'started_at')
   redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'fq_attempts', 0,
-    'fq_enqueued', at, 'enqueued_at', iso(at), 'worker_name', '')
-  redis.call('HINCRBY', job_key(P, id), 'fq_gen', 1)
+    'fq_enqueued', at, 'enqueued_at', iso(at), 'worker_name', '', 'fq_gen', f.gen + 1)
   redis.call('ZREM', P .. REGISTRY[f.state] .. f.origin, id)
 end
 
 -- What CLAIM answers with for one job; attempt: the number that this run of it has.
 local function row(id, f, fence, attempt)
-  return {id, fence, f.call or '', f.rev or '', f.gen, attempt, f.losses, f.enqueued or '0', f.cold or '0',
-    f.retries or '0'}
+  return {id, fence, f.call or '', f.rev or '', f.gen, attempt, f.losses, f.enqueued, f.cold or '0', f.retries}
 end
 
 -- The job that an id found on a queue of this endpoint stands for, or nil: it was deleted, or is none of this
 -- endpoint's and is parked. What tools of RQ did to it is made good: requeued, promoted or shown as it is not.
 local function admit(P, ep, id, fields, at)
-  local f = read(P, id, fields)
+  local f = string.find(id, '^[%w_-]+$') and read(P, id, fields)  -- ids are RQ's: letters, digits, - and _
   if not f or f.ep ~= ep then
     if redis.call('EXISTS', job_key(P, id)) == 1 then
       redis.call('RPUSH', P .. N.parked .. ep, id)
@@ -302,8 +330,7 @@ local function eldest(P, queues)
   for _, queue in ipairs(queues) do
     local id = redis.call('LINDEX', P .. N.queue .. queue, 0)
     if id then
-      local enqueued = redis.pcall('HGET', job_key(P, id), 'fq_enqueued')
-      local since = type(enqueued) == 'string' and tonumber(enqueued) or 0  -- none of ours: off with it
+      local since = whole(field(P, id, 'fq_enqueued')) or 0  -- none of ours: off with it
       if since <= age then oldest, age = queue, since end
     end
   end
@@ -448,7 +475,7 @@ end
 local function unheard(P, ep, worker, known)
   local rows = {}
   for _, id in ipairs(redis.call('ZRANGE', P .. N.leases .. ep, 0, 4999)) do
-    if not known[id] and redis.call('HGET', job_key(P, id), 'worker_name') == worker then
+    if not known[id] and field(P, id, 'worker_name') == worker then
       local f = read(P, id, CLAIM_FIELDS)
       if f and live(f, f.fence) then
         rows[#rows + 1] = row(id, f, f.fence, f.state == 'running' and f.attempts or f.attempts + 1)
@@ -473,7 +500,7 @@ local MOST_LOOKED_AT, MOST_RECOVERED = 2000, 100
 local function recover_held(P, ep, worker, why, at)
   local held = {}
   for _, id in ipairs(redis.call('ZREVRANGE', P .. N.leases .. ep, 0, MOST_LOOKED_AT - 1)) do
-    if redis.call('HGET', job_key(P, id), 'worker_name') == worker then
+    if field(P, id, 'worker_name') == worker then
       local f = read(P, id)
       if live(f, f and f.fence) then held[#held + 1] = {id, f} end
       if #held == MOST_RECOVERED then break end

@@ -10,13 +10,12 @@ for _, queue in ipairs(redis.call('ZREVRANGE', P .. N.endpoint_queues .. ep, 0, 
   scheduled = scheduled + redis.call('ZCARD', P .. N.scheduled .. queue)
   if #waits < most then
     for _, id in ipairs(redis.call('LRANGE', P .. N.queue .. queue, 0, most - #waits - 1)) do
-      local v = redis.pcall('HGET', job_key(P, id), 'fq_enqueued')
-      if type(v) == 'string' then waits[#waits + 1] = v end
+      waits[#waits + 1] = whole(field(P, id, 'fq_enqueued'))
     end
   end
 end
 for _, id in ipairs(redis.call('ZRANGE', P .. N.leases .. ep, 0, 999)) do
-  began[#began + 1] = redis.call('HGET', job_key(P, id), 'fq_began') or redis.call('HGET', job_key(P, id), 'fq_claimed') or '0'
+  began[#began + 1] = whole(field(P, id, 'fq_began')) or tonumber(string.match(field(P, id, 'fq_claimed') or '0', '^%d+')) or 0
 end
 local members = redis.call('ZRANGE', P .. N.endpoint_workers .. ep, 0, -1, 'WITHSCORES')
 for i = 1, #members, 2 do

@@ -12,6 +12,6 @@ if f.cancel then
   conclude(P, id, f, 'cancelled', 'cancelled', '', '', f.failure_ttl, at)
   return 'cancelled'
 end
-if f.state == 'running' then redis.call('HINCRBY', job_key(P, id), 'fq_attempts', -1) end
+if f.state == 'running' then redis.call('HSET', job_key(P, id), 'fq_attempts', math.max(0, f.attempts - 1)) end
 put_back(P, id, f, true)
 return 'ok'

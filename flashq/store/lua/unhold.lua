@@ -30,7 +30,7 @@ while looked < limit do
   if f and f.ep == ep and f.state == 'scheduled' then
     redis.call('ZADD', P .. N.scheduled .. f.origin, due[2], id)
     if f.origin ~= ep then
-      redis.call('ZADD', P .. N.endpoint_queues .. ep, redis.call('HGET', job_key(P, id), 'fq_prio') or 0, f.origin)
+      redis.call('ZADD', P .. N.endpoint_queues .. ep, rank(P, id), f.origin)
     end
     back = back + 1
   end
