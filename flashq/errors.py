@@ -11,6 +11,7 @@
     │   ├── BrokerUnreachable (ConnectionError)
     │   ├── BrokerUntrusted                 its certificate does not show that it is the one
     │   ├── BrokerRefused                   out of memory, read-only, disk full, wrong password
+    │   │   └── Deposed                     an autoscaler acted after another had taken its place
     │   └── BrokerStateLost                 it came back without the data it had
     ├── SubmitError                         the call was not accepted; no job exists
     │   ├── SerializationError (TypeError)  an argument or the function cannot be pickled
@@ -104,6 +105,10 @@ class BrokerUntrusted(BrokerError):
 
 class BrokerRefused(BrokerError):
     """The broker answered with an error: out of memory, read-only, disk full, wrong password."""
+
+
+class Deposed(BrokerRefused):
+    """An autoscaler acted under an epoch that is over: another leads since, and nothing was changed."""
 
 
 class BrokerStateLost(BrokerError):

@@ -120,6 +120,7 @@ HEADER_FIELDS = {
     "chunks": "In outcomes: the number of chunks; not used yet.",
     "sequence": "In chunks: its number; not used yet.",
     "host": "In host commands: the host it is for.",
+    "epoch": "In host commands: the leader's; the host refuses one that is older than the newest it knows.",
 }
 
 DIRECTIONS = {

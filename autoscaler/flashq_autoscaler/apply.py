@@ -1,7 +1,8 @@
 """Actions → broker: each one idempotent there, and bounded by what it names; one line of log each.
 
-A start is booked and its host told in one step, which fails where the endpoint has as many workers already as
-it would have with that start: so two autoscalers at once never start more than one would.
+Each goes out under the leader's term, and the broker refuses all of them once another leads (`Deposed`). A
+start is booked and its host told in one step, which fails where the endpoint has as many workers already as it
+would have with that start.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from flashq.model.keyring import Keyring
     from flashq.store.broker import Broker
     from flashq.store.command import Command
+    from flashq.store.records import Term
     from flashq_autoscaler.plan import Start, Stop
     from flashq_autoscaler.reconcile import Action
     from flashq_autoscaler.views import Condition, Snapshot
@@ -36,22 +38,21 @@ _FAIL_AT_ONCE = 500
 
 
 class Applier:
-    """Carries actions out. Each call may raise BrokerError, and the next decision sees what came of it."""
+    """Carries actions out. Each call may raise BrokerError (Deposed, too); the next decision sees what came of it."""
 
     def __init__(self, broker: Broker, keyring: Keyring) -> None:
         self._broker = broker
         self._transitions = broker.transitions
         self._keyring = keyring
 
-    def apply(self, actions: Iterable[Action], snapshot: Snapshot) -> None:
-        """Carry out `actions`, decided from `snapshot`, in their order and in one round trip."""
+    def apply(self, actions: Iterable[Action], snapshot: Snapshot, term: Term) -> None:
+        """Carry out `actions`, decided from `snapshot` under `term`, in their order and in one round trip."""
         now_ms = int(snapshot.now * 1000)
         limits = self._limits(snapshot)
-        steps = [(action, self._command(action, now_ms, limits)) for action in actions]
+        steps = [(action, self._command(action, now_ms, limits, term)) for action in actions]
         answers = self._broker.run_all([command for _, command in steps])
         for (action, _), answer in zip(steps, answers, strict=True):
             _tell(action, answer)
-        self._kill([step.stop for step, _ in steps if isinstance(step, reconcile.DeclareLost)], now_ms)
 
     @staticmethod
     def _limits(snapshot: Snapshot) -> dict[str, int]:
@@ -60,26 +61,35 @@ class Applier:
             return {}
         return {endpoint.name: endpoint.maximum for endpoint in snapshot.endpoints}
 
-    def _command(self, action: Action, now_ms: int, limits: dict[str, int]) -> Command[Any]:
+    def _command(self, action: Action, now_ms: int, limits: dict[str, int], term: Term) -> Command[Any]:
+        made = self._transitions
         match action:
             case reconcile.StartWorker(start):
-                return self._order(start, now_ms, min(start.ordinal, limits.get(start.endpoint, 0)))
+                most = min(start.ordinal, limits.get(start.endpoint, 0))
+                return self._order(start, now_ms, most, term)
             case reconcile.DrainWorker(drain):
-                return self._transitions.drain(drain.endpoint, drain.worker, drain.reason, force=drain.busy)
+                return made.drain(drain.endpoint, drain.worker, drain.reason, force=drain.busy, term=term)
             case reconcile.DeclareLost(stop):
-                return self._transitions.leave(stop.endpoint, stop.worker, stop.reason)
+                return self._give_up(stop, now_ms, term)
             case reconcile.SetCondition(endpoint, condition):
                 written, event = rows.condition_json(condition), _event(condition)
-                return self._transitions.set_condition(endpoint, "condition", written, event)
+                return made.set_condition(endpoint, "condition", written, event, term=term)
             case reconcile.Note(withheld):
-                written = rows.withheld_json(withheld)
-                return self._transitions.set_condition(
-                    withheld.endpoint, "withheld", written, f"{withheld.code}: {withheld.detail}"
-                )
+                written, event = rows.withheld_json(withheld), f"{withheld.code}: {withheld.detail}"
+                return made.set_condition(withheld.endpoint, "withheld", written, event, term=term)
             case _:
                 assert_never(action)
 
-    def _order(self, start: Start, now_ms: int, most: int) -> Command[str]:
+    def _give_up(self, stop: Stop, now_ms: int, term: Term) -> Command[int]:
+        """The worker is off the record, and its host told to end what is left of it."""
+        word = b""
+        if stop.host:
+            word = self._sign(stop.endpoint, stop.host, KillWorker(stop.worker), now_ms, term)
+        return self._transitions.leave(
+            stop.endpoint, stop.worker, stop.reason, term=term, host=stop.host, command=word
+        )
+
+    def _order(self, start: Start, now_ms: int, most: int, term: Term) -> Command[str]:
         worker = f"{start.endpoint}-{uuid.uuid4()}"
         word = StartWorker(
             worker=worker,
@@ -98,7 +108,8 @@ class Applier:
             environment=start.environment,
             most=most,
             patience_ms=PATIENCE_MS,
-            command=self._sign(start.endpoint, start.host, word, now_ms),
+            command=self._sign(start.endpoint, start.host, word, now_ms, term),
+            term=term,
             fields={
                 "fq_gpus": ",".join(start.gpu_uuids),
                 "fq_cpus": start.cpus,
@@ -107,40 +118,31 @@ class Applier:
             },
         )
 
-    def _sign(self, endpoint: str, host: str, word: HostCommand, now_ms: int) -> bytes:
+    def _sign(self, endpoint: str, host: str, word: HostCommand, now_ms: int, term: Term) -> bytes:
         header = Header(
             direction=Direction.HOST_COMMAND,
             endpoint=endpoint,
             host=host,
+            epoch=term.epoch,
             created_ms=now_ms,
             expires_ms=now_ms + COMMAND_LIFE_MS,
         )
         return seal(header, host_command.pack(word), self._keyring)
 
-    def _kill(self, stops: Iterable[Stop], now_ms: int) -> None:
-        """Tell the hosts to end what is left of lost workers. A host that is gone does not keep the list."""
-        requests: list[tuple[str | bytes | int, ...]] = []
-        for stop in stops:
-            if stop.host:
-                key = self._broker.keys.of("commands", stop.host)
-                word = self._sign(stop.endpoint, stop.host, KillWorker(stop.worker), now_ms)
-                requests += [("RPUSH", key, word), ("PEXPIRE", key, COMMAND_LIFE_MS)]
-        self._broker.execute_all(requests)
-
-    def fail_waiting(self, endpoint: str, revision: str, why: str) -> int:
+    def fail_waiting(self, endpoint: str, revision: str, why: str, term: Term) -> int:
         """Fail every job that waits for a revision that cannot start; how many there were."""
         message = f"endpoint {endpoint} cannot start: {why}"
-        command = self._transitions.fail_waiting(endpoint, revision, message, _FAIL_AT_ONCE)
+        command = self._transitions.fail_waiting(endpoint, revision, message, _FAIL_AT_ONCE, term=term)
         total = count = self._broker.run(command)
         while count >= _FAIL_AT_ONCE:
             count = self._broker.run(command)
             total += count
         return total
 
-    def forget_hosts(self, hosts: Iterable[str]) -> None:
+    def forget_hosts(self, hosts: Iterable[str], term: Term) -> None:
         """Take hosts off the list, unless they have been heard of meanwhile."""
         silent = list(hosts)
-        commands = [self._transitions.host_leave(host, only_overdue=True) for host in silent]
+        commands = [self._transitions.host_leave(host, only_overdue=True, term=term) for host in silent]
         for host, removed in zip(silent, self._broker.run_all(commands), strict=True):
             if removed:
                 log.warning("host %s is silent: forgotten", host)

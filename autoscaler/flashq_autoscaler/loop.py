@@ -1,8 +1,9 @@
 """The autoscaler's loop: observe, decide, reconcile, apply; woken by a submit that found no idle worker.
 
-A token on the wake list begins a tick at once; behind it stand the time the last plan named and a tick a
-second. A wake that changed nothing is followed by a short pause that grows while that goes on, so that a full
-fleet under a flood of submits costs little. The loop keeps nothing that it could not find out again.
+Of several autoscalers one leads and does that; those that stand by only recover what stopped talking. A token
+on the wake list begins a tick at once; behind it stand the time the last plan named and a tick a second. A
+wake that changed nothing is followed by a short pause that grows while that goes on, so that a full fleet
+under a flood of submits costs little. The loop keeps nothing that it could not find out again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from flashq.errors import BrokerError, BrokerUnreachable, SettingsError
+from flashq.errors import BrokerError, BrokerUnreachable, Deposed, SettingsError
 from flashq.model.keyring import Keyring
 from flashq.store import server
 from flashq.store.broker import Broker
@@ -23,12 +24,14 @@ from flashq.store.inbox import Inbox
 from flashq_autoscaler.apply import Applier
 from flashq_autoscaler.decide import DEFAULTS, decide
 from flashq_autoscaler.health import gate_of
+from flashq_autoscaler.leader import Leadership
 from flashq_autoscaler.observe import Observer
 from flashq_autoscaler.reconcile import reconcile
 from flashq_autoscaler.views import Unknown
 
 if TYPE_CHECKING:
     from flashq.settings import Settings
+    from flashq.store.records import Term
     from flashq_autoscaler.observe import Seen
     from flashq_autoscaler.views import Params
 
@@ -40,7 +43,7 @@ _QUIET_SHARE = 4  # and at least so many times what the tick took
 
 
 class Autoscaler:
-    """Scales every endpoint of one broker. Two at once do no harm."""
+    """Scales every endpoint of one broker, while it leads."""
 
     def __init__(
         self,
@@ -50,13 +53,21 @@ class Autoscaler:
         lease_s: float = 15.0,
         reconcile_s: float = RECONCILE_S,
         params: Params = DEFAULTS,
+        take_over: bool = False,
     ) -> None:
-        """`reconcile_s`: how often it looks though nothing woke it, and recovers what stopped talking."""
+        """`reconcile_s`: how often it looks though nothing woke it, and recovers what stopped talking.
+
+        `take_over`: lead at once, in place of whoever does.
+        """
         self._params = params
         self._reconcile_s = reconcile_s
-        self._observer = Observer(broker, lease_ms=int(lease_s * 1000))
+        self._broker = broker
+        self._leadership = Leadership(broker, lease_s=lease_s, take_over=take_over)
+        self._lease_ms = int(lease_s * 1000)
+        self._observer = Observer(broker, lease_ms=self._lease_ms)
         self._applier = Applier(broker, keyring)
-        self._inbox = Inbox(broker, broker.keys.of("wake"))
+        self._term: Term | None = None  # that of the last tick
+        self._inbox = Inbox(broker, broker.keys.of("bell", self._leadership.id))
         self._reconcile_at = 0.0  # when the next tick with REAP is due; all of these are monotonic
         self._tick_at = 0.0  # when the next tick is due though nobody asks
         self._not_before = 0.0  # when it may come at the earliest
@@ -71,13 +82,14 @@ class Autoscaler:
         os.write(self._wake_w, b"\0")
 
     def run(self, lifeline: int | None = None) -> None:
-        """Scale until `stop`, or until end of file on the descriptor `lifeline`."""
-        log.info("scaling")
+        """Scale until `stop`, or until end of file on the descriptor `lifeline`; then another may lead at once."""
         try:
             while not self._stopping:
                 woken = self._wait(lifeline)
                 if not self._stopping:
                     self._step(woken=woken)
+            with contextlib.suppress(BrokerError):
+                self._leadership.resign()
         finally:
             self._inbox.close()
             os.close(self._wake_r)
@@ -89,22 +101,45 @@ class Autoscaler:
         """Bring the world one step nearer to what is wanted.
 
         Whether there was anything to do, and after how many seconds time alone changes the decision. `reap`:
-        recover first what stopped talking. Raises: BrokerError.
+        recover first what stopped talking; where another leads, that is all. Raises: BrokerError, Deposed where
+        another took over in the middle of it.
         """
+        term = self._lead()
+        if term is None:
+            if reap:
+                self._observer.reap()
+            return False, None
         seen = self._observer.look(reap=reap)
         snapshot = seen.snapshot
         if isinstance(snapshot.endpoints, Unknown):
             raise BrokerUnreachable(snapshot.endpoints.reason)
-        failed = self._fail_hopeless(seen)
+        failed = self._fail_hopeless(seen, term)
         plan = decide(snapshot, self._params)
         actions = reconcile(plan, snapshot)
         if actions:
-            self._applier.apply(actions, snapshot)
+            self._applier.apply(actions, snapshot, term)
         if seen.silent_hosts:
-            self._applier.forget_hosts(seen.silent_hosts)
+            self._applier.forget_hosts(seen.silent_hosts, term)
         return bool(actions or failed), None if plan.wake_at is None else plan.wake_at - snapshot.now
 
-    def _fail_hopeless(self, seen: Seen) -> int:
+    def _lead(self) -> Term | None:
+        """The term to act under; None while another leads."""
+        term = self._leadership.keep()
+        if term != self._term:
+            keys = self._broker.keys
+            self._inbox.close()
+            if term is None:
+                self._inbox = Inbox(self._broker, keys.of("bell", self._leadership.id))
+            else:
+                self._inbox = Inbox(self._broker, keys.of("wake"))
+                self._observer = Observer(
+                    self._broker, lease_ms=self._lease_ms
+                )  # its memory is of another time
+            self._term = term
+            self._tick_at = 0.0
+        return term
+
+    def _fail_hopeless(self, seen: Seen, term: Term) -> int:
         """Fail the jobs that wait for what cannot start, until it is registered anew or its retry is due."""
         snapshot, count = seen.snapshot, 0
         if isinstance(snapshot.endpoints, Unknown):
@@ -113,7 +148,7 @@ class Autoscaler:
         for case in seen.hopeless:
             view = views[case.endpoint]
             if view.queued and not gate_of(view, snapshot.now, self._params).open:
-                failed = self._applier.fail_waiting(case.endpoint, case.revision, case.why)
+                failed = self._applier.fail_waiting(case.endpoint, case.revision, case.why, term)
                 why = view.last_failure_reason
                 log.warning("%s: %d jobs failed, it cannot start: %s", view.name, failed, why)
                 count += failed
@@ -123,9 +158,17 @@ class Autoscaler:
         began = time.monotonic()
         reap = began >= self._reconcile_at
         try:
+            self._lead()
             if not self._inbox.open:
                 self._inbox.connect()
+            if not woken and began < self._tick_at:
+                return  # it was time to ask who leads, and no more
             changed, wake_s = self.tick(reap=reap)
+        except Deposed as error:
+            log.warning("deposed in the middle of a plan, the rest of which is void: %s", error)
+            self._leadership.ask_anew()
+            self._tick_at = self._not_before = began
+            return
         except BrokerError as error:
             self._lost(error)
             return
@@ -151,10 +194,11 @@ class Autoscaler:
 
     # -- waiting -------------------------------------------------------------------------------------
     def _wait(self, lifeline: int | None) -> bool:
-        """Until the next tick is due; whether a token on the wake list made it due."""
+        """Until a tick is due, or it is time to ask who leads; whether a token on the list made a tick due."""
         woken = False
         while not self._stopping:
-            left_s = (self._not_before if woken else self._tick_at) - time.monotonic()
+            next_at = self._not_before if woken else min(self._tick_at, self._leadership.due_at)
+            left_s = max(next_at, self._not_before) - time.monotonic()
             if left_s <= 0:
                 break
             poll = select.poll()
@@ -173,14 +217,17 @@ class Autoscaler:
 
     def _take_tokens(self) -> bool:
         try:
-            return bool(self._inbox.take())
+            taken = bool(self._inbox.take())
         except BrokerError as error:
             self._lost(error)
             return False
+        if taken and self._term is None:  # the leader has resigned
+            self._leadership.ask_anew()
+        return taken
 
 
-def serve(settings: Settings, lifeline: int | None = None) -> None:
-    """Be the autoscaler of the configured broker until SIGTERM, SIGINT or the end of `lifeline`.
+def serve(settings: Settings, lifeline: int | None = None, *, take_over: bool = False) -> None:
+    """Be an autoscaler of the configured broker until SIGTERM, SIGINT or the end of `lifeline`.
 
     Raises SettingsError where no broker or key is set.
     """
@@ -192,7 +239,7 @@ def serve(settings: Settings, lifeline: int | None = None) -> None:
     keyring = Keyring(settings.require_secrets(), settings.namespace)
     with contextlib.suppress(BrokerError):  # it is away: the loop says so, and goes on trying
         server.warn(broker, log, settings.durability)
-    autoscaler = Autoscaler(broker, keyring, lease_s=settings.lease_s)
+    autoscaler = Autoscaler(broker, keyring, lease_s=settings.lease_s, take_over=take_over)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: autoscaler.stop())
     autoscaler.run(lifeline=lifeline)

@@ -59,6 +59,17 @@ class Observer:
         """Endpoints that are gone and may have workers left; None: not looked for yet."""
         self._now = 0.0
 
+    def reap(self) -> None:
+        """Only recover what stopped talking. Raises: BrokerUnreachable."""
+        broker = self._broker
+        names = [text(name) for name in broker.execute("SMEMBERS", broker.keys.of("endpoints"))]
+        try:
+            broker.run_all([broker.transitions.reap(name, lease_ms=self._lease_ms) for name in names])
+        except BrokerUnreachable:
+            raise
+        except BrokerError as error:  # of one of them; the others are done
+            log.warning("cannot recover all that stopped talking: %s", error)
+
     def look(self, *, reap: bool) -> Seen:
         """See everything; with `reap`, recover first what stopped talking."""
         try:

@@ -125,10 +125,15 @@ def worker(name: str, gpus: tuple[str, ...], on_cpu: bool) -> int:
         return int(program.serve(broker, keys, settings, name, gpus=gpus, on_cpu=on_cpu))
 
 
-@click.command(epilog=example("flashq autoscaler"))
+@click.command(epilog=example("flashq autoscaler", "flashq autoscaler --take-over"))
+@click.option("--take-over", is_flag=True, help="Lead at once, in place of the one that does.")
 @_lifeline
-def autoscaler(lifeline: int | None) -> int:
-    """Start and end workers on the hosts, as queues and settings of the endpoints say. Ctrl-C ends it."""
+def autoscaler(take_over: bool, lifeline: int | None) -> int:
+    """Start and end workers on the hosts, as queues and settings of the endpoints say. Ctrl-C ends it.
+
+    Of several, on any machines, one leads; the others say that they stand by, and one of them takes its place
+    within two thirds of a lease (10 s of 15 s) after it was last heard of, or at once when it ends in order.
+    """
     with explained():
-        _program("flashq_autoscaler.loop").serve(load_settings(), lifeline)
+        _program("flashq_autoscaler.loop").serve(load_settings(), lifeline, take_over=take_over)
     return Exit.OK

@@ -14,7 +14,7 @@ import click
 
 from flashq._version import __version__
 from flashq.cli import example
-from flashq.cli.render import as_json_text, entries
+from flashq.cli.render import as_json_text, entries, plain
 from flashq.errors import BrokerError, ConfigurationError, FlashqError
 
 if TYPE_CHECKING:
@@ -221,6 +221,8 @@ class Report:
     gateway: str | None = None
     hosts: list[dict[str, Any]] | None = None
     """id, hostname and state of each machine that runs workers."""
+    autoscalers: list[dict[str, Any]] | None = None
+    """id and state (leads, silent, stands by) of each; of the leader its epoch, and since when it leads."""
     version: str = __version__
     running: bool
     source: str | None = None
@@ -241,23 +243,25 @@ class Report:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array of one object.")
 def status(as_json: bool) -> None:
-    """Say which broker is in force, whether it runs, and with which hosts."""
+    """Say which broker is in force, whether it runs, with which hosts, and which autoscaler leads."""
     settings = _load_settings()
     report = _private(settings) if settings.redis_url is None else _configured(settings)
     if as_json:
         click.echo(as_json_text([report]))
     else:
-        for line in entries(asdict(report) | {"hosts": _hosts_in_words(report)}):
+        words = {"hosts": _hosts_in_words(report), "autoscalers": _autoscalers_in_words(report)}
+        for line in entries(asdict(report) | words):
             click.echo(line)
     if not report.running:
         sys.exit(NOTHING_RUNS)
 
 
 def _configured(settings: Settings) -> Report:
-    hosts, problem = _hosts(settings.redis_url or "", settings)
+    hosts, autoscalers, problem = _fleet(settings.redis_url or "", settings)
     return Report(
         broker=settings.shown_redis_url,
         hosts=hosts,
+        autoscalers=autoscalers,
         running=hosts is not None,
         source=settings.sources["redis_url"],
         home=str(settings.home),
@@ -273,13 +277,14 @@ def _private(settings: Settings) -> Report:
     if said is None or said["phase"] != "ready":
         problem = None if said is None else f"it is {said['phase']}"
         return Report(broker=None, running=False, home=str(settings.home), problem=problem)
-    hosts, problem = _hosts(said["url"], settings)
+    hosts, autoscalers, problem = _fleet(said["url"], settings)
     for name, process in said["processes"].items():
         if process["failing"]:
             problem = f"{name} keeps ending ({process['last_end']}): see {settings.home}/logs/{name}.log"
     return Report(
         broker=masked(said["url"]),
         hosts=hosts,
+        autoscalers=autoscalers,
         version=said["version"],
         running=True,
         source="flashq up" if said["up"] else "a script",
@@ -291,22 +296,37 @@ def _private(settings: Settings) -> Report:
     )
 
 
-def _hosts(url: str, settings: Settings) -> tuple[list[dict[str, Any]] | None, str | None]:
-    """Hosts as the broker knows them; or None, and why it cannot be asked."""
+_Rows = list[dict[str, Any]] | None
+
+
+def _fleet(url: str, settings: Settings) -> tuple[_Rows, _Rows, str | None]:
+    """Hosts and autoscalers as the broker knows them; or neither, and why it cannot be asked."""
     from flashq.store.broker import Broker
-    from flashq.store.queries_fleet import hosts
+    from flashq.store.queries_fleet import autoscalers, hosts
 
     broker = Broker(url, prefix=settings.rq_prefix, patience_s=_ASK_S)
     try:
-        found = hosts(broker)
+        found, scalers = hosts(broker), autoscalers(broker)
     except FlashqError as error:
-        return None, str(error)
+        return None, None, str(error)
     finally:
         broker.close()
-    return [{"id": host.id, "hostname": host.hostname, "state": host.state} for host in found], None
+    shown = [{"id": host.id, "hostname": host.hostname, "state": host.state} for host in found]
+    return shown, [asdict(scaler) for scaler in scalers], None
 
 
 def _hosts_in_words(report: Report) -> str | None:
     if report.hosts is None:
         return None
     return ", ".join(f"{host['id']} ({host['state']})" for host in report.hosts) or "none"
+
+
+def _autoscalers_in_words(report: Report) -> str | None:
+    if report.autoscalers is None:
+        return None
+    return ", ".join(map(_autoscaler_in_words, report.autoscalers)) or "none"
+
+
+def _autoscaler_in_words(one: dict[str, Any]) -> str:
+    since = "" if one["since"] is None else f" since {plain(one['since'])}, epoch {one['epoch']}"
+    return f"{one['id']} ({one['state']}{since})"

@@ -28,7 +28,13 @@ class Leftovers(StrEnum):
 
 _FLASHQ = (sys.executable, "-P", "-m", "flashq")
 """-P: no module of the current folder stands in for one of ours."""
-_BESIDE = MappingProxyType({"host": (*_FLASHQ, "host", "--embedded"), "autoscaler": (*_FLASHQ, "autoscaler")})
+_BESIDE = MappingProxyType(
+    {
+        "host": (*_FLASHQ, "host", "--embedded"),
+        # The keeper runs no two, so one that it started before is gone, whatever the broker thinks.
+        "autoscaler": (*_FLASHQ, "autoscaler", "--take-over"),
+    }
+)
 
 
 class Plan(NamedTuple):

@@ -84,6 +84,7 @@ class Header:
     sequence: int = _wire("seq", 0)
     # host commands
     host: str = _wire("host", "")
+    epoch: int = _wire("epo", 0)  # which leader's; an older one than is known is refused
 
 
 _REQUIRED = ("v", "alg", "kid", "dir", "ns", "ep", "dig", "len")

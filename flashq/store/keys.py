@@ -40,9 +40,11 @@ NAMES = {
     "clock": "fq:clock:",  # hash: when the endpoint was last reaped, until when leases are spared (ms)
     "spent": "fq:spent:",  # zset (endpoint:3 digits): calls that are not run again, by when they expire (ms)
     "parked": "fq:parked:",  # list: ids found on an endpoint's queues that are no jobs of ours
-    "bell": "fq:bell:",  # list: what wakes a worker (job, cancel:<id>, drain)
+    "bell": "fq:bell:",  # list: what wakes a worker (job, cancel:<id>, drain) or a standby autoscaler (lead)
     "logs": "fq:logs:",  # stream: output of one job, capped
     "idempotency": "fq:idem:",  # string (endpoint:digest): which job an idempotency key stands for
+    "leader": "fq:leader",  # hash: which autoscaler may act, under which epoch, until when
+    "standbys": "fq:standbys",  # zset: autoscalers that stand by, by when their word ends (ms)
     "wake": "fq:wake",  # list: at most one token, which wakes the autoscaler
     "events": "fq:events",  # stream: what happened, for people, capped
     "hosts": "fq:hosts",  # zset: hosts by the time their silence means they are gone (ms)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 import redis.utils
 
-from flashq.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from flashq.errors import BrokerError, BrokerRefused, BrokerUnreachable, Deposed
 from flashq.model.address import masked
 from flashq.store.reach import open_connection
 
@@ -39,8 +39,8 @@ class LibraryMissing(BrokerError):
     """The broker does not hold our function library (yet, or any more): load it and send again."""
 
 
-def refusal(error: hiredis.ReplyError) -> Exception:
-    """What an error reply means, as one of our errors."""
+def refusal(error: Exception) -> Exception:
+    """What an error reply (hiredis's or redis-py's) means, as one of our errors."""
     message = str(error)
     if "Function not found" in message:
         return LibraryMissing(message)
@@ -54,6 +54,8 @@ def refusal(error: hiredis.ReplyError) -> Exception:
     }
     if word in _NOT_READY:
         return BrokerUnreachable(f"the broker is not ready: {message}")
+    if word == "DEPOSED":
+        return Deposed(message.partition(" ")[2])
     if word in meanings:
         return BrokerRefused(f"the broker refused: {meanings[word]} ({message})")
     return BrokerRefused(f"the broker refused: {message}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flashq.errors import BrokerRefused
 from flashq.store.keys import Keys
 from flashq.store.scripts import CLOCK, plain
 from flashq.store.transitions import Transitions
@@ -54,11 +53,13 @@ class MemoryBroker:
         """
         import redis
 
+        from flashq.store.line import refusal
+
         with self._lock:
             try:
                 reply = self._redis.eval(plain(command.script, self._clock), 1, command.key, *command.args)
             except redis.RedisError as error:
-                raise BrokerRefused(f"the broker refused: {error}") from None
+                raise refusal(error) from None
         return command.answer(_as_bytes(reply))
 
     def run_all(self, commands: Sequence[Command[T]]) -> list[T]:

@@ -1,4 +1,4 @@
-"""Endpoints, their queues, workers and hosts as people see them. Reads only (see `queries`)."""
+"""Endpoints, their queues, workers, hosts and autoscalers as people see them. Reads only (see `queries`)."""
 
 from __future__ import annotations
 
@@ -78,6 +78,18 @@ class ListedHost:
     workers: int
     since: datetime | None
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedAutoscaler:
+    """One autoscaler. `state`: leads, silent (it led, and its lease is over), or stands by."""
+
+    id: str
+    state: str
+    epoch: int | None = None
+    """The leader's; it rises each time another takes over."""
+    since: datetime | None = None
+    """Since when the leader leads."""
 
 
 # -- names -------------------------------------------------------------------------------------------
@@ -281,6 +293,23 @@ def hosts(broker: Broker) -> list[ListedHost]:
             )
         )
     return rows
+
+
+# -- autoscalers -------------------------------------------------------------------------------------
+
+
+def autoscalers(broker: Broker) -> list[ListedAutoscaler]:
+    """The one that leads, if there is one, and those that stand by. Raises BrokerError."""
+    of, at = broker.keys.of, now_ms(broker)
+    flat, standbys = broker.execute_all(
+        [("HGETALL", of("leader")), ("ZRANGEBYSCORE", of("standbys"), f"({at}", "+inf")]
+    )
+    leader = mapping(flat)
+    found = []
+    if holder := leader.get("holder"):
+        state = "silent" if (whole(leader.get("until")) or 0) < at else "leads"
+        found.append(ListedAutoscaler(holder, state, whole(leader.get("epoch")), moment(leader.get("since"))))
+    return found + [ListedAutoscaler(text(one), "stands by") for one in sorted(standbys)]
 
 
 def _object(written: str) -> dict[str, Any]:

@@ -123,6 +123,35 @@ class Reaped:
 
 
 @dataclass(frozen=True, slots=True)
+class Term:
+    """The right of one autoscaler to act: until another one leads, under a later epoch."""
+
+    epoch: int
+    holder: str
+
+    def __str__(self) -> str:
+        return f"{self.epoch} {self.holder}"
+
+
+@dataclass(frozen=True, slots=True)
+class Led:
+    """Who leads, under which epoch, and until when at least."""
+
+    now_ms: int
+    term: Term
+    since_ms: int
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a host learns from its heartbeat. `epoch`: the newest that the broker knows."""
+
+    now_ms: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerRow:
     """A worker as the broker knows it; `fields` is its hash."""
 

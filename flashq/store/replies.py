@@ -8,14 +8,17 @@ from flashq.model.lifecycle import JobState
 from flashq.store.command import mapping, number, text
 from flashq.store.records import (
     Advanced,
+    Beat,
     Claim,
     Claimed,
     Joined,
+    Led,
     Observed,
     Reaped,
     Registered,
     Renewed,
     Submitted,
+    Term,
     Watched,
     WorkerRow,
 )
@@ -87,6 +90,14 @@ def reaped(r: Any) -> Reaped:
 
 def joined(r: Any) -> Joined:
     return Joined(int(r[0]), text(r[1]), int(r[2]))
+
+
+def led(r: Any) -> Led:
+    return Led(int(r[0]), Term(int(r[1]), text(r[2])), int(r[3]), int(r[4]))
+
+
+def beat(r: Any) -> Beat:
+    return Beat(int(r[0]), int(r[2]))
 
 
 def watched(rows: Any) -> list[Watched]:

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
     from flashq.store.records import (
         Advanced,
+        Beat,
         Claim,
         Joined,
+        Led,
         Observed,
         Reaped,
         Registered,
         Renewed,
         Settlement,
         Submitted,
+        Term,
         Watched,
     )
 
@@ -35,6 +38,10 @@ IDEMPOTENCY_MS = 24 * 3600 * 1000
 
 def _flat(fields: Mapping[str, Value]) -> list[Value]:
     return [part for pair in fields.items() for part in pair]
+
+
+def _written(term: Term | None) -> str:
+    return "" if term is None else str(term)
 
 
 class Transitions:
@@ -93,9 +100,12 @@ class Transitions:
             "observe", self.keys.of("endpoint", endpoint), (self._root, endpoint, oldest), replies.observed
         )
 
-    def set_condition(self, endpoint: str, field: str, value: str, event: str) -> Command[int]:
-        """Record `condition` or `withheld` (JSON; '' removes it), with an event unless that is ''."""
-        args = (self._root, endpoint, field, value, event)
+    def set_condition(self, endpoint: str, field: str, value: str, event: str, *, term: Term) -> Command[int]:
+        """Record `condition` or `withheld` (JSON; '' removes it), with an event unless that is ''.
+
+        Raises (when carried out): Deposed.
+        """
+        args = (self._root, endpoint, field, value, event, str(term))
         return Command("set_condition", self.keys.of("endpoint", endpoint), args, int)
 
     # -- jobs, as their callers see them -------------------------------------------------------------
@@ -164,9 +174,11 @@ class Transitions:
         """Cancel at most `limit` waiting jobs; fewer than that means none are left."""
         return Command("purge", self.keys.of("endpoint", endpoint), (self._root, endpoint, limit), number)
 
-    def fail_waiting(self, endpoint: str, revision: str, why: str, limit: int = 500) -> Command[int]:
-        """Fail waiting jobs of a revision that cannot start."""
-        args = (self._root, endpoint, revision, why, limit)
+    def fail_waiting(
+        self, endpoint: str, revision: str, why: str, limit: int = 500, *, term: Term | None = None
+    ) -> Command[int]:
+        """Fail waiting jobs of a revision that cannot start. With a `term`: Deposed where it is over."""
+        args = (self._root, endpoint, revision, why, limit, _written(term))
         return Command("fail_waiting", self.keys.of("endpoint", endpoint), args, number)
 
     # -- jobs, as workers move them ------------------------------------------------------------------
@@ -276,9 +288,10 @@ class Transitions:
         most: int,
         patience_ms: int,
         command: bytes,
+        term: Term,
         fields: Mapping[str, Value],
     ) -> Command[str]:
-        """'ok', 'full' or 'unknown'. `command` is the signed word to the host."""
+        """'ok', 'full' or 'unknown'. `command` is the signed word to the host. Raises (carried out): Deposed."""
         args = (
             self._root,
             endpoint,
@@ -289,6 +302,7 @@ class Transitions:
             most,
             patience_ms,
             command,
+            str(term),
             *_flat(fields),
         )
         return Command("worker_order", self.keys.of("worker", worker), args, text)
@@ -320,27 +334,61 @@ class Transitions:
         return Command("renew", self.keys.of("worker", worker), args, replies.renewed)
 
     def leave(
-        self, endpoint: str, worker: str, why: str, *, before_ready: bool = False, deterministic: bool = False
+        self,
+        endpoint: str,
+        worker: str,
+        why: str,
+        *,
+        before_ready: bool = False,
+        deterministic: bool = False,
+        term: Term | None = None,
+        host: str = "",
+        command: bytes = b"",
     ) -> Command[int]:
         """What it held is recovered. -1 where it had left before, else how many starts in a row would fail again.
 
-        `before_ready`: it failed to start; `deterministic`: and another start would fail the same way.
+        `before_ready`: it failed to start; `deterministic`: and another start would fail the same way. With a
+        `host`, that is sent the signed `command`. With a `term`: Deposed where it is over.
         """
-        args = (self._root, endpoint, worker, why, int(before_ready), int(deterministic))
+        failed = (int(before_ready), int(deterministic))
+        args = (self._root, endpoint, worker, why, *failed, _written(term), host, command)
         return Command("worker_leave", self.keys.of("worker", worker), args, int)
 
-    def drain(self, endpoint: str, worker: str, why: str, *, force: bool = False) -> Command[str]:
-        """'ok', 'busy' or 'unknown'."""
-        args = (self._root, endpoint, worker, int(force), why)
+    def drain(
+        self, endpoint: str, worker: str, why: str, *, force: bool = False, term: Term | None = None
+    ) -> Command[str]:
+        """'ok', 'busy' or 'unknown'. With a `term`: Deposed where it is over."""
+        args = (self._root, endpoint, worker, int(force), why, _written(term))
         return Command("worker_drain", self.keys.of("worker", worker), args, text)
 
-    # -- hosts ---------------------------------------------------------------------------------------
-    def host_beat(self, host: str, *, lease_ms: int, fields: Mapping[str, Value]) -> Command[int]:
-        """The broker's time (ms)."""
-        args = (self._root, host, lease_ms, *_flat(fields))
-        return Command("host_beat", self.keys.of("host", host), args, lambda r: int(r[0]))
+    # -- autoscalers ---------------------------------------------------------------------------------
+    def lead(
+        self, holder: str, *, lease_ms: int, fields: Mapping[str, Value], take_over: bool = False
+    ) -> Command[Led]:
+        """Keep the right to act, or take it where nobody has it (`take_over`: whoever has it)."""
+        args = (self._root, holder, lease_ms, int(take_over), *_flat(fields))
+        return Command("lead", self.keys.of("leader"), args, replies.led)
 
-    def host_leave(self, host: str, *, only_overdue: bool = False) -> Command[int]:
-        """1 where the host was removed."""
-        args = (self._root, host, int(only_overdue))
+    def resign(self, holder: str) -> Command[int]:
+        """1 where it led; those that stand by are rung for."""
+        return Command("resign", self.keys.of("leader"), (self._root, holder), number)
+
+    # -- hosts ---------------------------------------------------------------------------------------
+    def host_beat(
+        self,
+        host: str,
+        *,
+        lease_ms: int,
+        fields: Mapping[str, Value],
+        epoch: int = 0,
+        refused_epoch: int | None = None,
+    ) -> Command[Beat]:
+        """A host lives. `epoch`: the newest it was commanded under; `refused_epoch`: of what it refused last."""
+        refused = "" if refused_epoch is None else refused_epoch
+        args = (self._root, host, lease_ms, epoch, refused, *_flat(fields))
+        return Command("host_beat", self.keys.of("host", host), args, replies.beat)
+
+    def host_leave(self, host: str, *, only_overdue: bool = False, term: Term | None = None) -> Command[int]:
+        """1 where the host was removed. With a `term`: Deposed where it is over."""
+        args = (self._root, host, int(only_overdue), _written(term))
         return Command("host_leave", self.keys.of("host", host), args, number)

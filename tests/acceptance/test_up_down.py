@@ -224,6 +224,7 @@ def test_up_detach_serves_scripts_until_down(machine: Machine) -> None:
     assert report["broker"] == f"unix://{machine.home}/run/broker.sock"
     assert report["gateway"] is None
     assert [host["state"] for host in report["hosts"]] == ["ready"]
+    assert [(one["state"], one["epoch"]) for one in report["autoscalers"]] == [("leads", 1)]
     assert report["version"]
     assert report["running"]
     assert report["source"] == "flashq up"

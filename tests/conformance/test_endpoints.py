@@ -69,11 +69,14 @@ def test_a_revision_that_is_no_longer_current_stays_for_a_week(world: World) -> 
 
 
 def test_conditions_are_recorded_and_removed(world: World) -> None:
-    assert world.run(world.t.set_condition(EP, "condition", '{"state": "throttled"}', "no GPU")) == 1
+    assert (
+        world.run(world.t.set_condition(EP, "condition", '{"state": "throttled"}', "no GPU", term=world.term))
+        == 1
+    )
     assert world.hash("endpoint", EP)["condition"] == '{"state": "throttled"}'
-    assert world.run(world.t.set_condition(EP, "condition", "", "")) == 1
+    assert world.run(world.t.set_condition(EP, "condition", "", "", term=world.term)) == 1
     assert "condition" not in world.hash("endpoint", EP)
-    assert world.run(world.t.set_condition("nobody", "condition", "{}", "")) == 0
+    assert world.run(world.t.set_condition("nobody", "condition", "{}", "", term=world.term)) == 0
     assert world.events()[-1] == ("endpoint-condition", EP)
 
 

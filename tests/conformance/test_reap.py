@@ -156,6 +156,7 @@ def test_a_silence_does_not_cut_short_the_patience_with_a_booked_worker(world: W
         most=1,
         patience_ms=120_000,
         command=b"signed",
+        term=world.term,
         fields={},
     )
     world.reap()

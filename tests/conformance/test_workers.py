@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flashq.model.lifecycle import JobState
+from flashq.store.records import Beat
 from tests.conformance.world import EP, LEASE_MS, World, holds
 
 HOST = "host-1"
@@ -20,6 +21,7 @@ def order(world: World, worker: str, endpoint: str = EP, **changes: Any) -> str:
         "most": 2,
         "patience_ms": 60_000,
         "command": b"signed",
+        "term": world.term,
         "fields": {"fq_gpus": "GPU-1"},
     }
     return world.run(world.t.order(endpoint, worker, **{**terms, **changes}))
@@ -260,12 +262,12 @@ def test_an_idle_worker_that_left_is_not_woken(world: World) -> None:
 # -- hosts -------------------------------------------------------------------------------------------
 
 
-def beat(world: World) -> int:
+def beat(world: World) -> Beat:
     return world.run(world.t.host_beat(HOST, lease_ms=LEASE_MS, fields={"cpus": 4}))
 
 
 def test_a_hosts_heartbeat(world: World) -> None:
-    assert beat(world) == world.now_ms
+    assert beat(world) == Beat(world.now_ms, 0)
 
     assert world.scores("hosts", "") == {HOST: world.now_ms + LEASE_MS}
     assert world.hash("host", HOST) == {"cpus": "4", "beat": str(world.now_ms)}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flashq.store.broker import Broker
     from flashq.store.command import Command
     from flashq.store.memory import MemoryBroker
-    from flashq.store.records import Claimed, Joined, Registered, Submitted, Watched
+    from flashq.store.records import Claimed, Joined, Led, Registered, Submitted, Term, Watched
 
 T = TypeVar("T")
 
@@ -54,6 +54,7 @@ class World:
         self.held = False
         self._tampered = False
         self._numbers = itertools.count(1)
+        self._term: Term | None = None
         self.resent: Any = None  # what the last command was answered when it was sent again
         self.at(START_MS)
 
@@ -203,6 +204,18 @@ class World:
         for _ in range(LEASE_MS // 4000 + 2):
             self.reap()
             self.pass_ms(4000)
+
+    # -- autoscalers ---------------------------------------------------------------------------------
+    def lead(self, holder: str, *, lease_ms: int = LEASE_MS, take_over: bool = False) -> Led:
+        """What an autoscaler is told that asks to lead."""
+        return self.run(self.t.lead(holder, lease_ms=lease_ms, fields={"pid": 1}, take_over=take_over))
+
+    @property
+    def term(self) -> Term:
+        """Under which tests order workers; taken when first asked for."""
+        if self._term is None:
+            self._term = self.lead("a1").term
+        return self._term
 
     # -- reading -------------------------------------------------------------------------------------
     def job(self, job: str) -> dict[str, str]:

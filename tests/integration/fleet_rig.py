@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flashq.model.host_command import HostCommand
+    from flashq.store.records import Term
 
 HERE = Path(__file__).parent
 FAKE_WORKER = (sys.executable, "-P", str(HERE / "fake_worker.py"))
@@ -79,6 +80,7 @@ class FleetRig:
         self.broker = Broker(self.server.url)
         self.transitions = self.broker.transitions
         self.keyring = Keyring([SECRET])
+        self._term: Term | None = None
         self.sent: dict[str, bytes] = {}
         """The signed word for each worker ordered."""
         self._agents: list[AgentProcess] = []
@@ -184,6 +186,20 @@ class FleetRig:
         seconds, micros = self.broker.execute("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
 
+    @property
+    def term(self) -> Term:
+        """Under which this rig asks for things: it leads from the first time on."""
+        if self._term is None:
+            self._term = self.lead("rig")
+        return self._term
+
+    def lead(self, holder: str, lease_ms: int = 60_000) -> Term:
+        """Have `holder` lead in place of whoever does; its term."""
+        command = self.transitions.lead(holder, lease_ms=lease_ms, fields={"pid": 1}, take_over=True)
+        led = self.broker.run(command)
+        assert led.term.holder == holder
+        return led.term
+
     def sign(self, host: str, command: HostCommand, /, **changes: Any) -> bytes:
         """A signed command; `changes` are header fields, or `keyring`."""
         now = self.now_ms()
@@ -191,6 +207,7 @@ class FleetRig:
             "direction": Direction.HOST_COMMAND,
             "endpoint": getattr(command, "endpoint", ""),
             "host": host,
+            "epoch": self.term.epoch,
             "created_ms": now,
             "expires_ms": now + 60_000,
         }
@@ -215,6 +232,7 @@ class FleetRig:
             most=most,
             patience_ms=30_000,
             command=self.sent[worker],
+            term=self.term,
             fields={"fq_gpus": ",".join(start.gpu_uuids)},
         )
         assert self.broker.run(command) == "ok"

@@ -72,7 +72,9 @@ class Host:
 
 
 def autoscaler(fleet: FleetRig, **options: Any) -> Autoscaler:
-    return Autoscaler(Broker(fleet.server.url, patience_s=0.5), fleet.keyring, lease_s=2.0, **options)
+    """One that leads at once, whoever led before."""
+    options = {"lease_s": 2.0, "take_over": True, **options}
+    return Autoscaler(Broker(fleet.server.url, patience_s=0.5), fleet.keyring, **options)
 
 
 @contextlib.contextmanager
@@ -156,7 +158,7 @@ def test_two_autoscalers_at_once_start_no_more_than_one_would(fleet: FleetRig) -
         snapshot = Observer(fleet.broker, lease_ms=2000).look(reap=True).snapshot
         plans.append((reconcile(decide(snapshot), snapshot), snapshot))
     for actions, snapshot in plans:
-        Applier(fleet.broker, fleet.keyring).apply(actions, snapshot)
+        Applier(fleet.broker, fleet.keyring).apply(actions, snapshot, fleet.term)
     assert len(fleet.workers("embed")) == 2
     assert len(host.commands()) == 2
 
@@ -168,7 +170,7 @@ def test_stale_plan_never_exceeds_the_maximum(fleet: FleetRig) -> None:
     snapshot = Observer(fleet.broker, lease_ms=2000).look(reap=True).snapshot
     actions = reconcile(decide(snapshot), snapshot)
     for _ in range(3):
-        Applier(fleet.broker, fleet.keyring).apply(actions, snapshot)
+        Applier(fleet.broker, fleet.keyring).apply(actions, snapshot, fleet.term)
     assert len(fleet.workers("embed")) == 2
 
 
@@ -324,7 +326,7 @@ def test_worker_declared_lost_is_off_the_record_and_its_host_told(fleet: FleetRi
     assert fleet.broker.run(claim).jobs
     snapshot = Observer(fleet.broker, lease_ms=2000).look(reap=False).snapshot
     stop = Stop(worker, "embed", host.name, "silent for 3 s")
-    Applier(fleet.broker, fleet.keyring).apply([DeclareLost(stop)], snapshot)
+    Applier(fleet.broker, fleet.keyring).apply([DeclareLost(stop)], snapshot, fleet.term)
     assert fleet.workers("embed") == []
     assert fleet.job_state(job) == "queued"
     assert host.commands()[-1] == host_command.KillWorker(worker)

@@ -15,7 +15,7 @@ from flashq.store import queries, queries_fleet, queries_jobs
 from flashq.store.broker import Broker
 from flashq.store.queries import job_logs, job_timing
 from tests.integration.fabricated import Fabricated
-from tests.rig import BrokerServer
+from tests.rig import BrokerServer, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -297,7 +297,8 @@ def test_workers_are_counted_by_state(broker: Broker, made: Fabricated) -> None:
     made.job()
     made.claim(made.worker())
     condition = '{"state": "throttled", "code": "NO_GPU", "detail": "2 GPUs, both taken", "workers": 2}'
-    broker.run(broker.transitions.set_condition("embed", "condition", condition, ""))
+    term = broker.run(broker.transitions.lead("a1", lease_ms=1000, fields={"pid": 1})).term
+    broker.run(broker.transitions.set_condition("embed", "condition", condition, "", term=term))
 
     (row,) = queries_fleet.endpoints(broker)
 
@@ -408,6 +409,32 @@ def test_a_host_drains_or_is_silent(broker: Broker) -> None:
         ("a", "draining"),
         ("b", "silent"),
     ]
+
+
+# -- autoscalers -------------------------------------------------------------------------------------
+
+
+def lead(broker: Broker, holder: str, lease_ms: int = 10_000) -> None:
+    broker.run(broker.transitions.lead(holder, lease_ms=lease_ms, fields={"pid": 1}))
+
+
+def test_who_leads_and_who_stands_by(broker: Broker) -> None:
+    assert queries_fleet.autoscalers(broker) == []
+    for holder in ("first", "third", "second"):
+        lead(broker, holder)
+
+    leader, *others = queries_fleet.autoscalers(broker)
+
+    assert (leader.id, leader.state, leader.epoch) == ("first", "leads", 1)
+    assert leader.since is not None
+    assert [(other.id, other.state) for other in others] == [("second", "stands by"), ("third", "stands by")]
+
+
+def test_a_leader_that_is_not_heard_of_is_silent_and_one_that_resigned_is_gone(broker: Broker) -> None:
+    lead(broker, "first", lease_ms=1)
+    wait_until(lambda: [row.state for row in queries_fleet.autoscalers(broker)] == ["silent"])
+    broker.run(broker.transitions.resign("first"))
+    assert queries_fleet.autoscalers(broker) == []
 
 
 def test_what_is_not_known_of_a_host_is_none(broker: Broker) -> None:

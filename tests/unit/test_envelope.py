@@ -70,6 +70,14 @@ HEADERS = {
     "host-command": Header(
         direction=Direction.HOST_COMMAND, endpoint="embed", host="rig-1a2b3c4d", created_ms=1, expires_ms=2
     ),
+    "host-command-of-a-leader": Header(
+        direction=Direction.HOST_COMMAND,
+        endpoint="embed",
+        host="rig-1a2b3c4d",
+        created_ms=1,
+        expires_ms=2,
+        epoch=3,
+    ),
 }
 
 

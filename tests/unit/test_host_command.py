@@ -11,7 +11,7 @@ from flashq.errors import BadSignature, EnvelopeExpired, MalformedEnvelope, Wron
 from flashq.model.envelope import Header, seal
 from flashq.model.host_command import HostCommand, KillWorker, StartWorker, pack, unpack
 from flashq.model.keyring import Direction, Keyring
-from flashq_worker.host_commands import CommandReader
+from flashq_worker.host_commands import CommandReader, Received
 
 START = StartWorker("embed-1", "embed", "r1", "e1", ("GPU-1", "GPU-2"), 2.0, 1 << 30)
 KILL = KillWorker("embed-1")
@@ -84,12 +84,44 @@ def word(command: HostCommand = START, **changes: Any) -> bytes:
 
 def test_reader_gives_each_command_once() -> None:
     reader = CommandReader(KEYS, "h1")
-    assert reader.read(word(), 2000) == START
+    assert reader.read(word(), 2000) == Received(START, 0, 0)
     assert reader.read(word(), 3000) is None
-    assert reader.read(word(KILL), 3000) == KILL
-    assert reader.read(word(created_ms=1001), 3000) == START
+    assert reader.read(word(KILL), 3000) == Received(KILL, 0, 0)
+    assert reader.read(word(created_ms=1001), 3000) == Received(START, 0, 0)
     with pytest.raises(EnvelopeExpired):
         reader.read(word(), 61_001)
+
+
+def test_command_of_an_epoch_before_the_newest_is_stale() -> None:
+    reader = CommandReader(KEYS, "h1")
+    first, second = reader.read(word(epoch=4), 2000), reader.read(word(KILL, epoch=5), 2000)
+    late = reader.read(word(KILL, epoch=4), 2000)
+
+    assert first is not None
+    assert second is not None
+    assert (first.stale, second.stale) == (False, False)
+    assert late == Received(KILL, 4, 5)
+    assert late.stale
+    assert reader.epoch == 5
+
+
+def test_epoch_outlives_the_reader_and_the_brokers_word_does_not() -> None:
+    reader = CommandReader(KEYS, "h1", epoch=5)
+    by_memory = reader.read(word(epoch=4), 2000)
+    by_the_broker = reader.read(word(epoch=6), 2000, known_epoch=7)
+    afterwards = reader.read(word(KILL, epoch=6), 2000, known_epoch=0)
+
+    assert by_memory == Received(START, 4, 5)
+    assert by_the_broker == Received(START, 6, 7)
+    assert afterwards == Received(KILL, 6, 6)
+    assert reader.epoch == 6
+
+
+def test_epoch_cannot_be_changed_after_signing() -> None:
+    raw = word(epoch=4)
+    assert raw.count(b"\xa3epo\x04") == 1
+    with pytest.raises(BadSignature):
+        CommandReader(KEYS, "h1").read(raw.replace(b"\xa3epo\x04", b"\xa3epo\x05"), 2000)
 
 
 def test_reader_forgets_what_has_expired() -> None:

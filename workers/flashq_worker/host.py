@@ -25,7 +25,7 @@ from flashq.store.broker import Broker
 from flashq.store.inbox import Inbox
 from flashq_worker import inventory
 from flashq_worker.config import WorkerConfig
-from flashq_worker.host_commands import CommandReader
+from flashq_worker.host_commands import CommandReader, Received
 from flashq_worker.host_home import HostHome
 from flashq_worker.host_presence import HostOptions, HostPresence, Loss
 from flashq_worker.host_workers import WORKER_COMMAND, HostWorkers
@@ -33,7 +33,7 @@ from flashq_worker.host_workers import WORKER_COMMAND, HostWorkers
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from flashq.model.host_command import HostCommand, KillWorker
+    from flashq.model.host_command import KillWorker
     from flashq.settings import Settings
     from flashq_worker.host_workers import Ended
 
@@ -74,7 +74,8 @@ class HostAgent:
         self._options = options or HostOptions()
         self._presence = HostPresence(broker, self.host, self._options, gpus or inventory.Gpus())
         self._workers = HostWorkers(home.folder, environ, worker_command)
-        self._reader = CommandReader(keyring, self.host)
+        self._reader = CommandReader(keyring, self.host, home.epoch())
+        self._presence.epoch = self._reader.epoch
         self._lifeline = lifeline
         self._inbox = Inbox(broker, broker.keys.of("commands", self.host))
         self._losses: deque[Loss] = deque()
@@ -228,26 +229,50 @@ class HostAgent:
     # -- commands ------------------------------------------------------------------------------------
     def _obey(self, raw: bytes) -> None:
         try:
-            command = self._read(raw)
+            received = self._read(raw)
         except EnvelopeError as error:
             log.warning("a command is refused: %s: %s", type(error).__name__, error)
             return
-        if command is None:
+        if received is None:
             log.warning("a command is ignored: it was obeyed before")
+            return
+        self._keep_epoch()
+        command = received.command
+        if received.stale:
+            self._refuse_stale(received)
         elif isinstance(command, StartWorker):
             self._start(command, time.monotonic() + _GPU_PATIENCE_S)
         else:
             self._kill(command)
 
-    def _read(self, raw: bytes) -> HostCommand | None:
+    def _read(self, raw: bytes) -> Received | None:
+        known_epoch = self._presence.known_epoch
         try:
-            return self._reader.read(raw, self._presence.now_ms())
+            return self._reader.read(raw, self._presence.now_ms(), known_epoch)
         except EnvelopeExpired as expired:  # unless the broker's clock was set back since the last heartbeat
             try:
                 now_ms = self._presence.ask_time()
             except BrokerError:
                 raise expired from None
-            return self._reader.read(raw, now_ms)
+            return self._reader.read(raw, now_ms, known_epoch)
+
+    def _keep_epoch(self) -> None:
+        if self._reader.epoch > self._presence.epoch:
+            self._presence.epoch = self._reader.epoch
+            try:
+                self._home.keep_epoch(self._reader.epoch)
+            except OSError as error:
+                log.warning("the leader's epoch is not kept: %s", error)
+
+    def _refuse_stale(self, received: Received) -> None:
+        """Another leads since; it will ask for what it wants. The broker is told, so that it shows as an event."""
+        command, why = received.command, f"of epoch {received.epoch}, the newest is {received.newest}"
+        self._presence.refused_epoch = received.epoch
+        self._presence.beat_at = 0.0
+        if isinstance(command, StartWorker) and command.worker not in self._workers:
+            self._refuse(command, f"the word is {why}")
+        else:
+            log.warning("a command is refused: it is %s", why)
 
     def _start(self, order: StartWorker, until: float) -> None:
         """Start a worker; while others that are ending have its GPUs it waits, `until` then at most."""

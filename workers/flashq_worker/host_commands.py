@@ -1,7 +1,8 @@
-"""Which commands a host obeys: signed for it, in time, and not seen before."""
+"""Which commands a host obeys: signed for it, in time, not seen before, of the newest leader that it knows of."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flashq.errors import MalformedEnvelope, WrongBinding
@@ -15,17 +16,37 @@ if TYPE_CHECKING:
     from flashq.model.host_command import HostCommand
 
 
-class CommandReader:
-    """Verifies what comes off the list of `host`. Times are milliseconds of the broker's clock."""
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A command, and the epoch it was given under beside the newest known."""
 
-    def __init__(self, keys: Keys, host: str) -> None:
+    command: HostCommand
+    epoch: int
+    newest: int
+
+    @property
+    def stale(self) -> bool:
+        """Whether its leader has been replaced since: it is not to be obeyed."""
+        return self.epoch < self.newest
+
+
+class CommandReader:
+    """Verifies what comes off the list of `host`. Times are milliseconds of the broker's clock.
+
+    `epoch`: the newest that a command was given under; it outlives this reader on disk.
+    """
+
+    def __init__(self, keys: Keys, host: str, epoch: int = 0) -> None:
         self._keys = keys
         self._host = host
+        self.epoch = epoch
         self._seen: dict[str, int] = {}
         """Digests of signatures, and when each has expired: later it is refused for that."""
 
-    def read(self, raw: bytes, now_ms: int) -> HostCommand | None:
+    def read(self, raw: bytes, now_ms: int, known_epoch: int = 0) -> Received | None:
         """The command in a signed record; None where it was read before.
+
+        `known_epoch`: the newest by the word of the broker, which is not kept: it is not signed.
 
         Raises EnvelopeError for anything that is not to be obeyed: unsigned, for another host, expired.
         """
@@ -47,4 +68,6 @@ class CommandReader:
         if isinstance(command, StartWorker) and command.endpoint != opened.header.endpoint:
             signed_for = opened.header.endpoint
             raise WrongBinding(f"signed for endpoint {signed_for!r}, to start one of {command.endpoint!r}")
-        return command
+        epoch = opened.header.epoch
+        self.epoch = max(self.epoch, epoch)
+        return Received(command, epoch, max(self.epoch, known_epoch))

@@ -1,4 +1,5 @@
-"""What a host agent keeps on disk: the host's name, the lock that makes it the only one, workers' logs."""
+"""What a host agent keeps on disk: the host's name, the lock that makes it the only one, the newest leader's
+epoch, workers' logs."""
 
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ class HostHome:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.logs = folder / "logs"
+        self._epoch = folder / "leader-epoch"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -60,6 +62,19 @@ class HostHome:
         fresh.write_text(digits + "\n", "ascii")
         fresh.replace(file)
         return f"{hostname}-{digits}"
+
+    def epoch(self) -> int:
+        """The newest epoch that a command was given under; 0 where there was none."""
+        try:
+            return int(self._epoch.read_text("ascii"))
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def keep_epoch(self, epoch: int) -> None:
+        """Remember it for the next host agent here. Raises OSError."""
+        fresh = self._epoch.with_suffix(".new")
+        fresh.write_text(f"{epoch}\n", "ascii")
+        fresh.replace(self._epoch)
 
     def log_file(self, worker: str) -> Path:
         """Where a worker's output goes."""

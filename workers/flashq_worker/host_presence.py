@@ -71,6 +71,12 @@ class HostPresence:
         self._freeing: dict[str, float] = {}
         self.beat_at = 0.0
         """When the next heartbeat is due (monotonic)."""
+        self.epoch = 0
+        """The newest epoch that a command was given under."""
+        self.refused_epoch: int | None = None
+        """That of the last command that was refused because a newer one was known."""
+        self.known_epoch = 0
+        """The newest that the broker knows, as of the last heartbeat."""
 
     def now_ms(self) -> int:
         """The broker's clock, as of the last answer."""
@@ -92,11 +98,17 @@ class HostPresence:
         found = self._gpus.sample(held)
         lease_s = self._options.lease_s
         fields = {**self._fields(found), "draining": int(draining)}
-        self._set_clock(
-            self._broker.run(
-                self._transitions.host_beat(self.host, lease_ms=int(lease_s * 1000), fields=fields)
+        beat = self._broker.run(
+            self._transitions.host_beat(
+                self.host,
+                lease_ms=int(lease_s * 1000),
+                fields=fields,
+                epoch=self.epoch,
+                refused_epoch=self.refused_epoch,
             )
         )
+        self._set_clock(beat.now_ms)
+        self.known_epoch = beat.epoch
         now = time.monotonic()
         busy = {gpu.uuid for gpu in found if gpu.foreign}
         self._freeing = {uuid: until for uuid, until in self._freeing.items() if uuid in busy and until > now}

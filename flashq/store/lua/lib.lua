@@ -68,6 +68,21 @@ local function ring(P, worker, token)
   redis.call('PEXPIRE', bell, 60000)
 end
 
+-- An autoscaler acts under the term that LEAD gave it ("epoch holder"). What it asks for after another took over is
+-- refused, and noted once a term. '' stands for whoever acts for itself: a worker, a host, a person. Returns the refusal.
+local function deposed(P, ep, term)
+  if term == '' then return nil end
+  local key = P .. N.leader
+  local l = redis.call('HMGET', key, 'epoch', 'holder', 'refused')
+  local newest = (l[1] or '0') .. ' ' .. (l[2] or '')
+  if term == newest then return nil end
+  if l[3] ~= term then
+    redis.call('HSET', key, 'refused', term)
+    note(P, ep, 'leader-refused', string.match(term, ' (.*)'), 'epoch ' .. string.match(term, '%d+') .. ', now ' .. newest)
+  end
+  return redis.error_reply('DEPOSED term ' .. term .. ' is over, now ' .. newest)
+end
+
 -- A job was added: wake the worker most recently idle, or else the autoscaler. Returns 1 where none was idle.
 local function ring_idle(P, ep)
   local popped = redis.call('ZPOPMAX', P .. N.idle .. ep)
@@ -509,6 +524,12 @@ local function recover_held(P, ep, worker, why, at)
   for _, h in ipairs(latest_first(held)) do
     lose(P, h[1], h[2], 'its worker ' .. worker .. ' was lost: ' .. why, '', nil, at)
   end
+end
+
+-- Put a signed word on a host's list, where a host that is gone does not keep it.
+local function command(P, host, word)
+  redis.call('RPUSH', P .. N.commands .. host, word)
+  redis.call('PEXPIRE', P .. N.commands .. host, 600000)  -- the word itself is good for far less
 end
 
 -- A worker is no more: its record is closed, its place free. Its jobs are recovered apart from it.

@@ -2,8 +2,11 @@
 -- given a job, and then it lives.
 -- KEYS  1 the worker's hash
 -- ARGV  1 prefix  2 endpoint  3 worker  4 '1': also a busy one (it finishes what it holds)  5 why
--- Returns 'ok' (also when draining already), 'busy' or 'unknown'.
+--       6 the leader's term, '' for a host
+-- Returns 'ok' (also when draining already), 'busy' or 'unknown'; DEPOSED.
 local P, ep, worker = ARGV[1], ARGV[2], ARGV[3]
+local refusal = deposed(P, ep, ARGV[6])
+if refusal then return refusal end
 local key = P .. N.worker .. worker
 local w = redis.call('HMGET', key, 'fq_ep', 'death', 'fq_drain', 'fq_state', 'fq_jobs')
 if w[1] ~= ep or w[2] then return 'unknown' end

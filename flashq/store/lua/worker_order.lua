@@ -1,9 +1,11 @@
 -- ORDER: book a worker and tell its host to start it, so that it counts from the moment it is wanted.
 -- KEYS  1 the worker's hash
 -- ARGV  1 prefix  2 endpoint  3 worker  4 host  5 revision  6 environment digest  7 most workers the endpoint may
---       have  8 how long it may take to report (ms)  9 the signed command  10… fields and values of its hash
--- Returns 'ok' (also when resent), 'full' (there are that many), or 'unknown' (no such endpoint).
+--       have  8 how long it may take to report (ms)  9 the signed command  10 the leader's term  11… fields and values of its hash
+-- Returns 'ok' (also when resent), 'full' (there are that many), or 'unknown' (no such endpoint); DEPOSED.
 local P, ep, worker, at = ARGV[1], ARGV[2], ARGV[3], now()
+local refusal = deposed(P, ep, ARGV[10])
+if refusal then return refusal end
 local key = P .. N.worker .. worker
 if redis.call('EXISTS', key) == 1 then return 'ok' end
 if redis.call('EXISTS', P .. N.endpoint .. ep) == 0 then return 'unknown' end
@@ -12,11 +14,9 @@ if redis.call('ZCARD', workers) >= tonumber(ARGV[7]) then return 'full' end
 redis.call('HSET', key, 'birth', iso(at), 'last_heartbeat', iso(at), 'queues', ep, 'state', 'started',
   'fq_ep', ep, 'fq_state', 'initializing', 'fq_since', at, 'fq_ordered', at, 'fq_beat', at, 'fq_host', ARGV[4],
   'fq_rev', ARGV[5], 'fq_env', ARGV[6], 'fq_jobs', 0)
-if #ARGV > 9 then redis.call('HSET', key, unpack(ARGV, 10)) end
+if #ARGV > 10 then redis.call('HSET', key, unpack(ARGV, 11)) end
 redis.call('EXPIRE', key, 3600)
 redis.call('ZADD', workers, at + tonumber(ARGV[8]), worker)
-local commands = P .. N.commands .. ARGV[4]
-redis.call('RPUSH', commands, ARGV[9])
-redis.call('PEXPIRE', commands, 600000)  -- a signed word is good for far less
+command(P, ARGV[4], ARGV[9])
 note(P, ep, 'worker-ordered', worker, 'on ' .. ARGV[4])
 return 'ok'
