@@ -24,6 +24,7 @@ WORKER = "integration/test_worker.py"
 REFUSALS = "integration/test_worker_refusals.py"
 HOST = "integration/test_host_agent.py"
 AUTOSCALER = "integration/test_autoscaler_loop.py"
+LEADER = "integration/test_leader.py"
 EMBEDDED = "integration/test_embedded_membership.py"
 LEASES = "integration/test_faults_leases.py"
 CLOCKS = "integration/test_faults_clocks.py"
@@ -193,16 +194,25 @@ ROWS = (
     Row(
         number=15,
         fault="the autoscaler is killed",
-        happens="Jobs go on; a second one scales in its place.",
-        bound="≤ 15 s",
-        unmet=NO_TEST_YET,
+        happens="Jobs go on, and so does recovery; one that stands by leads in its place.",
+        bound="≤ 15 s (lease of a leader: 10 s)",
+        tests=(
+            f"{LEADER}::test_autoscaler_killed_leaves_jobs_alone_and_a_standby_acts_within_15_s",
+            f"{LEADER}::test_silent_workers_are_recovered_though_nobody_leads",
+            f"{LEADER}::test_leader_that_ends_in_order_is_replaced_at_once",
+        ),
     ),
     Row(
         number=16,
         fault="two autoscalers at once; one that was stopped goes on",
-        happens="Never more workers than an endpoint's maximum: the broker counts.",
+        happens="One leads, and never are there more workers than an endpoint's maximum. Nothing of the plan of one "
+        "that led earlier is applied: scripts and hosts refuse it.",
         bound="workers ≤ max",
         tests=(
+            f"{LEADER}::test_two_autoscalers_at_once_never_have_more_workers_than_max",
+            f"{LEADER}::test_leader_stopped_in_the_middle_of_a_tick_applies_nothing_of_its_plan",
+            f"{LEADER}::test_plan_of_an_earlier_epoch_is_refused_action_by_action",
+            f"{HOST}::test_start_of_a_leader_that_was_replaced_is_refused_and_its_place_freed",
             f"{AUTOSCALER}::test_two_autoscalers_at_once_start_no_more_than_one_would",
             f"{AUTOSCALER}::test_stale_plan_never_exceeds_the_maximum",
         ),

@@ -193,6 +193,11 @@ class FleetRig:
             self._term = self.lead("rig")
         return self._term
 
+    def new_term(self) -> Term:
+        """Ask for things under a later epoch from here on, as another autoscaler would."""
+        self._term = self.lead(f"rig-{self.term.epoch + 1}")
+        return self._term
+
     def lead(self, holder: str, lease_ms: int = 60_000) -> Term:
         """Have `holder` lead in place of whoever does; its term."""
         command = self.transitions.lead(holder, lease_ms=lease_ms, fields={"pid": 1}, take_over=True)

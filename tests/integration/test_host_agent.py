@@ -174,6 +174,81 @@ def test_spare_that_dies_is_not_missed(fleet: FleetRig, agent: AgentProcess, hos
     assert told(agent, fleet.order(host, "embed"))["pid"] != spare
 
 
+# -- leaders -------------------------------------------------------------------------------------------
+
+
+def hears_of_the_leader(fleet: FleetRig, host: str) -> None:
+    """Wait for a heartbeat that was answered just now, and so told the newest epoch."""
+    since = fleet.now_ms()
+    wait_until(lambda: int(fleet.host_fields(host)["beat"]) > since, what="a heartbeat")
+    since = fleet.now_ms()
+    wait_until(lambda: int(fleet.host_fields(host)["beat"]) > since, what="it has read the answer")
+
+
+def test_start_of_a_leader_that_was_replaced_is_refused_and_its_place_freed(
+    fleet: FleetRig, agent: AgentProcess, host: str
+) -> None:
+    fleet.register("embed")
+    worker = fleet.order("elsewhere", "embed")  # booked; the word for it comes here, and late
+    late = fleet.sign(host, StartWorker(worker, "embed"))
+    fleet.new_term()
+    hears_of_the_leader(fleet, host)
+    fleet.send(host, late)
+    wait_until(lambda: fleet.workers("embed") == [], what="its place is free")
+    assert worker not in agent.workers()
+    (lost,) = fleet.events("worker-lost")
+    assert "the word is of epoch 1, the newest is 2" in lost["text"]
+    wait_until(lambda: fleet.events("command-refused"), what="it is noted")
+    assert "failures" not in fleet.endpoint_fields("embed")
+    told(agent, fleet.order(host, "embed"))
+
+
+def test_kill_of_a_leader_that_was_replaced_is_refused_and_noted_once(
+    fleet: FleetRig, agent: AgentProcess, host: str
+) -> None:
+    fleet.register("embed")
+    late = [fleet.sign(host, KillWorker("embed-1"), created_ms=n) for n in range(2)]
+    worker = fleet.order(host, "embed")
+    late += [fleet.sign(host, KillWorker(worker)), fleet.sign(host, StartWorker(worker, "embed"))]
+    pid = told(agent, worker)["pid"]
+    fleet.new_term()
+    told(agent, fleet.order(host, "embed"))  # known from this on, by a signed word
+    for raw in late:
+        fleet.send(host, raw)
+    wait_until(
+        lambda: agent.log.read_text().count("it is of epoch 1, the newest is 2") == 4, what="all are refused"
+    )
+    hears_of_the_leader(fleet, host)
+    assert alive(pid)
+    assert worker in fleet.workers("embed")
+    assert [event["subject"] for event in fleet.events("command-refused")] == [host]
+
+
+def test_newest_epoch_outlives_the_agent_and_the_brokers_data(
+    fleet: FleetRig, agent: AgentProcess, host: str
+) -> None:
+    fleet.register("embed")
+    late = fleet.sign(host, StartWorker("embed-late", "embed"))
+    fleet.new_term()
+    told(agent, fleet.order(host, "embed"))
+    agent.signal(signal.SIGKILL)
+    agent.process.wait()
+    fleet.server.kill()
+    fleet.server.wipe()
+    fleet.server.start()
+
+    fleet.send(host, late)
+    successor = fleet.agent(lease_s=1.0)
+    assert fleet.host(successor) == host
+    wait_until(lambda: successor.logged("the word is of epoch 1, the newest is 2"), what="it is refused")
+    assert "embed-late" not in successor.workers()
+
+    assert fleet.lead("another").epoch == 3, "the broker has it from the host"
+    fleet.register("embed")
+    fleet.new_term()
+    told(successor, fleet.order(host, "embed"))
+
+
 # -- deaths --------------------------------------------------------------------------------------------
 
 

@@ -9,9 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,91 +16,14 @@ import pytest
 
 from flashq import Endpoint
 from tests.integration.fleet_rig import alive
-from tests.rig import SECRET, Rig, wait_until
+from tests.integration.stack import Peak, Stack
+from tests.rig import Rig, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flashq.endpoint import EndpointFunction
 
 pytestmark = pytest.mark.requires("valkey")
-
-
-class Stack:
-    """A rig with a host agent and an autoscaler beside it."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.rig = rig
-        self._processes = {name: self._start(name) for name in ("host", "autoscaler")}
-
-    def _start(self, command: str, *further: str) -> subprocess.Popen[bytes]:
-        variables = {
-            "FLASHQ_REDIS_URL": self.rig.server.url,
-            "FLASHQ_SECRET_KEY": SECRET.hex(),
-            "FLASHQ_HOME": str(self.rig.home),
-            "FLASHQ_LEASE_S": str(self.rig.lease_s),
-        }
-        with (self.rig.server.folder / f"{command}.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-P", "-m", "flashq", command, *further],
-                env={**os.environ, **variables},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def log(self, command: str) -> str:
-        """What `flashq host` or `flashq autoscaler` has written."""
-        return (self.rig.server.folder / f"{command}.log").read_text("utf-8", "replace")
-
-    def workers(self, endpoint: EndpointFunction[Any, Any]) -> dict[str, dict[str, str]]:
-        """The workers on record, with their fields."""
-        broker = self.rig.broker
-        ids = broker.execute("ZRANGE", broker.keys.of("endpoint_workers", endpoint.name), 0, -1)
-        found = {}
-        for worker in ids:
-            flat = broker.execute("HGETALL", broker.keys.of("worker", worker.decode()))
-            pairs = zip(flat[::2], flat[1::2], strict=True)
-            found[worker.decode()] = {
-                name.decode(): value.decode("utf-8", "replace") for name, value in pairs
-            }
-        return found
-
-    def states(self, endpoint: EndpointFunction[Any, Any]) -> list[str]:
-        """The states of its workers, sorted."""
-        return sorted(fields.get("fq_state", "?") for fields in self.workers(endpoint).values())
-
-    def close(self) -> None:
-        for process in self._processes.values():
-            process.terminate()
-        for process in self._processes.values():
-            try:
-                process.wait(20)
-            finally:
-                process.kill()
-                process.wait()
-
-
-class Peak:
-    """Samples how many workers an endpoint has."""
-
-    def __init__(self, stack: Stack, endpoint: EndpointFunction[Any, Any]) -> None:
-        self.most = 0
-        self._stack, self._endpoint = stack, endpoint
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.02):
-            self.most = max(self.most, len(self._stack.workers(self._endpoint)))
-
-    def __enter__(self) -> Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 @pytest.fixture
@@ -156,23 +76,13 @@ def test_done_workers_stay_for_idle_timeout_and_then_go_to_min(stack: Stack) -> 
     assert work.remote(0, "warm") == "warm"
     wait_until(lambda: not stack.workers(work), what="none is left")
 
-    drained = [row for row in events(stack, "worker-drained") if row["subject"] in idle_since]
+    drained = [row for row in stack.events("worker-drained") if row["subject"] in idle_since]
     assert len(drained) == len(pids)
     for row in drained:
         assert row["at_ms"] - idle_since[row["subject"]] >= 2000
         assert "idle_timeout 2 s" in row["text"]
     wait_until(lambda: not any(alive(pid) for pid in pids), what="their processes ended")
     assert work.spawn(0, "again").result(20) == "again"
-
-
-def events(stack: Stack, kind: str) -> list[dict[str, Any]]:
-    """Events of a kind, each with the broker's time at which it was noted."""
-    entries = stack.rig.broker.execute("XRANGE", stack.rig.broker.keys.of("events"), "-", "+")
-    rows = []
-    for entry, fields in entries:
-        row: dict[str, Any] = {k.decode(): v.decode() for k, v in zip(fields[::2], fields[1::2], strict=True)}
-        rows.append({**row, "at_ms": int(entry.split(b"-")[0])})
-    return [row for row in rows if row["kind"] == kind]
 
 
 @Endpoint(name="ready", cpu="any", workers=(1, 2), idle_timeout=1)
@@ -225,4 +135,4 @@ def test_worker_killed_with_its_job_is_replaced_and_the_job_runs_again(stack: St
     os.kill(int(fields["pid"]), signal.SIGKILL)
     assert job.result(20) == "done"
     assert stack.rig.job_field(job.id, "fq_attempts") == "2"
-    assert len([row for row in events(stack, "worker-lost") if "SIGKILL" in row["text"]]) == 1
+    assert len([row for row in stack.events("worker-lost") if "SIGKILL" in row["text"]]) == 1

@@ -1,0 +1,116 @@
+"""A broker, a client, host agents and autoscalers as processes: everything that a user's call meets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from tests.rig import SECRET, Rig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flashq.endpoint import EndpointFunction
+
+
+class Stack:
+    """A rig with a host agent and an autoscaler beside it, and with more of them as a test wants."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.host = self.start("host")
+        self.autoscaler = self.start("autoscaler")
+
+    def start(
+        self, command: str, *further: str, name: str = "", home: Path | None = None, url: str = ""
+    ) -> subprocess.Popen[bytes]:
+        """Run `flashq COMMAND`; its log goes by `name`."""
+        variables = {
+            "FLASHQ_REDIS_URL": url or self.rig.server.url,
+            "FLASHQ_SECRET_KEY": SECRET.hex(),
+            "FLASHQ_HOME": str(home or self.rig.home),
+            "FLASHQ_LEASE_S": str(self.rig.lease_s),
+        }
+        with self._log(name or command).open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "flashq", command, *further],
+                env={**os.environ, **variables},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._processes.append(process)
+        return process
+
+    def _log(self, name: str) -> Path:
+        return self.rig.server.folder / f"{name}.log"
+
+    def log(self, name: str) -> str:
+        """What `flashq host` or `flashq autoscaler` has written."""
+        return self._log(name).read_text("utf-8", "replace")
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Events of a kind, each with the broker's time at which it was noted."""
+        entries = self.rig.broker.execute("XRANGE", self.rig.broker.keys.of("events"), "-", "+")
+        rows = []
+        for entry, fields in entries:
+            row: dict[str, Any] = {
+                k.decode(): v.decode() for k, v in zip(fields[::2], fields[1::2], strict=True)
+            }
+            rows.append({**row, "at_ms": int(entry.split(b"-")[0])})
+        return [row for row in rows if row["kind"] == kind]
+
+    def workers(self, endpoint: EndpointFunction[Any, Any]) -> dict[str, dict[str, str]]:
+        """The workers on record, with their fields."""
+        broker = self.rig.broker
+        ids = broker.execute("ZRANGE", broker.keys.of("endpoint_workers", endpoint.name), 0, -1)
+        found = {}
+        for worker in ids:
+            flat = broker.execute("HGETALL", broker.keys.of("worker", worker.decode()))
+            pairs = zip(flat[::2], flat[1::2], strict=True)
+            found[worker.decode()] = {
+                name.decode(): value.decode("utf-8", "replace") for name, value in pairs
+            }
+        return found
+
+    def states(self, endpoint: EndpointFunction[Any, Any]) -> list[str]:
+        """The states of its workers, sorted."""
+        return sorted(fields.get("fq_state", "?") for fields in self.workers(endpoint).values())
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(20)
+            finally:
+                process.kill()
+                process.wait()
+
+
+class Peak:
+    """Samples how many workers an endpoint has."""
+
+    def __init__(self, stack: Stack, endpoint: EndpointFunction[Any, Any]) -> None:
+        self.most = 0
+        self._stack, self._endpoint = stack, endpoint
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.02):
+            self.most = max(self.most, len(self._stack.workers(self._endpoint)))
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
