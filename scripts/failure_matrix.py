@@ -23,6 +23,7 @@ EXECUTOR = "integration/test_executor_process.py"
 WORKER = "integration/test_worker.py"
 REFUSALS = "integration/test_worker_refusals.py"
 HOST = "integration/test_host_agent.py"
+HOST_GONE = "integration/test_host_gone.py"
 AUTOSCALER = "integration/test_autoscaler_loop.py"
 LEADER = "integration/test_leader.py"
 EMBEDDED = "integration/test_embedded_membership.py"
@@ -189,7 +190,7 @@ ROWS = (
         fault="a host is gone",
         happens="Its leases end and its jobs run elsewhere.",
         bound="rerun ≤ 18 s (lease 15 s)",
-        unmet=NO_TEST_YET,
+        tests=(f"{HOST_GONE}::test_the_jobs_of_a_host_that_is_gone_run_elsewhere",),
     ),
     Row(
         number=15,

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flashq_autoscaler.drains import NOTHING, Outcome, idle_drains, idle_expiry, orphan_drains, rollout_drains
-from flashq_autoscaler.fleet import is_live, is_silent
+from flashq_autoscaler.fleet import is_live, is_mute, is_silent
 from flashq_autoscaler.placement import Ledger
 from flashq_autoscaler.plan import EndpointCondition, Plan, Start, Stop
 from flashq_autoscaler.views import Condition, Params, Snapshot, Unknown
 from flashq_autoscaler.wishes import weigh
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Set
 
     from flashq_autoscaler.placement import Refusal
     from flashq_autoscaler.views import HostView, Needs, WorkerView
@@ -34,7 +34,7 @@ def decide(snapshot: Snapshot, params: Params = DEFAULTS) -> Plan:
     if isinstance(endpoints, Unknown) or isinstance(workers, Unknown) or isinstance(hosts, Unknown):
         return Plan(unknown=tuple(part for part in (endpoints, workers, hosts) if isinstance(part, Unknown)))
     now = snapshot.now
-    staff, stops = _staff(workers, now)
+    staff, stops = _staff(workers, {host.id for host in hosts if is_mute(host, now)}, now)
     cases = [
         weigh(endpoint, staff.get(endpoint.name, ()), now, params)
         for endpoint in sorted(endpoints, key=lambda endpoint: endpoint.name)
@@ -70,8 +70,10 @@ def decide(snapshot: Snapshot, params: Params = DEFAULTS) -> Plan:
     )
 
 
-def _staff(workers: Iterable[WorkerView], now: float) -> tuple[dict[str, list[WorkerView]], list[Stop]]:
-    """The live workers of each endpoint, and those found silent."""
+def _staff(
+    workers: Iterable[WorkerView], mute: Set[str], now: float
+) -> tuple[dict[str, list[WorkerView]], list[Stop]]:
+    """The live workers of each endpoint, and those that are lost: silent, or only booked and their host is mute."""
     staff: dict[str, list[WorkerView]] = {}
     stops: list[Stop] = []
     for worker in workers:
@@ -80,6 +82,9 @@ def _staff(workers: Iterable[WorkerView], now: float) -> tuple[dict[str, list[Wo
         if is_silent(worker, now):
             silent_s = now - worker.beat_at
             reason = f"silent for {silent_s:.1f} s while {worker.state}, its lease is {worker.lease_s:g} s"
+            stops.append(Stop(worker.id, worker.endpoint, worker.host, reason))
+        elif not worker.reported and worker.host in mute:
+            reason = f"ordered {now - worker.since:.1f} s ago on host {worker.host}, which is silent"
             stops.append(Stop(worker.id, worker.endpoint, worker.host, reason))
         elif worker.endpoint in staff:
             staff[worker.endpoint].append(worker)

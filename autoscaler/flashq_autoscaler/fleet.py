@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flashq_autoscaler.views import EndpointView, WorkerView
+    from flashq_autoscaler.views import EndpointView, HostView, WorkerView
 
 GONE = frozenset({"throttled", "unhealthy"})
 """The states of a worker that has no process."""
@@ -22,6 +22,11 @@ def is_live(worker: WorkerView) -> bool:
 def is_silent(worker: WorkerView, now: float) -> bool:
     """Whether its lease has run out: a live worker on record whose heartbeat is missing."""
     return now > worker.beat_at + worker.lease_s and is_live(worker)
+
+
+def is_mute(host: HostView, now: float) -> bool:
+    """Whether a host's lease has run out, or was ended because one of its workers fell silent."""
+    return now > host.beat_at + host.lease_s
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from flashq_autoscaler.fleet import is_live
+from flashq_autoscaler.fleet import is_live, is_mute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -88,7 +88,7 @@ class Ledger:
     def __init__(self, hosts: Iterable[HostView], workers: Iterable[WorkerView], now: float) -> None:
         """`workers`: all on record. The silent hold only their GPUs."""
         self._hosts = sorted(hosts, key=lambda host: host.id)
-        self._silent = [host for host in self._hosts if now > host.beat_at + host.lease_s]
+        self._silent = [host for host in self._hosts if is_mute(host, now)]
         self._holders: dict[str, str] = {}
         self._choices: dict[tuple[Needs, str | None], _Choice] = {}
         self._changed: list[_Room] = []

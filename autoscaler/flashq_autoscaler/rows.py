@@ -120,6 +120,7 @@ def worker_view(row: WorkerRow, endpoint: str, now: float, *, current: str | Non
         lease_s=lease_s,
         draining=fields.get("fq_drain") == "1",
         jobs=int(fields.get("fq_jobs") or 0),
+        reported="pid" in fields,
         gpu_uuids=_words(fields.get("fq_gpus", "")),
         cpus=float(fields.get("fq_cpus") or 0),
         memory_bytes=int(fields.get("fq_memory") or 0),

@@ -131,6 +131,8 @@ class WorkerView:
     """It takes no new job and ends when it has none."""
     jobs: int = 0
     """Jobs it holds."""
+    reported: bool = True
+    """Its process has been heard of; False: it is booked, and that is all."""
     gpu_uuids: tuple[str, ...] = ()
     """The GPUs it holds, in every state, until its host has seen them free."""
     cpus: float = 0.0

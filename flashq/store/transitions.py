@@ -291,7 +291,10 @@ class Transitions:
         term: Term,
         fields: Mapping[str, Value],
     ) -> Command[str]:
-        """'ok', 'full' or 'unknown'. `command` is the signed word to the host. Raises (carried out): Deposed."""
+        """'ok', 'full', 'unknown' or 'silent' (the host). `command` is the signed word to the host.
+
+        Raises (carried out): Deposed.
+        """
         args = (
             self._root,
             endpoint,

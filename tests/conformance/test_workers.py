@@ -274,6 +274,47 @@ def test_a_hosts_heartbeat(world: World) -> None:
     assert world.redis.ttl(world.keys.of("host", HOST)) > 0
 
 
+def test_on_a_host_whose_worker_fell_silent_nothing_is_ordered_until_it_beats(world: World) -> None:
+    """Given a worker silent for a lease, whose host has not said why, expect the host to count as gone with it."""
+    world.worker(fq_host=HOST)
+    world.reap()
+    world.pass_ms(3000)
+    beat(world)
+    for _ in range(4):
+        world.reap()
+        world.pass_ms((LEASE_MS - 3000) // 4)
+    world.reap()
+    assert world.scores("endpoint_workers") == {}
+    assert world.scores("hosts", "") == {HOST: world.now_ms}, "a lease after its worker's beat, not its own"
+
+    assert order(world, "w2") == "silent"
+    assert world.listed("commands", HOST) == []
+    assert world.hash("worker", "w2") == {}
+
+    beat(world)
+    assert order(world, "w2") == "ok"
+
+
+def test_a_host_that_beats_on_is_not_blamed_for_a_silent_worker(world: World) -> None:
+    world.worker(fq_host=HOST)
+    for _ in range(4):
+        beat(world)
+        world.reap()
+        world.pass_ms(LEASE_MS // 4)
+    world.reap()
+
+    assert world.scores("endpoint_workers") == {}
+    assert world.scores("hosts", "") == {HOST: world.now_ms + LEASE_MS - LEASE_MS // 4}
+    assert order(world, "w2") == "ok"
+
+
+def test_a_silent_worker_puts_no_host_on_record(world: World) -> None:
+    world.worker(fq_host="by-hand")
+    world.silence()
+
+    assert world.scores("hosts", "") == {}
+
+
 def test_a_host_is_forgotten_when_it_leaves_or_is_overdue(world: World) -> None:
     beat(world)
     order(world, "w1")

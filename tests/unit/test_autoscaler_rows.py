@@ -140,6 +140,13 @@ def test_worker_has_what_its_record_says() -> None:
     assert seen.draining
 
 
+def test_a_booked_worker_has_not_reported_until_its_process_is_known() -> None:
+    booked = worker_row()
+    assert not rows.worker_view(booked, "embed", NOW, current="digest").reported
+    joined = worker_row(pid=4711)
+    assert rows.worker_view(joined, "embed", NOW, current="digest").reported
+
+
 def test_worker_silent_for_a_lease_is_reaps_to_judge_where_its_endpoint_exists() -> None:
     silent = replace(worker_row(fq_beat=NOW_MS - 60_000), expires_ms=NOW_MS - 45_000)
     assert not is_silent(rows.worker_view(silent, "embed", NOW, current="digest"), NOW)

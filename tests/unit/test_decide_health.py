@@ -120,6 +120,32 @@ def test_a_silent_worker_is_given_up_and_replaced_in_the_same_plan() -> None:
     assert [start.ordinal for start in plan.starts] == [1]
 
 
+def test_a_worker_booked_on_a_host_that_is_gone_is_replaced_elsewhere_in_the_same_plan() -> None:
+    booked = worker("w1", "initializing", age_s=6.0, beat_at=NOW - 6.0, lease_s=30.0, reported=False)
+    gone, other = host("h1", beat_at=NOW - 15.1), host("h2")
+
+    plan = decide(snapshot(endpoint(workers=(0, 1), queued=1, waits_s=(6.0,)), [booked], [gone, other]))
+
+    assert [(stop.worker, stop.reason) for stop in plan.stops] == [
+        ("w1", "ordered 6.0 s ago on host h1, which is silent")
+    ]
+    assert [start.host for start in plan.starts] == ["h2"]
+
+
+@pytest.mark.parametrize("changes", [{"reported": True}, {"host": "h2"}], ids=["reported", "host-lives"])
+def test_a_worker_that_starts_is_left_alone(changes: dict[str, Any]) -> None:
+    """Given one that has reported (REAP judges it), or whose host is heard of, expect it to be waited for."""
+    fields: dict[str, Any] = {"beat_at": NOW - 6.0, "lease_s": 30.0, "reported": False}
+    starting = worker("w1", "initializing", age_s=6.0, **{**fields, **changes})
+
+    plan = decide(
+        snapshot(endpoint(workers=(0, 1), queued=1), [starting], [host("h1", beat_at=NOW - 16), host("h2")])
+    )
+
+    assert plan.stops == ()
+    assert plan.starts == ()
+
+
 def test_a_worker_that_never_reported_is_given_up_after_its_lease() -> None:
     started = worker("w1", "initializing", age_s=15.0, beat_at=NOW - 15.0)
 

@@ -65,6 +65,14 @@ local function unmirror(P, queues, gone)
   end
 end
 
+-- A worker fell silent. Where its host has missed a beat by now (they come every third of a lease) nothing is placed
+-- there until it is heard of again: else its own lease, which may end seconds later, would draw the replacement.
+local function suspect(P, worker, lease, at)
+  local host = redis.call('HGET', P .. N.worker .. worker, 'fq_host')
+  local heard_until = host and redis.call('ZSCORE', P .. N.hosts, host)
+  if heard_until and heard_until - at <= lease / 2 then redis.call('ZADD', P .. N.hosts, 'XX', 'LT', at, host) end
+end
+
 local P, ep, limit, lease, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), now()
 local clock = P .. N.clock .. ep
 local c = redis.call('HMGET', clock, 'seen', 'spared', 'deep', 'more')
@@ -89,6 +97,7 @@ local recovered, lost, ended, promoted, adopted = 0, 0, 0, 0, 0
 if at >= spared or spared > at + 2 * lease then
   local silent, gone = {}, nil  -- a lost worker's leases end with it: they were renewed together, or claimed since
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. N.endpoint_workers .. ep, 0, at, 'LIMIT', 0, limit)) do
+    suspect(P, worker, lease, at)
     close_worker(P, ep, worker, 'silent for a lease', at)
     lost = lost + 1
   end

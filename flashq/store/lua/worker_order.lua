@@ -2,13 +2,16 @@
 -- KEYS  1 the worker's hash
 -- ARGV  1 prefix  2 endpoint  3 worker  4 host  5 revision  6 environment digest  7 most workers the endpoint may
 --       have  8 how long it may take to report (ms)  9 the signed command  10 the leader's term  11… fields and values of its hash
--- Returns 'ok' (also when resent), 'full' (there are that many), or 'unknown' (no such endpoint); DEPOSED.
+-- Returns 'ok' (also when resent), 'full' (there are that many), 'unknown' (no such endpoint), or 'silent' (the host's
+--   heartbeat is overdue, which the one who ordered cannot have known); DEPOSED.
 local P, ep, worker, at = ARGV[1], ARGV[2], ARGV[3], now()
 local refusal = deposed(P, ep, ARGV[10])
 if refusal then return refusal end
 local key = P .. N.worker .. worker
 if redis.call('EXISTS', key) == 1 then return 'ok' end
 if redis.call('EXISTS', P .. N.endpoint .. ep) == 0 then return 'unknown' end
+local heard_until = redis.call('ZSCORE', P .. N.hosts, ARGV[4])
+if heard_until and tonumber(heard_until) <= at then return 'silent' end
 local workers = P .. N.endpoint_workers .. ep
 if redis.call('ZCARD', workers) >= tonumber(ARGV[7]) then return 'full' end
 redis.call('HSET', key, 'birth', iso(at), 'last_heartbeat', iso(at), 'queues', ep, 'state', 'started',
