@@ -30,6 +30,7 @@ EMBEDDED = "integration/test_embedded_membership.py"
 LEASES = "integration/test_faults_leases.py"
 CLOCKS = "integration/test_faults_clocks.py"
 JOBS = "integration/test_faults_jobs.py"
+SUBMITS = "integration/test_faults_submit.py"
 REAP = "conformance/test_reap.py"
 RUNNING = "conformance/test_running.py"
 STORE = "conformance/test_submit.py"
@@ -56,7 +57,10 @@ ROWS = (
         fault="a caller is SIGKILLed anywhere in a submit",
         happens="The submit is one script on the broker: the whole job is there and runs, or nothing is.",
         bound="–",
-        unmet=NO_TEST_YET,
+        tests=(
+            f"{SUBMITS}::test_a_caller_killed_at_this_moment_leaves_the_whole_job_or_nothing",
+            f"{SUBMITS}::test_a_caller_killed_amid_many_submits_loses_none_that_was_acknowledged",
+        ),
     ),
     Row(
         number=2,

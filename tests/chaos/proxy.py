@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-Moment = Literal["before", "after", "late", "reply"]
+Moment = Literal["before", "half", "after", "late", "reply"]
 
 
 class Tripwire:
     """`arm(script, moment, action)`: `action` runs once, when the next call of `script` passes.
 
-    before: the broker has not seen the call; after: it has carried it out, and its reply is lost; late: its reply is
-    delivered once `action` returns; reply: the reply was delivered. But for late, the connection is closed then.
-    Replies are matched by counting on connections that carry one call at a time.
+    before: the broker has not seen the call; half: it has seen half of it; after: it has carried it out, and its
+    reply is lost; late: its reply is delivered once `action` returns; reply: the reply was delivered. But for late,
+    the connection is closed then. Replies are matched by counting on connections that carry one call at a time.
     """
 
     def __init__(self, target: Path, place: Path) -> None:
@@ -76,7 +76,8 @@ class Tripwire:
         try:
             while data := source.recv(1 << 20):
                 trip = self._trip(data) if outbound else None
-                if trip is not None and trip[0] == "before":
+                if trip is not None and trip[0] in ("before", "half"):
+                    sink.sendall(data[: len(data) // 2 if trip[0] == "half" else 0])
                     trip[1]()
                     return
                 if trip is not None:
