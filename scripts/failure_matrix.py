@@ -30,6 +30,7 @@ EMBEDDED = "integration/test_embedded_membership.py"
 LEASES = "integration/test_faults_leases.py"
 CLOCKS = "integration/test_faults_clocks.py"
 JOBS = "integration/test_faults_jobs.py"
+REPLIES = "integration/test_lost_replies.py"
 SUBMITS = "integration/test_faults_submit.py"
 REAP = "conformance/test_reap.py"
 RUNNING = "conformance/test_running.py"
@@ -65,9 +66,14 @@ ROWS = (
     Row(
         number=2,
         fault="the reply of a script is lost",
-        happens="Whoever sent it sends it again and is answered as the first time: no second job, no leaked lease.",
+        happens="Whoever sent it sends it again: no second job or run, no leaked lease, no line of output twice. Of each "
+        "script by its name, in a whole deployment.",
         bound="–",
-        tests=(f"{BROKER}::test_a_lost_reply_makes_no_second_job",),
+        tests=(
+            f"{REPLIES}::test_a_lost_reply_changes_nothing",
+            f"{REPLIES}::test_there_is_a_scene_for_every_script",
+            f"{BROKER}::test_a_lost_reply_makes_no_second_job",
+        ),
     ),
     Row(
         number=3,

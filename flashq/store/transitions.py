@@ -272,9 +272,12 @@ class Transitions:
         args = (self._root, endpoint, limit, lease_ms, pause_ms)
         return Command("reap", self.keys.of("endpoint", endpoint), args, replies.reaped)
 
-    def log(self, job: str, chunk: str | bytes, *, keep_s: int = 86400, pieces: int = 1000) -> Command[int]:
-        """Keep a piece of a job's output."""
-        return Command("log", self.keys.of("job", job), (self._root, job, chunk, keep_s, pieces), int)
+    def log(
+        self, job: str, fence: int, at: int, chunk: bytes, *, keep_s: int = 86400, pieces: int = 1000
+    ) -> Command[int]:
+        """Keep a piece of a job's output: of the run under `fence`, behind `at` bytes of it. 0 where it was there."""
+        args = (self._root, job, chunk, keep_s, pieces, fence, at)
+        return Command("log", self.keys.of("job", job), args, int)
 
     # -- workers -------------------------------------------------------------------------------------
     def order(

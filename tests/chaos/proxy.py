@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +12,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Moment = Literal["before", "half", "after", "late", "reply"]
+
+
+def _end(*sockets: socket.socket) -> None:
+    """Close connections, also under the feet of a thread that reads from them."""
+    for one in sockets:
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+        one.close()
 
 
 class Tripwire:
@@ -41,8 +50,7 @@ class Tripwire:
         return self._armed is not None
 
     def close(self) -> None:
-        for one in [self._listener, *self._sockets]:
-            one.close()
+        _end(self._listener, *self._sockets)
 
     def _accept(self) -> None:
         while True:
@@ -93,8 +101,7 @@ class Tripwire:
         except OSError:
             return
         finally:
-            for one in (source, sink):
-                one.close()
+            _end(source, sink)
 
     def _trip(self, data: bytes) -> tuple[Moment, Callable[[], None]] | None:
         with self._lock:
@@ -132,8 +139,7 @@ class Partition:
         self.from_broker.set()
 
     def close(self) -> None:
-        for one in self._sockets:
-            one.close()
+        _end(*self._sockets)
         self.heal()  # the threads see closed sockets, and end
 
     def _accept(self) -> None:
@@ -159,5 +165,4 @@ class Partition:
         except OSError:
             return
         finally:
-            for one in (source, sink):
-                one.close()
+            _end(source, sink)

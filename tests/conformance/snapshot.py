@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ROOT = "rq:"
 
 #: Hints, histories and the tests' own clock: sending a command again may add to them.
-VOLATILE = ("events", "wake", "bell", "logs")
+VOLATILE = ("events", "wake", "bell")
 
 #: Kinds of keys that stay for as long as there is something in them. Everything else has to expire.
 PERMANENT = frozenset(

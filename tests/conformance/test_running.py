@@ -267,9 +267,21 @@ def test_a_cancel_asked_for_is_not_carried_into_the_next_generation(world: World
 
 
 def test_output_is_kept_for_a_while(world: World) -> None:
-    world.run(world.t.log("embed-1", b"first\n", keep_s=100), again=False)
-    world.run(world.t.log("embed-1", b"\xff second\n", keep_s=100), again=False)
+    assert world.run(world.t.log("embed-1", 1, 0, b"first\n", keep_s=100)) == 1
+    assert world.run(world.t.log("embed-1", 1, 6, b"\xff second\n", keep_s=100)) == 1
+    assert world.resent == 0
 
     rows = world.redis.xrange(world.keys.of("logs", "embed-1"))
     assert [fields[b"text"] for _, fields in rows] == [b"first\n", b"\xff second\n"]
     assert 0 < world.redis.ttl(world.keys.of("logs", "embed-1")) <= 100
+
+
+def test_output_that_was_sent_again_or_comes_late_is_passed_over(world: World) -> None:
+    """Row 2. Pieces whose answers were lost are sent again, all of them in their order."""
+    pieces = [(1, 0, b"first run\n"), (2, 0, b"second "), (2, 7, b"run\n")]
+    late = [*pieces, (1, 10, b"more of the first\n")]
+    for fence, at, text in [*pieces, *late]:
+        world.run(world.t.log("embed-1", fence, at, text))
+
+    rows = world.redis.xrange(world.keys.of("logs", "embed-1"))
+    assert [fields[b"text"] for _, fields in rows] == [text for _, _, text in pieces]

@@ -38,7 +38,7 @@ def test_only_ended_jobs_are_deleted(world: World) -> None:
     assert world.run(world.t.delete(job)) == "queued"
     (held,) = world.claim(world.worker())
     assert world.run(world.t.delete(job)) == "running"
-    world.run(world.t.log(job, "output"), again=False)
+    world.run(world.t.log(job, 1, 0, b"output"))
     world.finish(held)
 
     assert world.run(world.t.delete(job)) == "ok"

@@ -198,7 +198,7 @@ def test_exit_codes_reach_the_shell(cli: CommandLine) -> None:
 def test_one_job_for_people(cli: CommandLine, made: Fabricated) -> None:
     made.endpoint()
     job = made.ended("failed", reason="exception", text="KeyError: 'x'", timing='{"execution_ms": 1500}')
-    made.broker.run(made.broker.transitions.log(job, b"reading\nfailing\x1b[2J\n"))
+    made.broker.run(made.broker.transitions.log(job, 1, 0, b"reading\nfailing\x1b[2J\n"))
 
     lines = [line.split(None, 1) for line in cli("job", job).stdout.splitlines()]
     shown = {words[0]: words[1] for words in lines if len(words) == 2}
@@ -301,7 +301,7 @@ def test_an_endpoint_whose_jobs_run_is_not_undeployed(cli: CommandLine, made: Fa
 def test_logs_of_a_job(cli: CommandLine, made: Fabricated) -> None:
     made.endpoint()
     job = made.job()
-    made.broker.run(made.broker.transitions.log(job, b"one\ntwo"))
+    made.broker.run(made.broker.transitions.log(job, 1, 0, b"one\ntwo"))
 
     assert cli("logs", job).stdout == "one\ntwo\n"
     assert "no job embed-none" in cli("logs", "embed-none", code=3).stderr

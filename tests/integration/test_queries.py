@@ -115,8 +115,9 @@ def test_timing_of_no_job_of_ours(broker: Broker) -> None:
 
 
 def write(broker: Broker, job: str, *pieces: bytes) -> None:
-    for piece in pieces:
-        broker.run(broker.transitions.log(job, piece))
+    length = broker.execute("XLEN", broker.keys.of("logs", job))
+    for number, piece in enumerate(pieces, length):
+        broker.run(broker.transitions.log(job, 1, number, piece))
 
 
 def test_output_is_put_together_from_pieces(broker: Broker, made: Fabricated) -> None:

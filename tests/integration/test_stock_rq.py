@@ -393,7 +393,7 @@ def test_an_evil_pickle_is_never_loaded_by_our_tools(
     for job in (failed, waiting, stray):
         made.set("job", job, data=evil, meta=evil, fq_call=evil, fq_outcome=evil, result=evil)
         stock.xadd(broker.keys.of("results", job), {"type": 1, "return_value": evil})
-        broker.run(broker.transitions.log(job, evil))
+        broker.run(broker.transitions.log(job, 1, 0, evil))
     made.set("endpoint", "embed", env=evil)
 
     for command in ("endpoints", "queues", "jobs", "workers", "hosts"):

@@ -28,6 +28,7 @@ class Assignment:
     stop: Stop | None = None  # why it is being interrupted
     asked_back: bool = False  # the executor is to give it back if it has not begun
     kill_at: float = 0.0  # when the executor is killed if it has not stopped by then
+    logged: int = 0  # bytes of its output that were kept
 
     @property
     def job(self) -> str:

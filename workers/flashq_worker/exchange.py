@@ -265,14 +265,14 @@ class Exchange:
         crash = self._transitions.crash(held.job, held.fence, why, final.outcome, final.keep_s, worker)
         self._add(held.job, crash)
 
-    def log(self, job: str, output: bytes) -> None:
-        """Keep a piece of a job's output, if the broker can."""
+    def log(self, held: Assignment, at: int, output: bytes) -> None:
+        """Keep a piece of a job's output, which comes behind `at` bytes of it, if the broker can."""
 
         def answered(_: Any, error: Exception | None) -> None:
             if error is not None and not self._refusing.failing:
-                log.warning("output of job %s is not kept: %s", job, error)
+                log.warning("output of job %s is not kept: %s", held.job, error)
 
-        self._stream.add(self._transitions.log(job, output), answered)
+        self._stream.add(self._transitions.log(held.job, held.fence, at, output), answered)
 
     def _add(self, job: str, command: Command[Any]) -> None:
         def answered(answer: Any, error: Exception | None) -> None:

@@ -158,6 +158,8 @@ class Presence:
                 config.endpoint, config.worker, why, before_ready=True, deterministic=deterministic
             )
         )
+        if hopeless < 0:  # it had left: with this very word, whose answer was lost
+            hopeless = int(self._field("broken") or 0)
         if deterministic and revision and hopeless >= HOPELESS:
             message = f"endpoint {config.endpoint} cannot start: {why}"
             while self._broker.run(transitions.fail_waiting(config.endpoint, revision, message)) >= 500:

@@ -69,7 +69,6 @@ class Supervisor:
         self._gone = False
         self._progressed_at = 0.0  # when it was last looked what is due
         self._first_job = True
-        self._logged: dict[str, int] = {}
         every_s = renew_every_s(config.lease_s)
         self._lease = LeaseKeeper(
             Broker(config.url, prefix=config.prefix, patience_s=min(1.0, every_s), reply_timeout_s=every_s),
@@ -423,11 +422,10 @@ class Supervisor:
         self._pace.silent = 0
         os.write(2, data)
         if self._hand.running and self._hand.concurrency == 1:  # else nobody can tell whose output it is
-            job = next(iter(self._hand.running))
-            kept = self._logged.get(job, 0)
-            if kept < presence.MOST_LOG_BYTES:
-                self._logged[job] = kept + len(data)
-                self._exchange.log(job, data)
+            held = next(iter(self._hand.running.values()))
+            if held.logged < presence.MOST_LOG_BYTES:
+                self._exchange.log(held, held.logged, data)
+                held.logged += len(data)
 
     def _on_outcome(self, frame: Frame) -> None:
         held = self._hand.running.get(frame.meta["job"])
@@ -448,7 +446,6 @@ class Supervisor:
         if self._hand.running:  # the next in the executor's hands begins about now
             following = next(iter(self._hand.running.values()))
             following.began_at = max(following.began_at, time.monotonic())
-        self._logged.pop(held.job, None)
         execution_ms = frame.meta["execution_ms"]
         self._pace.observe(execution_ms / 1000)
         timing: dict[str, Any] = {"execution_ms": execution_ms}
