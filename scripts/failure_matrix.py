@@ -66,8 +66,8 @@ ROWS = (
     Row(
         number=2,
         fault="the reply of a script is lost",
-        happens="Whoever sent it sends it again: no second job or run, no leaked lease, no line of output twice. Of each "
-        "script by its name, in a whole deployment.",
+        happens="Whoever sent it sends it again: no second job or run, no leaked lease, no line of output twice. "
+        "Shown of each script by its name, in a whole deployment.",
         bound="–",
         tests=(
             f"{REPLIES}::test_a_lost_reply_changes_nothing",

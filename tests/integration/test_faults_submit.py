@@ -72,14 +72,22 @@ class Caller:
         assert self.program.ended() == -signal.SIGKILL
 
     def jobs(self) -> set[str]:
-        """The ids of its jobs, after a look that each is there with all that belongs to it."""
+        """The ids of its jobs, after a look that each is there with all that belongs to it.
+
+        (A worker may be at them while this looks, key by key: what is amiss has to stay so.)
+        """
         made = self._stage
-        taken = snapshot.take(made.broker.redis())
-        assert snapshot.faults(taken) == []
-        jobs = snapshot.jobs(taken)
-        assert all(job["fq_call"] for job in jobs.values() if job["fq_state"] != "finished")
-        assert made.states("submits").keys() == jobs.keys(), "a hash without the rest of its job"
-        return jobs.keys() - self._before
+        found: dict[str, dict[str, str]] = {}
+
+        def whole() -> bool:
+            taken = snapshot.take(made.broker.redis())
+            found.clear()
+            found.update(snapshot.jobs(taken))
+            calls = all(job.get("fq_call") for job in found.values() if job["fq_state"] != "finished")
+            return calls and not snapshot.faults(taken) and made.states("submits").keys() == found.keys()
+
+        wait_until(whole, what="every job is whole")
+        return found.keys() - self._before
 
     def ran(self, jobs: set[str]) -> list[int]:
         """What the jobs noted, once a worker has run them."""

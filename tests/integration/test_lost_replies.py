@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from flashq.store.command import Command
+    from flashq.store.keys import Keys
 
 pytestmark = [pytest.mark.requires("valkey"), pytest.mark.timeout(120)]
 
@@ -112,13 +113,15 @@ class Theatre(Stage):
             wait_until(
                 lambda key=leases: not self.broker.execute("ZCARD", key), PATIENCE_S, f"no leases: {name}"
             )
-        taken = snapshot.take(self.broker.redis())
-        assert snapshot.faults(taken, held=True) == []
-        for job in snapshot.jobs(taken):
+        wait_until(lambda: not self._faults(), what="every job stands where it should")
+        for job in snapshot.jobs(snapshot.take(self.broker.redis())):
             assert self.broker.execute("XLEN", self.keys.of("results", job)) <= 1
 
+    def _faults(self) -> list[str]:
+        return snapshot.faults(snapshot.take(self.broker.redis()), held=True)
+
     @property
-    def keys(self) -> Any:
+    def keys(self) -> Keys:
         return self.broker.keys
 
     def close(self) -> None:
@@ -367,7 +370,12 @@ def an_endpoint_that_does_not_load(play: Play) -> None:
 def a_requeue(play: Play) -> None:
     job = play.spawn(act, "requeued", delay_s=FAR_S)
     assert job.cancel().result(PATIENCE_S) == "cancelled"
-    assert play.made.lose(play.made.broker.transitions.requeue(job.id)) in ("ok", "queued", "running", "finished")
+    assert play.made.lose(play.made.broker.transitions.requeue(job.id)) in (
+        "ok",
+        "queued",
+        "running",
+        "finished",
+    )
     play.made.ends(job.id, "finished")
     assert (play.runs, play.made.job_field(job.id, "fq_gen")) == (1, "1")
 
