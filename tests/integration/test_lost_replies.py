@@ -192,7 +192,7 @@ def test_a_lost_reply_changes_nothing(theatre: Theatre, tmp_path: Path, script: 
 # -- calls, and whoever runs them --------------------------------------------------------------------
 
 
-@loses("submit", "advance", "log", "reap", "renew", "observe", "host_beat")
+@loses("submit", "advance", "log", "reap", "renew", "observe", "host_beat", "lead")
 def a_call(play: Play) -> None:
     with play.made.losing(play.script):
         job = play.spawn(act, "print")
@@ -328,6 +328,16 @@ def a_host_that_leaves(play: Play) -> None:
         host.process.terminate()
     assert host.ended() == 0
     assert made.broker.execute("ZCARD", made.keys.of("hosts")) == before
+
+
+@loses("resign")
+def an_autoscaler_that_leaves(play: Play) -> None:
+    autoscaler = play.made.start(command=["-m", "flashq", "autoscaler"])
+    wait_until(lambda: "stands by" in autoscaler.errors, PATIENCE_S, "it stands by")
+    with play.made.losing("resign"):
+        autoscaler.process.terminate()
+    assert autoscaler.ended() == 0
+    assert play.spawn(play.fresh(), "scaled").result(PATIENCE_S) == "scaled"
 
 
 @loses("set_condition")
