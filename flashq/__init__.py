@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flashq.model.lifecycle import Status
     from flashq.model.resources import CpuInstanceType, GpuGroup, GpuType
     from flashq.model.retry import Retries
+    from flashq.queue import Queue, fetch_job
 
 _WHERE = {
     "CpuInstanceType": "flashq.model.resources",
@@ -28,10 +29,12 @@ _WHERE = {
     "FlashqError": "flashq.errors",
     "GpuGroup": "flashq.model.resources",
     "GpuType": "flashq.model.resources",
+    "Queue": "flashq.queue",
     "Retries": "flashq.model.retry",
     "Status": "flashq.model.lifecycle",
     "Timing": "flashq.job",
     "current": "flashq.inside",
+    "fetch_job": "flashq.queue",
 }
 
 __all__ = [
@@ -43,11 +46,13 @@ __all__ = [
     "FlashqError",
     "GpuGroup",
     "GpuType",
+    "Queue",
     "Retries",
     "Status",
     "Timing",
     "__version__",
     "current",
+    "fetch_job",
 ]
 
 

@@ -15,8 +15,10 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flashq.errors import ConfigurationError, UnsupportedCall
 from flashq.job import Call, EndpointJob, Reply, Timing
 from flashq.model.durability import Durability, Server
+from flashq.model.job_id import endpoint_of
 from flashq.model.keyring import Keyring
 from flashq.notices import Told
 from flashq.registration import PROGRAM
@@ -180,6 +182,20 @@ class Client:
         self.waiting.reject(call, error)
         return EndpointJob(self, call)
 
+    def job(self, job_id: str) -> EndpointJob[Any]:
+        """See `flashq.fetch_job`."""
+        endpoint = endpoint_of(job_id)
+        if not endpoint:
+            raise ConfigurationError(
+                f"{job_id!r} is no job's id: those are an endpoint's name, '-' and a uuid"
+            )
+        return self._joined(Call(job_id, endpoint))
+
+    def _joined(self, call: Call) -> EndpointJob[Any]:
+        call.acknowledged.set(None)
+        self.waiting.join(call)
+        return EndpointJob(self, call)
+
     def acknowledged(self, job: EndpointJob[Any]) -> None:
         """Block until the broker has accepted a submit. Raises what it answered instead."""
         job._call.acknowledged.result(None)  # noqa: SLF001 — client and job are one part
@@ -188,6 +204,22 @@ class Client:
     def cancel(self, job_id: str) -> Reply[str]:
         """See EndpointJob.cancel."""
         return self.ask(self.transitions.cancel(job_id), lambda verdict: verdict)
+
+    def requeue(self, call: Call) -> Reply[EndpointJob[Any]]:
+        """See EndpointJob.requeue."""
+        reply: Reply[EndpointJob[Any]] = Reply()
+
+        def answered(verdict: str | None, error: Exception | None) -> None:
+            if verdict == "ok":
+                reply.set(self._joined(Call(call.id, call.endpoint, call.digest, call.keep_s)))
+            elif verdict == "unknown":
+                self.waiting.explain_absence(call, reply.fail)
+            else:
+                why = f"job {call.id} is {verdict}: only what failed, timed out or was cancelled can be requeued"
+                reply.fail(error or UnsupportedCall(why))
+
+        self.send(self.transitions.requeue(call.id), answered)
+        return reply
 
     def timing(self, job_id: str) -> Reply[Timing]:
         """See EndpointJob.timing."""

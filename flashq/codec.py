@@ -191,6 +191,7 @@ def exception_for(failure: Failure, job: str) -> BaseException:
     kinds: dict[FailureKind, type[errors.JobError]] = {
         FailureKind.CRASH: errors.WorkerCrashed,
         FailureKind.LOST: errors.WorkerCrashed,
+        FailureKind.LOST_ONCE: errors.JobLost,
         FailureKind.TIMEOUT: errors.JobTimedOut,
         FailureKind.EXPIRED: errors.JobExpired,
         FailureKind.CANCELLED: errors.JobCancelled,

@@ -1,4 +1,4 @@
-"""How a job ended, as the broker tells it, and what follows from that for whoever waits: its value or an error.
+"""What the broker says of a call, as a value or an error: that it was not accepted, how its job ended.
 
 The broker's word is believed for failures (text only); a value is taken from a verified outcome alone.
 """
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from flashq.model.envelope import Envelope, Keys
     from flashq.model.outcome import Ending
 
-_BROKERS_OWN = (FailureKind.LOST, FailureKind.EXPIRED, FailureKind.START, FailureKind.REFUSED)
+_BROKERS_OWN = (
+    FailureKind.LOST,
+    FailureKind.LOST_ONCE,
+    FailureKind.EXPIRED,
+    FailureKind.START,
+    FailureKind.REFUSED,
+)
 
 
 def verified_value(
@@ -43,3 +49,27 @@ def _unsigned(ending: Ending, job: str) -> BaseException:
         return errors.ResultExpired(f"job {job} completed; its result is kept no longer", job_id=job)
     kind = next((k for k in _BROKERS_OWN if k == ending.reason), FailureKind.CANCELLED)
     return codec.exception_for(Failure(kind, f"job {job}: {ending.text or ending.reason}"), job)
+
+
+# -- calls that were not accepted --------------------------------------------------------------------
+
+
+def full(endpoint: str, waiting: str) -> errors.QueueFull:
+    """As many jobs wait as may."""
+    return errors.QueueFull(
+        f"endpoint {endpoint} is full: {waiting} jobs wait, as many as its max_queued allows",
+        endpoint=endpoint,
+        waiting=int(waiting),
+    )
+
+
+def conflict(first: str) -> errors.IdempotencyConflict:
+    """The idempotency key stands for another call."""
+    message = f"the key was used for job {first}, a call with other arguments or of another target"
+    return errors.IdempotencyConflict(message, job_id=first)
+
+
+def spent(first: str) -> errors.ResultExpired:
+    """The idempotency key stands for a job that completed and is gone."""
+    message = f"the key was used for job {first}, which completed; its result is kept no longer"
+    return errors.ResultExpired(message, job_id=first)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from flashq.errors import EndpointExists, NotSupportedError, SpecError, UnsupportedCall
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from flashq.model.resources import CpuInstanceType, GpuGroup, GpuType
     from flashq.model.retry import Retries
     from flashq.model.spec import CallOptions, EndpointSpec
+    from flashq.model.terms import Terms
+    from flashq.queue import Queue
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,6 +71,9 @@ class Endpoint:
             priority: int = 0,
             result_ttl: int = 1800,
             ttl: float = 86_400,
+            delivery: Literal["at_least_once", "at_most_once"] = "at_least_once",
+            max_deliveries: int = 3,
+            max_queued: int | None = None,
             batch: tuple[int, int] | None = None,
             hosts: Any = None,
         ) -> None: ...
@@ -149,6 +154,7 @@ class EndpointFunction(Generic[P, R]):
         self._function = function
         self._spec = spec
         self._options = options
+        self._terms: Terms | None = None
         functools.update_wrapper(self, function)
 
     def __repr__(self) -> str:
@@ -172,6 +178,22 @@ class EndpointFunction(Generic[P, R]):
                 f"{self.__wrapped__.__qualname__}.local(...) runs it right there"
             )
         return self._spec
+
+    @property
+    def queue(self) -> Queue:
+        """What waits for it and what failed, to look after: pause, resume, requeue, purge."""
+        from flashq.queue import Queue
+
+        return Queue(self.name)
+
+    @property
+    def terms(self) -> Terms:
+        """What the calls made through this object are submitted with."""
+        if self._terms is None:
+            from flashq.model.terms import terms_of
+
+            self._terms = terms_of(self.spec, self._options)
+        return self._terms
 
     @property
     def options(self) -> CallOptions | None:
@@ -245,15 +267,29 @@ class EndpointFunction(Generic[P, R]):
         delay_s: float | None = None,
         ttl_s: float | None = None,
         timeout_s: float | None = None,
+        retries: int | Retries | Mapping[str, Any] | None = None,
+        delivery: Literal["at_least_once", "at_most_once"] | None = None,
     ) -> EndpointFunction[P, R]:
         """The same endpoint, its calls made with these options; those not given stay as they are.
 
         `key`: idempotency key: within a day, a second call with it is the first job. `priority`: higher goes
-        first. `delay_s`: not before. `ttl_s`: expires unless begun by then. `timeout_s`: stopped after so long.
+        first. `delay_s`: not before. `ttl_s`: expires unless begun so long after submit (or the delay).
+        `timeout_s`: stopped after so long. `retries`, `delivery`: in place of the endpoint's.
+        Raises: SpecError.
         """
         from flashq.model.spec import CallOptions
+        from flashq.model.terms import terms_of
 
-        given = {"key": key, "priority": priority, "delay_s": delay_s, "ttl_s": ttl_s, "timeout_s": timeout_s}
+        given = {
+            "key": key,
+            "priority": priority,
+            "delay_s": delay_s,
+            "ttl_s": ttl_s,
+            "timeout_s": timeout_s,
+            "retries": retries,
+            "delivery": delivery,
+        }
         changes = {name: value for name, value in given.items() if value is not None}
         options = (self._options or CallOptions()).merged(**changes)
+        terms_of(self.spec, options)
         return EndpointFunction(self.name, self._function, self.spec, options)

@@ -23,6 +23,7 @@
     │   ├── RemoteError                     the function raised something that cannot be rebuilt here
     │   │   └── ResultNotSerializable       its result cannot be pickled (or written as JSON)
     │   ├── WorkerCrashed                   the process running it died, more often than allowed
+    │   │   └── JobLost                     it may begin only once, had begun, and its worker was lost
     │   ├── JobTimedOut (TimeoutError)      it ran past its execution timeout
     │   ├── JobExpired                      it waited in the queue past its ttl
     │   ├── JobCancelled
@@ -135,11 +136,20 @@ class PythonMismatch(SubmitError):
 
 
 class QueueFull(SubmitError):
-    """The endpoint's queue has reached its bound."""
+    """As many jobs wait for the endpoint as may (`max_queued`). `waiting` says how many, `endpoint` for which."""
+
+    def __init__(self, message: str, *, endpoint: str = "", waiting: int = 0) -> None:
+        super().__init__(message)
+        self.endpoint = endpoint
+        self.waiting = waiting
 
 
 class IdempotencyConflict(SubmitError):
-    """This idempotency key was used for another call."""
+    """This idempotency key was used for another call. `job_id` names that one's job."""
+
+    def __init__(self, message: str, *, job_id: str | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
 
 
 # -- jobs that ended without a value -----------------------------------------------------------------
@@ -183,6 +193,10 @@ class ResultNotSerializable(RemoteError):
 
 class WorkerCrashed(JobError):
     """The process running the job died each time it was tried; says how (signal or exit code) and its last output."""
+
+
+class JobLost(WorkerCrashed):
+    """A job with `delivery="at_most_once"` had begun when its worker was lost: how far it came is not known."""
 
 
 class JobTimedOut(JobError, TimeoutError):

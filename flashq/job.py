@@ -212,7 +212,11 @@ class EndpointJob(Generic[R]):
 
     @property
     def cold_start(self) -> bool | None:
-        """True where no idle worker was there to take it; None until the broker has acknowledged it."""
+        """True where no idle worker was there to take it; None until that is known.
+
+        That is: once the broker has acknowledged it; of a delayed one, and one by `fetch_job`, once it has ended (or
+        its `status` was asked for).
+        """
         return self._call.cold
 
     @property
@@ -260,6 +264,14 @@ class EndpointJob(Generic[R]):
         return self.wait().__await__()
 
     # -- acting on it --------------------------------------------------------------------------------
+    def requeue(self) -> Reply[EndpointJob[R]]:
+        """Begin it anew, where it failed, timed out or was cancelled: its next generation, with full budgets.
+
+        The answer is a handle of that; this one stays as it ended. Raises: UnsupportedCall where it waits, runs or has
+        completed; JobNotFound, ResultExpired.
+        """
+        return self._client.requeue(self._call)
+
     def cancel(self) -> Reply[str]:
         """Ask for it to be stopped: sent at once, whether or not the answer is awaited.
 

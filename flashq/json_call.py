@@ -8,6 +8,7 @@ unpickled here, in either direction.
 from __future__ import annotations
 
 import json
+import os
 import select
 import time
 import uuid
@@ -15,13 +16,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flashq import codec, errors
-from flashq.ending import verified_value
+from flashq.ending import conflict, full, spent, verified_value
 from flashq.model.envelope import CALL_LIFETIME_MS, Header
+from flashq.model.idempotency import stands_for
+from flashq.model.job_id import RANDOM_BYTES, new_job_id
 from flashq.model.keyring import Direction
 from flashq.model.lifecycle import TERMINAL
 from flashq.model.outcome import Ending
+from flashq.model.retry import AT_MOST_ONCE, MAX_DELIVERIES
 from flashq.store.line import pack
-from flashq.store.queries import read_hash
+from flashq.store.queries import absent, read_hash
 from flashq.store.queries_fleet import now_ms
 
 if TYPE_CHECKING:
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
     from flashq.store.line import Line
     from flashq.store.records import Submitted, Watched
 
+#: What the record of an endpoint that an earlier version registered does not say.
+_OLDER = {"delivery": "at_least_once", "max_deliveries": MAX_DELIVERIES, "max_queued": None}
 _CHECK_S = 5.0  # what a push may have missed is asked for this often
 
 
@@ -41,8 +47,8 @@ class JsonCall:
 
     job: str
     endpoint: str
-    digest: str  # of the call's signature: its outcome quotes it
-    cold_start: bool
+    digest: str  # of the call's signature: its outcome quotes it; empty: of a job that an earlier call made
+    cold_start: bool | None
 
 
 def submit(
@@ -53,17 +59,20 @@ def submit(
     kwargs: Mapping[str, Any] | None = None,
     *,
     payload_limit: int,
+    key: str = "",
 ) -> JsonCall:
-    """Submit a call with the endpoint's own defaults (timeout, ttl, retries, priority).
+    """Submit a call with the endpoint's own defaults (timeout, ttl, retries, priority …).
 
-    Raises: EndpointNotFound, SerializationError, PayloadTooLarge, QueueFull, BrokerError.
+    `key`: idempotency key. Raises: EndpointNotFound, SerializationError, PayloadTooLarge, QueueFull,
+    IdempotencyConflict, ResultExpired (the key's job completed and is gone), BrokerError.
     """
     payload = _payload(args, kwargs or {}, payload_limit)
     record = read_hash(broker, broker.keys.of("endpoint", endpoint), ("revision", "spec"))
     if not record["revision"]:
         raise errors.EndpointNotFound(f"no endpoint {endpoint} is registered: see `flashq endpoints`")
-    job, defaults = f"{endpoint}-{uuid.uuid4()}", json.loads(record["spec"])["call_defaults"]
-    header = _header(endpoint, job, record["revision"], defaults, now_ms(broker))
+    defaults, at_ms = {**_OLDER, **json.loads(record["spec"])["call_defaults"]}, now_ms(broker)
+    job = new_job_id(endpoint, at_ms, os.urandom(RANDOM_BYTES))
+    header = _header(endpoint, job, record["revision"], defaults, at_ms)
     call, digest = codec.seal_call(header, payload, keys)
     answer = broker.run(
         broker.transitions.submit(
@@ -75,8 +84,15 @@ def submit(
             priority=header.priority,
             ttl_ms=header.ttl_ms,
             own_ttl=False,
+            most_waiting=defaults["max_queued"] or 0,
+            max_deliveries=defaults["max_deliveries"],
+            at_most_once=header.delivery == AT_MOST_ONCE,
+            idempotency_key=key,
+            stands_for=stands_for("json", args, kwargs or {}) if key else ("", ""),
         )
     )
+    if answer.verdict == "hit":
+        return JsonCall(answer.detail, endpoint, "", None)
     return JsonCall(job, endpoint, digest, _accepted(endpoint, answer))
 
 
@@ -101,6 +117,7 @@ def _header(endpoint: str, job: str, revision: str, defaults: Mapping[str, Any],
         job=job,
         revision=revision,
         encoding="json",
+        delivery=defaults["delivery"],
         priority=defaults["priority"],
         timeout_ms=defaults["execution_timeout_ms"],
         ttl_ms=ttl_ms,
@@ -111,14 +128,18 @@ def _header(endpoint: str, job: str, revision: str, defaults: Mapping[str, Any],
     )
 
 
-def _accepted(endpoint: str, answer: Submitted) -> bool:
+def _accepted(endpoint: str, answer: Submitted) -> bool | None:
     match answer.verdict:
         case "ok":
-            return answer.detail == "1"
+            return answer.cold
         case "dup":  # sent again after a lost reply: the first one told whether it was cold
-            return False
+            return None
+        case "conflict":
+            raise conflict(answer.detail)
+        case "spent":
+            raise spent(answer.detail)
         case "full":
-            raise errors.QueueFull(f"{endpoint}: {answer.detail} jobs wait already")
+            raise full(endpoint, answer.detail)
         case "unregistered":
             raise errors.EndpointNotFound(f"endpoint {endpoint} was undeployed a moment ago")
         case other:
@@ -155,8 +176,7 @@ def _until_ended(broker: Broker, call: JsonCall, timeout_s: float | None) -> Wat
                     if broker.run(broker.transitions.epoch()) != epoch:
                         why = f"the broker came back without job {call.job}; submit it again"
                         raise errors.BrokerStateLost(why)
-                    why = f"job {call.job} is not in the broker: deleted, or expired"
-                    raise errors.JobNotFound(why, job_id=call.job)
+                    raise absent(broker, call.job)
                 if ended.state in TERMINAL:
                     return ended
                 left = _CHECK_S if deadline is None else min(_CHECK_S, deadline - time.monotonic())

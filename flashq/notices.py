@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from flashq.store.queries_fleet import wait_reason
 
 if TYPE_CHECKING:
     from flashq.client import Client
@@ -47,9 +48,8 @@ def explain_wait(client: Client, endpoint: str) -> None:
     def answered(observed: Any, error: Exception | None) -> None:
         if error is not None:
             return
-        condition = json.loads(observed.record.get("condition") or "{}")
-        if condition.get("detail"):
-            client.told.once(what, f"{endpoint} waits: {condition['detail']}")
+        if reason := wait_reason(observed.record):
+            client.told.once(what, f"{endpoint} waits: {reason}")
 
     command: Command[Any] = client.transitions.observe(endpoint, oldest=0)
     client.send(command, answered)

@@ -46,7 +46,6 @@ class Registration:
     key_id: str  # names the key that signed it
     public: str
     scaling: str
-    retry: str  # JSON, '' where nothing is retried
     env_tag: str
     env: bytes
 
@@ -127,7 +126,6 @@ def prepare(
         key_id=keys.ids[0],
         public=public,
         scaling=specs.canonical_json(specs.scaling(spec)),
-        retry=specs.canonical_json(spec.retries.as_dict()) if spec.retries.max else "",
         env_tag=tag,
         env=env,
     )

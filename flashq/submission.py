@@ -6,24 +6,30 @@ Knows nothing of how jobs end: see `waiting`.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
+import os
 import threading
-import uuid
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from flashq import codec, errors, notices
+from flashq.ending import conflict, full, spent
 from flashq.job import Call, EndpointJob
 from flashq.model.envelope import CALL_LIFETIME_MS, Header
+from flashq.model.idempotency import stands_for
+from flashq.model.job_id import RANDOM_BYTES, new_job_id
 from flashq.model.keyring import Direction
+from flashq.model.retry import AT_MOST_ONCE
 from flashq.registration import PROGRAM, Registration, callables_used, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from flashq.client import Client
     from flashq.endpoint import EndpointFunction
-    from flashq.model.spec import CallOptions, EndpointSpec
+    from flashq.model.spec import EndpointSpec
+    from flashq.model.terms import Terms
     from flashq.store.command import Command
     from flashq.store.records import Registered, Submitted
 
@@ -48,9 +54,11 @@ class Submission:
         """See `Client.submit`."""
         registration = self.registration(function)
         payload = codec.dump_arguments(args, kwargs, self._client.settings.payload_limit)
-        job_id = f"{registration.endpoint}-{uuid.uuid4()}"
-        command, digest = self._command(job_id, registration, payload, function.options)
-        call = Call(job_id, registration.endpoint, digest, keep_s=registration.spec.result_ttl)
+        terms = function.terms
+        same = _stands_for(function.__wrapped__, args, kwargs) if terms.key else ("", "")
+        job_id = new_job_id(registration.endpoint, self._client.now_ms(), os.urandom(RANDOM_BYTES))
+        command, digest = self._command(job_id, registration, payload, terms, same)
+        call = Call(job_id, registration.endpoint, digest, keep_s=terms.keep_s)
         self._client.waiting.add(call)
         self._send(call, registration, command, tries=_REGISTRATIONS)
         return EndpointJob(self._client, call)
@@ -103,10 +111,9 @@ class Submission:
 
     # -- calls ---------------------------------------------------------------------------------------
     def _command(
-        self, job_id: str, registration: Registration, payload: bytes, options: CallOptions | None
+        self, job_id: str, registration: Registration, payload: bytes, terms: Terms, same: tuple[str, str]
     ) -> tuple[Command[Submitted], str]:
-        client, spec = self._client, registration.spec
-        terms = _Terms(spec, options)
+        client = self._client
         now = client.now_ms()
         header = Header(
             direction=Direction.CALL,
@@ -116,13 +123,14 @@ class Submission:
             encoding="pickle",
             python=codec.PYTHON,
             cloudpickle=codec.cloudpickle_version(),
+            delivery=terms.delivery,
             priority=terms.priority,
             timeout_ms=terms.timeout_ms,
             ttl_ms=terms.ttl_ms,
             created_ms=now,
             expires_ms=now + CALL_LIFETIME_MS + terms.ttl_ms + terms.delay_ms,
-            retry=registration.retry,
-            keep_s=spec.result_ttl,
+            retry=terms.retry,
+            keep_s=terms.keep_s,
             env_tag=registration.env_tag,
         )
         raw, digest = codec.seal_call(header, payload, client.keyring)
@@ -137,8 +145,11 @@ class Submission:
             delay_ms=terms.delay_ms,
             ttl_ms=terms.ttl_ms,
             own_ttl=terms.own_ttl,
+            most_waiting=terms.max_queued,
+            max_deliveries=terms.max_deliveries,
+            at_most_once=terms.delivery == AT_MOST_ONCE,
             idempotency_key=terms.key,
-            stands_for=registration.endpoint,
+            stands_for=same,
         )
         return command, digest
 
@@ -163,7 +174,7 @@ class Submission:
         call.durability = self._client.durability
         match answer.verdict:
             case "ok":
-                call.cold = answer.detail == "1"
+                call.cold = answer.cold
                 if not answer.current:
                     self._client.told.once(
                         f"other:{call.endpoint}",
@@ -173,29 +184,25 @@ class Submission:
             case "dup":
                 waiting.watch([call.id])
             case "hit":
-                waiting.add_first(call, answer.detail)
+                waiting.add_to(answer.detail, call)
             case "conflict":
-                message = f"the key was used for job {answer.detail}, a call of something else"
-                waiting.reject(call, errors.IdempotencyConflict(message))
+                waiting.reject(call, conflict(answer.detail))
+            case "spent":
+                call.id = answer.detail
+                waiting.reject(call, spent(answer.detail))
             case "full":
-                waiting.reject(call, errors.QueueFull(f"{call.endpoint}: {answer.detail} jobs wait already"))
+                waiting.reject(call, full(call.endpoint, answer.detail))
             case _:
                 waiting.reject(call, errors.BrokerError(f"endpoint {call.endpoint} could not be registered"))
         call.acknowledged.set(None)
 
 
-class _Terms:
-    """The terms of one call: its options over its endpoint's defaults, in the wire's units."""
-
-    __slots__ = ("delay_ms", "key", "own_ttl", "priority", "timeout_ms", "ttl_ms")
-
-    def __init__(self, spec: EndpointSpec, options: CallOptions | None) -> None:
-        self.priority, self.timeout_ms = spec.priority, spec.execution_timeout_ms
-        self.ttl_ms, self.delay_ms, self.key = int(spec.ttl * 1000), 0, ""
-        self.own_ttl = options is not None and (options.ttl_s is not None or bool(options.delay_s))
-        if options is not None:
-            self.priority = self.priority if options.priority is None else options.priority
-            self.timeout_ms = self.timeout_ms if options.timeout_s is None else int(options.timeout_s * 1000)
-            self.ttl_ms = self.ttl_ms if options.ttl_s is None else int(options.ttl_s * 1000)
-            self.delay_ms = int((options.delay_s or 0) * 1000)
-            self.key = options.key or ""
+def _stands_for(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[str, str]:
+    """What a key stands for: the same whether an argument was given by its place or by its name."""
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except (TypeError, ValueError):  # the worker will say what is wrong with it
+        return stands_for("pickle", args, kwargs)
+    return stands_for("pickle", bound.args, bound.kwargs)

@@ -12,14 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from flashq import codec, errors, notices
 from flashq.ending import verified_value
+from flashq.job import Reply
+from flashq.model.job_id import kept_s, made_ms, missing
 from flashq.model.lifecycle import STATUS, TERMINAL, JobState, Status
 from flashq.model.outcome import Ending
+from flashq.store.replies import coldness
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flashq.client import Client
-    from flashq.job import Call, Reply
+    from flashq.job import Call
     from flashq.model.durability import Server
-    from flashq.store.records import Watched
+    from flashq.store.records import Observed, Watched
 
 log = logging.getLogger("flashq")
 CHECK_S = 5.0
@@ -50,14 +55,18 @@ class Waiting:
         """Complete this call when its job ends."""
         self._calls[call.id] = call
 
-    def add_first(self, call: Call, job_id: str) -> None:
+    def add_to(self, job_id: str, call: Call) -> None:
         """The call turned out to be of a job that there was already: complete it when that one ends."""
         self._calls.pop(call.id, None)
         call.id = job_id
         call.digest = ""  # what it ends with answers the first call
-        first = self._calls.setdefault(job_id, call)
+        self.join(call)
+
+    def join(self, call: Call) -> None:
+        """Complete this call of a job that there is, and that others may wait for too."""
+        first = self._calls.setdefault(call.id, call)
         if first is call:
-            self.watch([job_id])
+            self.watch([call.id])
         else:
             first.ended.on_done(lambda: call.ended.copy(first.ended))
 
@@ -73,16 +82,18 @@ class Waiting:
 
     # -- pushed --------------------------------------------------------------------------------------
     def on_push(self, message: bytes) -> None:
-        """An outcome was pushed: id, state, fence, reason, whether the outcome is here, outcome."""
+        """An outcome was pushed: id, state, fence, reason, flags, outcome (see `publish` in lib.lua)."""
         try:
-            raw_id, state, fence, reason, inline, outcome = message.split(b"\n", 5)
+            raw_id, state, fence, reason, flags, outcome = message.split(b"\n", 5)
             ending = Ending(JobState(state.decode()), int(fence), reason.decode(), "", outcome)
             call = self._calls.get(raw_id.decode())
+            inline, cold = flags[:1], coldness(flags[1:])
         except ValueError:  # anybody with access to the broker can publish anything
             log.warning("flashq: a message that is no outcome was passed over")
             return
         if call is None:
             return
+        call.cold = cold if call.cold is None else call.cold
         if inline != b"1" or (state != b"finished" and not outcome):
             self.watch([call.id])
             return
@@ -117,34 +128,57 @@ class Waiting:
         call = self._calls.get(job_id)
         if call is None:
             return
+        call.cold = row.cold if call.cold is None else call.cold
         if row.state is None:
             self._calls.pop(job_id, None)
-            call.ended.fail(self._missing(call))
+            self.explain_absence(call, call.ended.fail)
         elif row.state in TERMINAL:
             self._end(call, Ending(row.state, row.fence, row.reason, row.text, row.outcome))
 
-    def _missing(self, call: Call) -> Exception:
+    def explain_absence(self, call: Call, tell: Callable[[Exception], None]) -> None:
+        """Find out why the broker does not have this job, and tell."""
         if call.submitted_at < self._lost_before:
-            return errors.BrokerStateLost(f"the broker came back without job {call.id}; submit it again")
-        if call.keep_s and time.monotonic() > call.submitted_at + call.keep_s:
-            message = f"job {call.id} is kept no longer: its result was kept for {call.keep_s} s (or it was deleted)"
-            return errors.ResultExpired(message, job_id=call.id)
-        if call.submitted_at < self._another_since:
-            return errors.BrokerStateLost(
-                f"the broker was restarted, or another took its place, and is without job {call.id}: it was lost"
-                " (or deleted)"
-            )
-        return errors.JobNotFound(f"job {call.id} is not in the broker: it was deleted", job_id=call.id)
+            tell(errors.BrokerStateLost(f"the broker came back without job {call.id}; submit it again"))
+            return
+        age_s = time.monotonic() - call.submitted_at
+        if (made := made_ms(call.id)) is not None:
+            age_s = max(age_s, (self._client.now_ms() - made) / 1000)
+
+        def conclude(keep_s: float | None) -> None:
+            why: errors.FlashqError = missing(call.id, keep_s, age_s)
+            if isinstance(why, errors.JobNotFound) and call.submitted_at < self._another_since:
+                why = errors.BrokerStateLost(
+                    f"the broker was restarted, or another took its place, and is without job {call.id}: it was lost"
+                    " (or deleted)"
+                )
+            tell(why)
+
+        def answered(seen: Observed | None, error: Exception | None) -> None:
+            if seen is None:
+                tell(error or errors.BrokerError("no answer"))
+            else:
+                conclude(kept_s(seen.record.get("spec", "")))
+
+        if call.keep_s:
+            conclude(call.keep_s)
+        else:
+            self._client.send(self._client.transitions.observe(call.endpoint, oldest=0), answered)
 
     def status(self, call: Call) -> Reply[Status]:
         """How the job stands now."""
+        reply: Reply[Status] = Reply()
 
-        def read(rows: list[Watched]) -> Status:
-            if rows[0].state is None:
-                raise self._missing(call)
-            return STATUS[rows[0].state]
+        def told(rows: list[Watched] | None, error: Exception | None) -> None:
+            if rows is None:
+                reply.fail(error or errors.BrokerError("no answer"))
+            elif (state := rows[0].state) is None:
+                self.explain_absence(call, reply.fail)
+            else:
+                call.cold = rows[0].cold if call.cold is None else call.cold
+                reply.set(STATUS[state])
 
-        return self._client.ask(self._client.transitions.watch([call.id]), read)
+        self._client.send(self._client.transitions.watch([call.id]), told)
+        return reply
 
     # -- as the connection comes and goes ------------------------------------------------------------
     def on_connect(self, server: Server) -> None:

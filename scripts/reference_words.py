@@ -37,15 +37,23 @@ PARAMETERS = {
     " at least 7 days.",
     "ttl": "Seconds from submit (or from the end of its delay) within which a job must have begun; later it is not run"
     " (`JobExpired`).",
+    "delivery": "`'at_least_once'`, or `'at_most_once'`: once begun it is never run again, neither after the loss of its"
+    " worker (`JobLost`) nor by a retry; refused together with `retries`.",
+    "max_deliveries": "Begun runs that may be lost with their worker or process; with the last of them the job fails"
+    " (`WorkerCrashed`). Counted apart from `retries`. 1 to 100.",
+    "max_queued": "Most jobs that may wait, delayed ones included; a call beyond it is refused (`QueueFull`). Unset: as many"
+    " as the broker holds.",
 }
 
 CALL_OPTIONS = {
-    "key": "Idempotency key: within 24 hours a second call of this endpoint with the same key is the first job,"
-    " whatever its arguments.",
+    "key": "Idempotency key: within 24 hours a second call of this endpoint with the same key is the first job"
+    " ([more](../how-to/many-calls.md#the-same-call-once)).",
     "priority": "In place of the endpoint's `priority`.",
     "delay_s": "Seconds after which the job may begin.",
-    "ttl_s": "In place of the endpoint's `ttl`. Must be longer than `delay_s`.",
+    "ttl_s": "In place of the endpoint's `ttl`; it counts from the end of `delay_s`.",
     "timeout_s": "In place of the endpoint's `execution_timeout_ms`; 0: as long as it likes.",
+    "retries": "In place of the endpoint's `retries`.",
+    "delivery": "In place of the endpoint's `delivery`. `'at_most_once'` on an endpoint with `retries` needs `retries=0` too.",
 }
 
 RETRIES = {
@@ -53,7 +61,11 @@ RETRIES = {
     "delay_s": "Bound of the first delay, in seconds; 0 retries at once.",
     "backoff": "Factor from one bound to the next.",
     "max_delay_s": "No bound is longer than this.",
-    "on": "Exception types or names, subclasses included; empty: every exception.",
+    "on": "Exception types or names, subclasses included; empty: every exception. Names serve for types that are not"
+    " installed where the call is made.",
+    "never": "The same, excepted from `on`, and from \"every exception\" too.",
+    "jitter": "Whether each delay is drawn at random below its bound, so that many jobs that failed at one moment do not"
+    " come back at one moment; `False`: each is as long as its bound.",
 }
 
 TRANSITIONS = {
@@ -62,7 +74,8 @@ TRANSITIONS = {
     "claim": "A worker takes it, under a new fence and a lease. Jobs to be run at once begin in the same step.",
     "start": "It begins; this is where an attempt counts.",
     "finish": "Its worker stores an outcome, or sends it round again after an exception (a retry).",
-    "release": "Its worker gives it back, uncounted: it drains, or had to kill the process that another job was in.",
+    "release": "Its worker gives it back, uncounted: it drains, or had to kill the process that another job was in. What"
+    " may begin only once and has fails instead.",
     "cancel": "A waiting job ends. Of a leased one the worker is asked to stop it, and FINISH ends it.",
     "lose": "Its worker fell silent or its executor died: back to the queue until the budget of losses is spent.",
     "expire": "It waited past its ttl (a part of REAP).",
@@ -101,7 +114,7 @@ HEADER_FIELDS = {
     "encoding": "Of the payload: `pickle`, `json` or `failure`.",
     "python": "Minor version of the Python that pickled, such as `3.11`.",
     "cloudpickle": "Version of the cloudpickle that pickled, without its last part: `3.1`.",
-    "delivery": "Delivery mode.",
+    "delivery": "Delivery mode: `at_least_once` or `at_most_once`.",
     "priority": "Priority of the call.",
     "timeout_ms": "How long a run may take; 0: no bound.",
     "ttl_ms": "Within which time after submit, or its delay, it must have begun.",
@@ -137,6 +150,7 @@ FAILURES = {
     "unserializable": "`ResultNotSerializable`",
     "crash": "`WorkerCrashed`",
     "lost": "`WorkerCrashed`",
+    "lost_once": "`JobLost`",
     "timeout": "`JobTimedOut`",
     "expired": "`JobExpired`",
     "cancelled": "`JobCancelled`",

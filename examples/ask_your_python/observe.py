@@ -9,7 +9,7 @@ from view import Snapshot
 
 from flashq import Status
 from flashq.client import current_client
-from flashq.store import queries_fleet, queries_jobs
+from flashq.store import queries_fleet, queries_jobs, queries_queues
 
 STATES = ("initializing", "idle", "running", "throttled", "outdated", "unhealthy")
 
@@ -18,7 +18,7 @@ def look(name: str) -> Snapshot:
     """Return the endpoint's queue and workers at this moment; nothing of either before its first call."""
     broker = current_client().broker
     queued, in_progress, workers = 0, 0, dict.fromkeys(STATES, 0)
-    for queue in queries_fleet.queues(broker):
+    for queue in queries_queues.queues(broker):
         if queue.endpoint == name:
             queued, in_progress = queue.queued, queue.in_progress
     for endpoint in queries_fleet.endpoints(broker):

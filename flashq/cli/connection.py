@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from flashq.cli.render import visible_lines
-from flashq.errors import BrokerUnreachable, EndpointNotFound, FlashqError, JobNotFound
+from flashq.errors import BrokerUnreachable, EndpointNotFound, FlashqError, JobNotFound, ResultExpired
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,12 +69,17 @@ def complain(message: str, file: IO[Any] | None = None) -> None:
     click.echo(f"flashq: {visible_lines(message)}", file=file, err=file is None)
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things: 1 job, 2 jobs."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Turn our errors into messages with exit codes."""
     try:
         yield
-    except (JobNotFound, EndpointNotFound) as error:
+    except (JobNotFound, ResultExpired, EndpointNotFound) as error:
         raise Stop(str(error), Exit.NOT_FOUND) from error
     except FlashqError as error:
         raise Stop(str(error), Exit.ERROR) from error

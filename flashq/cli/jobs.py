@@ -1,4 +1,4 @@
-"""Commands that act on jobs: call, logs, cancel, retry, purge, undeploy."""
+"""Commands that act on jobs: call, logs, cancel, retry."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from flashq.cli.connection import (
     broker_url,
     complain,
     connected,
+    counted,
     exit_codes,
     keyring,
     load_settings,
 )
 from flashq.cli.render import on_terminal, visible_lines, visible_output
-from flashq.errors import BrokerError, JobError, WaitTimeout
+from flashq.errors import BrokerError, IdempotencyConflict, JobError, QueueFull, WaitTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,14 +46,18 @@ _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
         """flashq call embed '["one text", "another"]'""",
         """flashq call resize '"cat.png"' width=640 --detach""",
         """jq .texts input.json | flashq call embed -""",
+        """flashq call invoice 17 --key invoice-17""",
     )
-    + exit_codes(Exit.NOT_FOUND, Exit.JOB_FAILED)
+    + exit_codes(Exit.NOT_FOUND, Exit.REFUSED, Exit.JOB_FAILED)
 )
 @click.argument("endpoint")
 @click.argument("values", nargs=-1, metavar="[JSON | NAME=JSON | -]...")
 @click.option("--detach", is_flag=True, help="Print the job's id and do not wait.")
+@click.option(
+    "--key", metavar="TEXT", default="", help="Idempotency key: a second call with it is the first job."
+)
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer than this.")
-def call(endpoint: str, values: tuple[str, ...], detach: bool, timeout: float | None) -> None:
+def call(endpoint: str, values: tuple[str, ...], detach: bool, key: str, timeout: float | None) -> None:
     """Call an endpoint's current revision and print its result as JSON.
 
     Each argument is a JSON value ("text" in its quotes: '"text"'); NAME=JSON gives one by name; - reads one
@@ -65,7 +70,11 @@ def call(endpoint: str, values: tuple[str, ...], detach: bool, timeout: float | 
     with connected(settings) as broker:
         broker.durability = settings.durability
         keys = keyring(settings)
-        made = json_call.submit(broker, keys, endpoint, args, kwargs, payload_limit=settings.payload_limit)
+        limit = settings.payload_limit
+        try:
+            made = json_call.submit(broker, keys, endpoint, args, kwargs, payload_limit=limit, key=key)
+        except (QueueFull, IdempotencyConflict) as error:
+            raise Stop(str(error), Exit.REFUSED) from error
         if detach:
             click.echo(made.job)
             return
@@ -125,11 +134,31 @@ def cancel(job_ids: tuple[str, ...]) -> None:
 
 
 @click.command(
-    epilog=example("flashq retry embed-5f0c…") + exit_codes(Exit.NOT_FOUND, Exit.REFUSED),
+    epilog=example(
+        "flashq retry embed-0190…",
+        "flashq retry --endpoint embed",
+        "flashq retry --endpoint embed --reason lost",
+    )
+    + exit_codes(Exit.NOT_FOUND, Exit.REFUSED),
 )
-@click.argument("job_ids", nargs=-1, required=True, metavar="JOB...")
-def retry(job_ids: tuple[str, ...]) -> None:
+@click.argument("job_ids", nargs=-1, metavar="[JOB]...")
+@click.option("--endpoint", metavar="NAME", help="Every job of this endpoint that failed or timed out.")
+@click.option(
+    "--reason", metavar="WORD", help="With --endpoint: only those of this reason (see `jobs --dead`)."
+)
+def retry(job_ids: tuple[str, ...], endpoint: str | None, reason: str | None) -> None:
     """Begin jobs anew that failed, timed out or were cancelled, with their budgets full again."""
+    if bool(job_ids) == bool(endpoint):
+        raise click.UsageError("name jobs, or with --endpoint all that failed of an endpoint")
+    if reason is not None and endpoint is None:
+        raise click.UsageError("--reason chooses among the jobs of an --endpoint")
+    if endpoint is not None:
+        from flashq.store import failed
+
+        with connected() as broker:
+            count = failed.requeue(broker, endpoint, reason=reason or "")
+        click.echo(f"{endpoint}: {counted(count, 'failed job')} queued again")
+        return
     why = "only a job that failed, timed out or was cancelled can be retried"
     _on_each(job_ids, lambda transitions, job: transitions.requeue(job), {"ok": "queued again"}, why)
 
@@ -141,6 +170,8 @@ def _on_each(
     refused: str,
 ) -> None:
     """Carry out a command for each job; the exit code is the highest any of them asks for."""
+    from flashq.store.queries import absent
+
     worst = Exit.OK
     with connected() as broker:
         for job in job_ids:
@@ -148,59 +179,13 @@ def _on_each(
             if verdict in said:
                 click.echo(f"{job}: {said[verdict]}")
             elif verdict == "unknown":
-                complain(f"no job {job} in the broker: never there, deleted, or expired")
+                complain(str(absent(broker, job)))
                 worst = max(worst, Exit.NOT_FOUND)
             else:
                 complain(f"{job} is {verdict}: {refused}")
                 worst = max(worst, Exit.REFUSED)
     if worst:
         sys.exit(worst)
-
-
-# -- purge, undeploy ---------------------------------------------------------------------------------
-
-
-@click.command(epilog=example("flashq purge embed") + exit_codes(Exit.NOT_FOUND))
-@click.argument("endpoint")
-def purge(endpoint: str) -> None:
-    """Cancel every job that waits for an endpoint; those in progress go on."""
-    from flashq.store.queries_fleet import require_endpoint
-
-    with connected() as broker:
-        require_endpoint(broker, endpoint)
-        count = _purge(broker, endpoint)
-    click.echo(f"{endpoint}: {count} waiting {'job' if count == 1 else 'jobs'} cancelled")
-
-
-def _purge(broker: Broker, endpoint: str) -> int:
-    total, page = 0, 500
-    while True:
-        count = broker.run(broker.transitions.purge(endpoint, page))
-        total += count
-        if count < page:
-            return total
-
-
-@click.command(
-    epilog=example("flashq undeploy embed", "flashq undeploy embed --purge")
-    + exit_codes(Exit.NOT_FOUND, Exit.REFUSED)
-)
-@click.argument("endpoint")
-@click.option("--purge", "purging", is_flag=True, help="Cancel the jobs that wait for it first.")
-def undeploy(endpoint: str, purging: bool) -> None:
-    """Forget an endpoint; its workers end. Refused while jobs wait or run. The next call brings it back."""
-    with connected() as broker:
-        if purging:
-            _purge(broker, endpoint)
-        verdict = broker.run(broker.transitions.undeploy(endpoint))
-    if verdict == "unknown":
-        raise Stop(f"no endpoint {endpoint} is registered: see `flashq endpoints`", Exit.NOT_FOUND)
-    if verdict == "busy":
-        hint = (
-            "wait for those in progress, or cancel them" if purging else "`--purge` cancels those that wait"
-        )
-        raise Stop(f"{endpoint} has jobs that wait or run: {hint}", Exit.REFUSED)
-    click.echo(f"{endpoint}: undeployed")
 
 
 # -- logs --------------------------------------------------------------------------------------------

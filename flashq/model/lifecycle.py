@@ -74,7 +74,11 @@ TRANSITIONS: dict[str, dict[JobState | None, frozenset[JobState]]] = {
         (S.CLAIMED, S.RUNNING),
         frozenset({S.FINISHED, S.FAILED, S.CANCELLED, S.TIMED_OUT, S.SCHEDULED, S.QUEUED}),
     ),
-    "release": {S.CLAIMED: frozenset({S.QUEUED, S.CANCELLED}), S.RUNNING: frozenset({S.QUEUED, S.CANCELLED})},
+    # Of what had begun and may do so only once nothing comes back (at_most_once).
+    "release": {
+        S.CLAIMED: frozenset({S.QUEUED, S.CANCELLED}),
+        S.RUNNING: frozenset({S.QUEUED, S.FAILED, S.CANCELLED}),
+    },
     # A run ended without an outcome: its executor died, its worker is silent, or left.
     "lose": {
         S.CLAIMED: frozenset({S.QUEUED, S.CANCELLED}),

@@ -29,6 +29,7 @@ class FailureKind(StrEnum):
     UNSERIALIZABLE = "unserializable"  # its result could not be encoded
     CRASH = "crash"  # the executor died under it
     LOST = "lost"  # the worker or its host vanished, more often than allowed
+    LOST_ONCE = "lost_once"  # the same of a job that may begin only once
     TIMEOUT = "timeout"  # past its execution timeout
     EXPIRED = "expired"  # past its ttl, never run
     CANCELLED = "cancelled"

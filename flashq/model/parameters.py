@@ -21,6 +21,8 @@ MAX_WORKERS = 10_000
 MAX_CONCURRENCY = 1_000
 MAX_GPUS = 128
 LONGEST_S = 30 * 86_400
+MOST_DELIVERIES = 100
+MOST_QUEUED = 1_000_000_000
 
 #: Parameters whose value no message may show.
 SECRET = frozenset({"env"})
@@ -247,6 +249,27 @@ def result_ttl(value: object) -> int:
 def ttl(value: object) -> float:
     """Seconds from submit within which a job must have begun."""
     return number(value, minimum=0, maximum=LONGEST_S, unit="seconds", above=True)
+
+
+DELIVERIES = ("at_least_once", "at_most_once")
+
+
+def delivery(value: object) -> str:
+    """Whether a job whose worker was lost may run again."""
+    if not isinstance(value, str) or value not in DELIVERIES:
+        hint = nearest(value, DELIVERIES) if isinstance(value, str) else ""
+        raise ValueError(f"must be {' or '.join(map(repr, DELIVERIES))}{hint}")
+    return value
+
+
+def max_deliveries(value: object) -> int:
+    """Runs that may end without an outcome before the job fails for good."""
+    return whole(value, minimum=1, maximum=MOST_DELIVERIES, unit="deliveries")
+
+
+def max_queued(value: object) -> int | None:
+    """Most jobs that may wait, delayed ones included; None: as many as the broker holds."""
+    return None if value is None else whole(value, minimum=1, maximum=MOST_QUEUED, unit="jobs")
 
 
 def accelerate_downloads(value: object) -> bool:

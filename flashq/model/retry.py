@@ -12,12 +12,16 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from flashq.errors import SpecError
-from flashq.model.checks import kind, nearest, number, whole
+from flashq.model.checks import flag, kind, nearest, number, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_RETRIES = 100
+#: Runs that may end without an outcome (their worker was lost) before a job fails for good, unless told otherwise.
+MAX_DELIVERIES = 3
+#: The delivery mode of what may begin only once, neither retried nor delivered again.
+AT_MOST_ONCE = "at_most_once"
 _LONGEST_S = 7 * 86_400
 #: The `kind` of an executor's error (flashq_worker/executor/frames.py) that a retry may help.
 RETRYABLE_KIND = "exception"
@@ -28,18 +32,22 @@ class Retries:
     """How often, when and after which exceptions a function is run again.
 
     The n-th retry (from 1) waits a random time of at most `delay_s * backoff ** (n - 1)` seconds, never more
-    than `max_delay_s`; `delay_s=0` retries at once. `on` limits it to these exception types and their
-    subclasses: types, or names ("TimeoutError", "requests.exceptions.HTTPError"); empty means all of them.
+    than `max_delay_s`; with `jitter=False` exactly as long. `delay_s=0` retries at once. `on` limits it to these
+    exception types and their subclasses, `never` excepts some: types, or names for those that are not installed
+    here ("TimeoutError", "requests.exceptions.HTTPError"). Empty, `on` means all of them.
     Raises `SpecError` naming the field that is wrong.
     """
 
     max: int = 0
     """Re-executions after the first run: `max=2` is at most three runs."""
-    delay_s: float = 0
+    delay_s: float = 1.0
     backoff: float = 2.0
     max_delay_s: float = 600
     on: tuple[str | type[BaseException], ...] = ()
     """Kept as `exception_name`s, whatever was given."""
+    never: tuple[str | type[BaseException], ...] = ()
+    """The same. An exception of both is not retried."""
+    jitter: bool = True
 
     def __post_init__(self) -> None:
         for name, check in _FIELDS.items():
@@ -50,8 +58,10 @@ class Retries:
                 raise SpecError(name, str(error), value=given, where="Retries") from None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-safe; `Retries(**as_dict())` gives an equal value."""
-        return {**asdict(self), "on": list(self.on)}
+        """JSON-safe; `Retries(**as_dict())` gives an equal value. What came later is said only where it is used."""
+        later = {"never": list(self.never)} if self.never else {}
+        plain = {name: value for name, value in asdict(self).items() if name not in ("never", "jitter")}
+        return {**plain, "on": list(self.on), **later, **({} if self.jitter else {"jitter": False})}
 
 
 def _exception_names(value: object) -> tuple[str, ...]:
@@ -73,6 +83,8 @@ _FIELDS = {
     "backoff": lambda value: number(value, minimum=1, maximum=100),
     "max_delay_s": lambda value: number(value, minimum=0, maximum=_LONGEST_S, unit="seconds"),
     "on": _exception_names,
+    "never": _exception_names,
+    "jitter": flag,
 }
 
 
@@ -113,17 +125,17 @@ def retry_decision(
 
     `error_kind` is the executor's word for what went wrong. `type_names` are `exception_name`s of the
     exception's class and its bases, nearest first. `fraction` in [0, 1] places the delay in its range (full
-    jitter: 0 is at once, 1 the longest).
+    jitter: 0 is at once, 1 the longest); many jobs that fail at one moment are spread by drawing it at random.
     """
     if error_kind != RETRYABLE_KIND or retries_used >= policy.max:
         return None
-    matched = _matched(policy.on, type_names)
-    if matched is None:
+    matched = _matched(policy.on, type_names) if policy.on else next(iter(type_names), "an exception")
+    if matched is None or _matched(policy.never, type_names) is not None:
         return None
     retry = retries_used + 1
     longest_s = _longest_delay(policy, retry)
     return RetryDecision(
-        delay_s=longest_s * min(max(fraction, 0.0), 1.0),
+        delay_s=longest_s * min(max(fraction, 0.0), 1.0) if policy.jitter else longest_s,
         longest_s=longest_s,
         retry=retry,
         reason=f"retry {retry} of {policy.max} after {matched}",
@@ -135,12 +147,10 @@ def exception_name(cls: type) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _matched(on: Sequence[object], type_names: Sequence[str]) -> str | None:
-    """The name of the exception, or of a base of it, that the policy lists; None if it lists none."""
-    if not on:
-        return type_names[0] if type_names else "an exception"
+def _matched(listed: Sequence[object], type_names: Sequence[str]) -> str | None:
+    """The name of the exception, or of a base of it, that is listed; None where none is."""
     for name in type_names:
-        if name in on or name.rpartition(".")[2] in on:
+        if name in listed or name.rpartition(".")[2] in listed:
             return name
     return None
 

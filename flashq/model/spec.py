@@ -25,7 +25,7 @@ from flashq.errors import NotSupportedError, SpecError
 from flashq.model import parameters as rules
 from flashq.model.checks import nearest
 from flashq.model.resources import CpuRequest, GpuGroup, GpuRequest
-from flashq.model.retry import Retries, parse_retries
+from flashq.model.retry import AT_MOST_ONCE, MAX_DELIVERIES, Retries, parse_retries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +94,17 @@ def _as_one(problems: list[SpecError], where: str) -> SpecError:
     return error
 
 
+A_SECOND_RUN = "a retry is a second run, which delivery='at_most_once' rules out"
+
+
+def _are_retries(given: object) -> bool:
+    """Whether this asks for any; what is no policy is its own rule's to refuse."""
+    try:
+        return parse_retries(given).max > 0
+    except ValueError:
+        return False
+
+
 class EndpointSpec(_Parameters):
     """Every parameter of `Endpoint(...)` by its name, with its default, in canonical form."""
 
@@ -138,6 +149,9 @@ class EndpointSpec(_Parameters):
     priority: Annotated[int, _by(rules.priority)] = 0
     result_ttl: Annotated[int, _by(rules.result_ttl)] = 1800
     ttl: Annotated[float, _by(rules.ttl)] = 86_400
+    delivery: Annotated[str, _by(rules.delivery)] = "at_least_once"
+    max_deliveries: Annotated[int, _by(rules.max_deliveries)] = MAX_DELIVERIES
+    max_queued: Annotated[int | None, _by(rules.max_queued)] = None
     batch: Annotated[None, _not_yet("calls are not gathered into batches yet; pass lists with map")] = None
     hosts: Annotated[None, _not_yet("hosts are not chosen by label yet", {}, [], "")] = None
 
@@ -159,6 +173,13 @@ class EndpointSpec(_Parameters):
             found.append(
                 ("scaler_value", "means nothing without scaler_type='QUEUE_DELAY' or 'REQUEST_COUNT'")
             )
+        if given.get("delivery") == AT_MOST_ONCE:
+            if given.get("max_deliveries", MAX_DELIVERIES) not in (1, MAX_DELIVERIES):
+                found.append(
+                    ("max_deliveries", "delivery='at_most_once' is one delivery, whatever comes of it")
+                )
+            if _are_retries(given.get("retries")):
+                found.append(("retries", A_SECOND_RUN))
         return found
 
     def named(self, function: str) -> Self:
@@ -182,22 +203,19 @@ class CallOptions(_Parameters):
     delay_s: Annotated[float | None, _by(rules.optional(rules.delay_s))] = None
     ttl_s: Annotated[float | None, _by(rules.optional(rules.ttl))] = None
     timeout_s: Annotated[float | None, _by(rules.optional(rules.timeout_s))] = None
+    retries: Annotated[Retries | None, _by(rules.optional(parse_retries))] = None
+    delivery: Annotated[str | None, _by(rules.optional(rules.delivery))] = None
 
     @classmethod
     def _conflicts(cls, given: dict[str, Any]) -> list[tuple[str, str]]:
-        delay_s, ttl_s = given.get("delay_s"), given.get("ttl_s")
-        if isinstance(delay_s, int | float) and isinstance(ttl_s, int | float) and 0 < ttl_s <= delay_s:
-            return [
-                (
-                    "delay_s",
-                    f"the job would expire (ttl_s={ttl_s:g}) before it may begin (delay_s={delay_s:g})",
-                )
-            ]
+        if given.get("delivery") == AT_MOST_ONCE and _are_retries(given.get("retries")):
+            return [("retries", A_SECOND_RUN)]
         return []
 
     def merged(self, **changes: Any) -> CallOptions:
         """These options with some of them changed, checked together."""
-        return CallOptions(**{**self.model_dump(exclude_none=True), **changes})
+        mine = {name: getattr(self, name) for name in type(self).model_fields}
+        return CallOptions(**{**mine, **changes})
 
 
 # -- groups, digests, the record ---------------------------------------------------------------------
@@ -242,6 +260,9 @@ def call_defaults(spec: EndpointSpec) -> dict[str, Any]:
         "priority": spec.priority,
         "result_ttl": spec.result_ttl,
         "ttl": spec.ttl,
+        "delivery": spec.delivery,
+        "max_deliveries": spec.max_deliveries,
+        "max_queued": spec.max_queued,
     }
 
 

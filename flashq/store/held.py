@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flashq.store import replies
 from flashq.store.command import Command, number
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from flashq.store.keys import Keys
 
 SUFFIX = "--held"
@@ -41,8 +40,4 @@ def unhold(keys: Keys, endpoint: str, at_most: int = AT_ONCE) -> Command[tuple[i
     Fewer looked at than asked: none are left.
     """
     args = (keys.root, endpoint, held_queue(endpoint), at_most)
-    return Command("unhold", keys.of("endpoint", endpoint), args, _pair)
-
-
-def _pair(reply: Any) -> tuple[int, int]:
-    return int(reply[0]), int(reply[1])
+    return Command("unhold", keys.of("endpoint", endpoint), args, replies.pair)

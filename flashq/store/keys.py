@@ -71,7 +71,12 @@ class Keys:
 
     def idempotency(self, endpoint: str, key: str) -> str:
         """Where an idempotency key is kept; the key itself never shows."""
-        return self.of("idempotency", endpoint, hashlib.sha256(key.encode()).hexdigest()[:32])
+        return self.of("idempotency", endpoint, key_digest(key))
+
+
+def key_digest(key: str) -> str:
+    """What stands for an idempotency key in the broker."""
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def queue_name(endpoint: str, *, priority: int = 0, older: bool = False) -> str:

@@ -12,13 +12,15 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from flashq.errors import JobNotFound
+from flashq.model.job_id import endpoint_of, kept_s, made_ms, missing
 from flashq.model.lifecycle import TERMINAL, WAITING, JobState
 from flashq.store.broker import Broker
 from flashq.store.command import text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from flashq.errors import JobNotFound, ResultExpired
 
 _LOG_PAGE = 200  # entries of a log read at once
 _LOG_BLOCK_MS = 500  # how long a follower waits for output before it looks whether the job has ended
@@ -59,8 +61,19 @@ def state_of(fields: dict[str, str], job_id: str) -> JobState:
     try:
         return JobState(fields.get("fq_state", ""))
     except ValueError:
-        why = f"no job {job_id} in the broker: never there, deleted, or expired"
-        raise JobNotFound(why, job_id=job_id) from None
+        raise missing(job_id, None, None) from None
+
+
+def absent(broker: Broker, job_id: str) -> JobNotFound | ResultExpired:
+    """Why the broker has no job of this id, as far as its id and its endpoint's record tell."""
+    made, endpoint = made_ms(job_id), endpoint_of(job_id)
+    spec = (
+        text(broker.execute("HGET", broker.keys.of("endpoint", endpoint), "spec")) if made is not None else ""
+    )
+    if made is None or not spec:
+        return missing(job_id, None, None)
+    seconds, _ = broker.execute("TIME")
+    return missing(job_id, kept_s(spec), int(seconds) - made / 1000)
 
 
 def delivered(fields: dict[str, str], state: JobState) -> tuple[int | None, int | None]:
@@ -83,9 +96,12 @@ _TIMING = ("fq_state", "fq_enqueued", "fq_claimed", "fq_began", "fq_ended", "fq_
 def job_timing(broker: Broker, job_id: str) -> dict[str, Any]:
     """Where a job's time went: the fields of `flashq.job.Timing` (seconds; None: not reached, or not known).
 
-    Raises: JobNotFound, BrokerError.
+    Raises: JobNotFound, ResultExpired, BrokerError.
     """
-    return timing_of(read_hash(broker, broker.keys.of("job", job_id), _TIMING), job_id)
+    fields = read_hash(broker, broker.keys.of("job", job_id), _TIMING)
+    if not fields["fq_state"]:
+        raise absent(broker, job_id)
+    return timing_of(fields, job_id)
 
 
 def timing_of(fields: dict[str, str], job_id: str) -> dict[str, Any]:
@@ -152,7 +168,7 @@ def _chunks(broker: Broker, job_id: str, *, follow: bool) -> Iterator[bytes]:
         entries = reply[0][1] if reply else []
         known = known or bool(state) or bool(entries)
         if not known:
-            state_of({}, job_id)
+            raise absent(broker, job_id)
         for entry_id, fields in entries:
             last = entry_id
             yield _text_of(fields)

@@ -1,4 +1,4 @@
-"""Endpoints, their queues, workers, hosts and autoscalers as people see them. Reads only (see `queries`)."""
+"""Endpoints, workers, hosts and autoscalers as people see them. Reads only (see `queries`)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from flashq.store.command import mapping, text
 from flashq.store.queries import moment, read_hashes, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from flashq.store.broker import Broker
 
 WORKER_STATES = ("initializing", "idle", "running", "throttled", "outdated", "unhealthy")
-_HEAD = 16  # waiting jobs at the head of a queue that are dated to find the oldest
 _LEASES = 1000  # jobs in progress that are looked at to say which worker runs what
 
 
@@ -36,20 +35,8 @@ class ListedEndpoint:
     throttled: int
     outdated: int
     unhealthy: int
-    reason: str | None  # why workers are throttled or unhealthy
-
-
-@dataclass(frozen=True, slots=True)
-class ListedQueue:
-    """What waits for one endpoint, its sibling queues (other priorities and revisions) included."""
-
-    endpoint: str
-    queued: int
-    in_progress: int
-    failed: int
-    oldest_age_s: float | None  # how long the oldest of the queued has waited
-    scheduled: int  # wait for their time
-    parked: int  # found on the queue and no jobs of flashq
+    paused: bool
+    reason: str | None  # why workers are throttled or unhealthy, or that it is paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,54 +117,9 @@ def queue_names(broker: Broker, endpoints: Sequence[str]) -> dict[str, list[str]
     return {name: [name, *sorted(siblings[name] - {name})] for name in endpoints}
 
 
-# -- queues ------------------------------------------------------------------------------------------
-
-
-def queues(broker: Broker) -> list[ListedQueue]:
-    """One row an endpoint, by name. Raises BrokerError."""
-    of = broker.keys.of
-    owned = queue_names(broker, endpoint_names(broker))
-    names = [queue for siblings in owned.values() for queue in siblings]
-    at = now_ms(broker)
-    replies = broker.execute_all([r for queue in names for r in _queue_requests(broker, queue, at)])
-    counts = {queue: replies[4 * i : 4 * i + 4] for i, queue in enumerate(names)}
-    heads = sorted({text(i) for _, _, _, head in counts.values() for i in head})
-    dated = read_hashes(broker, [of("job", i) for i in heads], ("fq_enqueued",))
-    enqueued = {i: whole(fields["fq_enqueued"]) for i, fields in zip(heads, dated, strict=True)}
-    busy = broker.execute_all([("ZCARD", of("leases", name)) for name in owned])
-    parked = broker.execute_all([("LLEN", of("parked", name)) for name in owned])
-    rows = []
-    for (name, siblings), leased, aside in zip(owned.items(), busy, parked, strict=True):
-        mine = [counts[queue] for queue in siblings]
-        dates = [enqueued[text(i)] for *_, head in mine for i in head]
-        ages = [at - ms for ms in dates if ms is not None]
-        rows.append(
-            ListedQueue(
-                endpoint=name,
-                queued=sum(c[0] for c in mine),
-                in_progress=leased,
-                failed=sum(c[1] for c in mine),
-                oldest_age_s=max(0, *ages) / 1000 if ages else None,
-                scheduled=sum(c[2] for c in mine),
-                parked=aside,
-            )
-        )
-    return rows
-
-
-def _queue_requests(broker: Broker, queue: str, at_ms: int) -> list[tuple[str | int, ...]]:
-    of = broker.keys.of
-    return [
-        ("LLEN", of("queue", queue)),
-        ("ZCOUNT", of("failed", queue), f"({at_ms // 1000}", "+inf"),  # those kept no longer are not counted
-        ("ZCARD", of("scheduled", queue)),
-        ("LRANGE", of("queue", queue), 0, _HEAD - 1),
-    ]
-
-
 # -- endpoints and workers ---------------------------------------------------------------------------
 
-_ENDPOINT = ("revision", "scaling", "environment", "resources", "condition")
+_ENDPOINT = ("revision", "scaling", "environment", "resources", "condition", "paused")
 _WORKER = ("fq_state", "fq_since", "fq_host", "hostname", "fq_env", "fq_drain", "pid")
 
 
@@ -213,6 +155,13 @@ def endpoints(broker: Broker) -> list[ListedEndpoint]:
     return [_endpoint(name, record, workers[name]) for name, record in records.items()]
 
 
+def wait_reason(record: Mapping[str, str]) -> str:
+    """Why an endpoint's jobs are not begun, by its record; '' where it has what it wants."""
+    condition = _object(record.get("condition", ""))
+    reasons = ["paused"] if record.get("paused") == "1" else []
+    return "; ".join([*reasons, *filter(None, [condition.get("detail") or condition.get("reason")])])
+
+
 def _endpoint(name: str, record: dict[str, str], workers: dict[str, dict[str, str]]) -> ListedEndpoint:
     counts = Counter(_worker_state(worker, record) for worker in workers.values())
     condition, scaling = _object(record["condition"]), _object(record["scaling"])
@@ -224,7 +173,8 @@ def _endpoint(name: str, record: dict[str, str], workers: dict[str, dict[str, st
         revision=record["revision"],
         workers_min=scaling.get("workers_min"),
         workers_max=scaling.get("workers_max"),
-        reason=condition.get("detail") or condition.get("reason"),
+        paused=record["paused"] == "1",
+        reason=wait_reason(record) or None,
         **{state: counts[state] for state in WORKER_STATES},
     )
 

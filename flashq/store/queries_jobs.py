@@ -6,9 +6,11 @@ from dataclasses import dataclass, fields
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any
 
-from flashq.model.lifecycle import STATUS, TERMINAL, JobState, Status
+from flashq.model.lifecycle import STATUS, TERMINAL, WAITING, JobState, Status
+from flashq.model.retry import MAX_DELIVERIES
 from flashq.store.command import text
 from flashq.store.queries import (
+    absent,
     delivered,
     last_lines,
     moment,
@@ -18,7 +20,7 @@ from flashq.store.queries import (
     timing_of,
     whole,
 )
-from flashq.store.queries_fleet import endpoint_names, queue_names, require_endpoint
+from flashq.store.queries_fleet import endpoint_names, now_ms, queue_names, require_endpoint, wait_reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -62,7 +64,10 @@ class JobDetail(ListedJob):
     description: str
     claimed_at: datetime | None
     expires_at: datetime | None  # when it ends unless it has begun (its ttl)
+    delivery: str
+    max_deliveries: int  # losses that it may have
     cancel_requested: bool
+    waits_for: str | None  # why it has not begun, as far as that is known
     reason: str | None  # a word for machines
     error: str | None  # for people
     timing: dict[str, Any]  # the fields of flashq.job.Timing
@@ -75,7 +80,7 @@ _LISTED = tuple(
 _DETAIL = (
     *_LISTED,
     *"fq_rev origin fq_prio fq_gen fq_losses fq_retries description fq_ttl_at fq_cancel".split(),
-    *"fq_reason fq_error fq_timing".split(),
+    *"fq_reason fq_error fq_timing fq_mode fq_max_losses".split(),
 )
 
 
@@ -91,13 +96,21 @@ def _listed(job_id: str, hash_: dict[str, str]) -> ListedJob:
         started_at=moment(began),
         ended_at=moment(hash_["fq_ended"]) if state in TERMINAL else None,
         worker=hash_["worker_name"] or None,
-        cold_start=None if state is JobState.SCHEDULED else hash_["fq_cold"] == "1",
+        cold_start=_cold(hash_, state),
     )
 
 
+def _cold(hash_: dict[str, str], state: JobState) -> bool | None:
+    if hash_["fq_cold"]:
+        return hash_["fq_cold"] == "1"
+    return None if state is JobState.SCHEDULED and not hash_["fq_began"] else False
+
+
 def job(broker: Broker, job_id: str) -> JobDetail:
-    """One job. Raises JobNotFound, BrokerError."""
+    """One job. Raises JobNotFound, ResultExpired, BrokerError."""
     hash_ = read_hash(broker, broker.keys.of("job", job_id), _DETAIL)
+    if not hash_["fq_state"]:
+        raise absent(broker, job_id)
     listed = _listed(job_id, hash_)
     state = JobState(hash_["fq_state"])
     claimed, _ = delivered(hash_, state)
@@ -113,12 +126,27 @@ def job(broker: Broker, job_id: str) -> JobDetail:
         description=hash_["description"],
         claimed_at=moment(claimed),
         expires_at=moment(hash_["fq_ttl_at"]),
+        delivery=hash_["fq_mode"] or "at_least_once",
+        max_deliveries=whole(hash_["fq_max_losses"]) or MAX_DELIVERIES,
         cancel_requested=hash_["fq_cancel"] == "1",
+        waits_for=_waits_for(broker, job_id, state, listed.endpoint, hash_["origin"]),
         reason=hash_["fq_reason"] or None,
         error=hash_["fq_error"] or None,
         timing=timing_of(hash_, job_id),
         log=last_lines(broker, job_id, _LAST_LINES),
     )
+
+
+def _waits_for(broker: Broker, job_id: str, state: JobState, endpoint: str, queue: str) -> str | None:
+    if state not in WAITING:
+        return None
+    record = read_hash(broker, broker.keys.of("endpoint", endpoint), ("condition", "paused"))
+    reasons = [wait_reason(record)]
+    if state is JobState.SCHEDULED:
+        due = broker.execute("ZSCORE", broker.keys.of("scheduled", queue), job_id)
+        left_s = float(due) - now_ms(broker) / 1000 if due else 0.0
+        reasons.insert(0, f"its time, in {max(0.0, left_s):.1f} s")
+    return "; ".join(filter(None, reasons)) or "its turn"
 
 
 def stored_outcome(broker: Broker, job_id: str) -> bytes:

@@ -21,12 +21,17 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """`verdict`: ok, dup, hit, conflict, full, unregistered (see submit.lua)."""
+    """`verdict`: ok, dup, hit, conflict, spent, full, unregistered (see submit.lua)."""
 
     verdict: str
     detail: str
     now_ms: int
     current: bool  # False: another program has registered another revision since
+
+    @property
+    def cold(self) -> bool | None:
+        """Of an accepted job: no worker was idle; None: it is delayed, and that is not known yet."""
+        return None if self.detail == "" else self.detail == "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Claimed:
     generation: int
     attempt: int  # the number that this run of it has, from 1
     losses: int
-    enqueued_ms: int
+    enqueued_ms: int  # since when it waited: submitted, or due, or given back
     cold: bool
     retries_used: int
 
@@ -97,6 +102,7 @@ class Watched:
     text: str
     outcome: bytes
     generation: int
+    cold: bool | None = None  # found no idle worker; None: not known (yet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +174,7 @@ class Observed:
     record: dict[str, str]
     stats: dict[str, str]
     queued: int
-    enqueued_ms: tuple[int, ...]
+    enqueued_ms: tuple[int, ...]  # since when the oldest wait: submitted, or due, or given back
     scheduled: int
     began_ms: tuple[int, ...]
     workers: tuple[WorkerRow, ...]

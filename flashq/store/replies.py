@@ -53,6 +53,11 @@ def handed_over(framed: bytes) -> Claimed:
         raise ValueError(str(error)) from None
 
 
+def coldness(word: bytes | str) -> bool | None:
+    """Whether a job found no idle worker ('c'), or one ('w'); None where that is not known (yet)."""
+    return {"c": True, "w": False}.get(text(word))
+
+
 def submitted(r: Any) -> Submitted:
     return Submitted(text(r[0]), text(r[1]), int(r[2]), r[3] == 1)
 
@@ -100,9 +105,21 @@ def beat(r: Any) -> Beat:
     return Beat(int(r[0]), int(r[2]))
 
 
+def pair(r: Any) -> tuple[int, int]:
+    return int(r[0]), int(r[1])
+
+
 def watched(rows: Any) -> list[Watched]:
     return [
-        Watched(JobState(text(r[0])) if r[0] else None, int(r[1]), text(r[2]), text(r[3]), r[4], int(r[5]))
+        Watched(
+            state=JobState(text(r[0])) if r[0] else None,
+            fence=int(r[1]),
+            reason=text(r[2]),
+            text=text(r[3]),
+            outcome=r[4],
+            generation=int(r[5]),
+            cold=coldness(r[6]),
+        )
         for r in rows
     ]
 

@@ -6,9 +6,10 @@ import pickle
 import secrets
 from typing import TYPE_CHECKING
 
+from flashq.model.retry import MAX_DELIVERIES
 from flashq.store import replies
 from flashq.store.command import Command, Value, number, text
-from flashq.store.keys import Keys, queue_name
+from flashq.store.keys import Keys, key_digest, queue_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -100,6 +101,14 @@ class Transitions:
             "observe", self.keys.of("endpoint", endpoint), (self._root, endpoint, oldest), replies.observed
         )
 
+    def pause(self, endpoint: str) -> Command[str]:
+        """Claim nothing more of it: 'ok' or 'unknown'."""
+        return Command("pause", self.keys.of("endpoint", endpoint), (self._root, endpoint), text)
+
+    def resume(self, endpoint: str) -> Command[str]:
+        """End a pause: 'ok' or 'unknown'."""
+        return Command("resume", self.keys.of("endpoint", endpoint), (self._root, endpoint), text)
+
     def set_condition(self, endpoint: str, field: str, value: str, event: str, *, term: Term) -> Command[int]:
         """Record `condition` or `withheld` (JSON; '' removes it), with an event unless that is ''.
 
@@ -123,14 +132,21 @@ class Transitions:
         ttl_ms: int = 0,
         own_ttl: bool = True,
         most_waiting: int = 0,
+        max_deliveries: int = MAX_DELIVERIES,
+        at_most_once: bool = False,
         idempotency_key: str = "",
-        stands_for: str = "",
-        fields: Mapping[str, Value] | None = None,
+        stands_for: tuple[str, str] = ("", ""),
     ) -> Command[Submitted]:
-        """`fields` are further `fq_*` fields of the job's hash (only those that differ from their default).
+        """`own_ttl=False` says that all jobs of this queue have this ttl, so that the oldest expires first.
 
-        `own_ttl=False` says that all jobs of this queue have this ttl, so that the oldest expires first.
+        `stands_for`: what an idempotency key stands for: digests of the target, and of the payload ('' where equal
+        ones may differ).
         """
+        fields: list[Value] = []
+        if max_deliveries != MAX_DELIVERIES:
+            fields += ("fq_max_losses", max_deliveries)
+        if at_most_once:
+            fields += ("fq_mode", "at_most_once")
         args = (
             self._root,
             endpoint,
@@ -142,15 +158,15 @@ class Transitions:
             delay_ms,
             ttl_ms,
             most_waiting,
-            self.keys.idempotency(endpoint, idempotency_key) if idempotency_key else "",
-            stands_for,
+            key_digest(idempotency_key) if idempotency_key else "",
+            " ".join(part or "-" for part in stands_for),
             IDEMPOTENCY_MS,
             channel,
             description,
             RQ_DATA,
             call,
             int(own_ttl),
-            *(_flat(fields) if fields else ()),
+            *fields,
         )
         return Command("submit", self.keys.of("job", job), args, replies.submitted)
 
@@ -173,6 +189,34 @@ class Transitions:
     def purge(self, endpoint: str, limit: int = 500) -> Command[int]:
         """Cancel at most `limit` waiting jobs; fewer than that means none are left."""
         return Command("purge", self.keys.of("endpoint", endpoint), (self._root, endpoint, limit), number)
+
+    def purge_failed(
+        self,
+        endpoint: str,
+        queue: str,
+        *,
+        before_ms: int,
+        reason: str = "",
+        offset: int = 0,
+        limit: int = 500,
+    ) -> Command[tuple[int, int]]:
+        """Delete failed jobs of a queue: (how many were looked at, how many deleted). See `failed.py`."""
+        args = (self._root, endpoint, queue, offset, limit, reason, before_ms)
+        return Command("purge_failed", self.keys.of("endpoint", endpoint), args, replies.pair)
+
+    def requeue_failed(
+        self,
+        endpoint: str,
+        queue: str,
+        *,
+        before_ms: int,
+        reason: str = "",
+        offset: int = 0,
+        limit: int = 500,
+    ) -> Command[tuple[int, int]]:
+        """Begin failed jobs of a queue anew: (how many were looked at, how many requeued). See `failed.py`."""
+        args = (self._root, endpoint, queue, offset, limit, reason, before_ms)
+        return Command("requeue_failed", self.keys.of("endpoint", endpoint), args, replies.pair)
 
     def fail_waiting(
         self, endpoint: str, revision: str, why: str, limit: int = 500, *, term: Term | None = None
@@ -260,9 +304,11 @@ class Transitions:
         args = (self._root, endpoint, worker, *known)
         return Command("recover", self.keys.of("worker", worker), args, replies.claim)
 
-    def release(self, job: str, fence: int, worker: str = "") -> Command[str]:
-        """'ok', 'cancelled' or 'stale'."""
-        return Command("release", self.keys.of("job", job), (self._root, job, fence, worker), text)
+    def release(self, job: str, fence: int, worker: str = "", *, begun: bool = True) -> Command[str]:
+        """'ok', 'cancelled', 'failed' or 'stale'. `begun`: its function may have been entered, of which only the
+        worker knows."""
+        args = (self._root, job, fence, worker, int(begun))
+        return Command("release", self.keys.of("job", job), args, text)
 
     def reap(self, endpoint: str, *, lease_ms: int, limit: int = 100, pause_ms: int = 500) -> Command[Reaped]:
         """Recover what stopped talking, expire, promote, take back: at most `limit` jobs of each.

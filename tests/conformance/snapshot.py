@@ -44,6 +44,7 @@ CARRIES: dict[str, tuple[tuple[str, ...], ...]] = {
     "watch": (("cancel",),),
     "requeue": (("requeue",),),
     "fail_waiting": (("fail_waiting",),),
+    "requeue_failed": (("requeue",),),
 }
 
 
@@ -264,7 +265,7 @@ def reachable(script: str, before: JobState | None) -> set[JobState | None]:
     states: set[JobState | None] = {before}
     for stage in CARRIES.get(script, ()):
         states |= {after for name in stage for state in states for after in TRANSITIONS[name].get(state, ())}
-    if script == "delete" and before in TERMINAL:
+    if script in ("delete", "purge_failed") and before in TERMINAL:
         states.add(None)
     return states
 

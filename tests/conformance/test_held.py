@@ -34,7 +34,7 @@ def test_after_a_restart_nobody_holds_anything(world: World) -> None:
 
 
 def test_a_restart_does_not_run_twice_what_may_run_once(world: World) -> None:
-    job = world.running(fields={"fq_mode": "at_most_once"}).job
+    job = world.running(at_most_once=True).job
     restart(world)
 
     assert world.state(job) == JobState.FAILED

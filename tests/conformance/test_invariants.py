@@ -69,14 +69,15 @@ class Machine(RuleBasedStateMachine):
     def submit(
         self, priority: int, delay_ms: int, ttl_ms: int, own_ttl: bool, once: bool, losses: int
     ) -> str:
-        fields = {"fq_max_losses": losses, **({"fq_mode": "at_most_once"} if once else {})}
         terms: dict[str, Any] = {
+            "max_deliveries": losses,
+            "at_most_once": once,
             "priority": priority,
             "delay_ms": delay_ms,
             "ttl_ms": ttl_ms,
             "own_ttl": own_ttl or delay_ms > 0,
         }
-        job = self.world.submit(fields=fields, **terms)
+        job = self.world.submit(**terms)
         self.submitted.append(job)
         return job
 

@@ -45,7 +45,7 @@ def test_a_lease_that_nobody_renews_is_recovered_though_its_worker_beats(world: 
 
 
 def test_a_poison_job_ends(world: World) -> None:
-    job = world.submit(fields={"fq_max_losses": 2})
+    job = world.submit(max_deliveries=2)
     for _ in range(2):
         world.claim(world.worker())
         world.silence()
@@ -64,7 +64,7 @@ def test_a_cancelled_job_of_a_silent_worker_ends(world: World) -> None:
 
 
 def test_at_most_once_is_not_run_again_after_a_silence(world: World) -> None:
-    held = world.running(fields={"fq_mode": "at_most_once"})
+    held = world.running(at_most_once=True)
     world.silence()
 
     assert world.state(held.job) == JobState.FAILED

@@ -120,7 +120,7 @@ def crash(world: World, held: Claimed) -> str:
 
 
 def test_a_crash_is_delivered_again_within_the_budget(world: World) -> None:
-    job = world.submit(fields={"fq_max_losses": 2})
+    job = world.submit(max_deliveries=2)
     other = world.submit()
     (first,) = world.claim(world.worker())
     assert crash(world, first) == "queued"
@@ -145,7 +145,7 @@ def test_three_deliveries_unless_told_otherwise(world: World) -> None:
 
 
 def test_losses_and_retries_have_budgets_of_their_own(world: World) -> None:
-    held = world.running(fields={"fq_max_losses": 2})
+    held = world.running(max_deliveries=2)
     world.finish(held, "retry")
     (held,) = world.claim(world.worker())
     crash(world, held)
@@ -166,14 +166,14 @@ def test_what_had_not_begun_is_not_counted_as_lost(world: World) -> None:
 
 
 def test_at_most_once_means_no_second_run(world: World) -> None:
-    held = world.running(fields={"fq_mode": "at_most_once"})
+    held = world.running(at_most_once=True)
 
     assert crash(world, held) == "failed"
-    assert world.watch(held.job).reason == "lost"
+    assert world.watch(held.job).reason == "lost_once"
 
 
 def test_at_most_once_allows_a_second_claim_before_the_start(world: World) -> None:
-    held = world.claimed(fields={"fq_mode": "at_most_once"})
+    held = world.claimed(at_most_once=True)
 
     assert crash(world, held) == "queued"
     assert [again.job for again in world.claim(world.worker())] == [held.job]
@@ -212,6 +212,28 @@ def test_a_released_job_whose_caller_cancelled_it_ends(world: World) -> None:
     assert world.resent == "cancelled"
 
 
+@pytest.mark.parametrize(
+    ("start", "begun", "said", "state"),
+    [
+        (1, True, "failed", "failed"),
+        (1, False, "ok", "queued"),
+        (0, False, "ok", "queued"),
+        (0, True, "ok", "queued"),
+    ],
+)
+def test_what_may_begin_only_once_is_given_back_only_unbegun(
+    world: World, start: int, begun: bool, said: str, state: str
+) -> None:
+    job = world.submit(at_most_once=True)
+    (held,) = world.claim(world.worker(), start=start)
+
+    assert world.run(world.t.release(job, held.fence, begun=begun)) == said
+    assert world.resent == said
+    assert world.state(job) == state
+    if state == "failed":
+        assert world.watch(job).reason == "lost_once"
+
+
 # -- cancel races ------------------------------------------------------------------------------------
 
 
@@ -233,6 +255,19 @@ def test_complete_wins_over_a_cancel_that_comes_too_late(world: World) -> None:
     assert world.finish(held) == "ok"
     assert world.run(world.t.cancel(held.job)) == "finished"
     assert world.state(held.job) == JobState.FINISHED
+
+
+@pytest.mark.parametrize("state", ["failed", "timed_out", "cancelled"])
+def test_cancel_wins_over_every_end_without_a_value(world: World, state: str) -> None:
+    held = world.running()
+    world.run(world.t.cancel(held.job))
+
+    assert world.finish(held, state, reason="exception", text="ValueError: no", outcome=b"signed") == "ok"
+    told = world.watch(held.job)
+    assert told.state is JobState.CANCELLED
+    if state != "cancelled":  # the worker signed another ending: the broker's own has no outcome
+        assert (told.reason, told.outcome) == ("cancelled", b"")
+        assert told.text == "cancelled; its run had ended with ValueError: no"
 
 
 @pytest.mark.parametrize("delay_ms", [0, 3000])

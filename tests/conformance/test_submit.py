@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from flashq.model.lifecycle import JobState
@@ -13,9 +15,7 @@ from tests.conformance.world import EP, START_MS, World, holds
 
 
 def test_a_job_waits_on_its_endpoints_queue(world: World) -> None:
-    answer = world.submit_as(
-        "embed-1", call=b"signed", description="embed(6 bytes)", fields={"fq_mode": "at_most_once"}
-    )
+    answer = world.submit_as("embed-1", call=b"signed", description="embed(6 bytes)", at_most_once=True)
 
     assert (answer.verdict, answer.now_ms) == ("ok", START_MS)
     assert (world.resent.verdict, world.resent.detail) == ("dup", "queued")
@@ -101,13 +101,33 @@ def test_a_full_queue_refuses(world: World) -> None:
     assert world.submit_as("embed-x", most_waiting=2).verdict == "ok"
 
 
+def test_the_bound_counts_everything_that_waits_and_nothing_that_runs(world: World) -> None:
+    """Row 25."""
+    world.running()
+    for terms in ({"priority": 5}, {"delay_ms": 60_000}, {}, {"priority": -3, "delay_ms": 1000}):
+        world.submit(most_waiting=4, **terms)
+    assert world.submit_as("embed-x", most_waiting=4, priority=9).detail == "4"
+
+    world.register("other")
+    assert world.submit_as("other-1", "other", most_waiting=4).verdict == "ok"
+    assert world.submit_as("embed-y", most_waiting=0).verdict == "ok"
+
+
+def test_what_comes_back_is_not_refused_by_the_bound(world: World) -> None:
+    held = world.running(most_waiting=1)
+    world.submit(most_waiting=1)
+
+    assert world.finish(held, "retry") == "ok"
+    assert len(world.listed("queue")) == 2
+
+
 # -- idempotency keys --------------------------------------------------------------------------------
 
 
 def test_the_second_call_with_a_key_is_the_first_job(world: World) -> None:
-    first = world.submit(idempotency_key="doc-17", stands_for="a")
-    again = world.submit_as("embed-x", idempotency_key="doc-17", stands_for="a")
-    other = world.submit_as("embed-y", idempotency_key="doc-17", stands_for="b")
+    first = world.submit(idempotency_key="doc-17", stands_for=("t", "a"))
+    again = world.submit_as("embed-x", idempotency_key="doc-17", stands_for=("t", "a"))
+    other = world.submit_as("embed-y", idempotency_key="doc-17", stands_for=("t", "b"))
 
     assert (again.verdict, again.detail) == ("hit", first)
     assert (other.verdict, other.detail) == ("conflict", first)
@@ -116,18 +136,123 @@ def test_the_second_call_with_a_key_is_the_first_job(world: World) -> None:
 
 def test_a_key_is_kept_per_endpoint_and_for_a_day(world: World) -> None:
     world.register("other")
-    world.submit(idempotency_key="doc-17", stands_for="a")
+    world.submit(idempotency_key="doc-17", stands_for=("t", "a"))
 
-    assert world.submit_as("other-x", "other", idempotency_key="doc-17", stands_for="a").verdict == "ok"
+    assert (
+        world.submit_as("other-x", "other", idempotency_key="doc-17", stands_for=("t", "a")).verdict == "ok"
+    )
     assert 86_000 < world.redis.ttl(world.keys.idempotency(EP, "doc-17")) <= 86_400
 
 
-def test_a_key_of_a_deleted_job_is_free(world: World) -> None:
-    job = world.submit(idempotency_key="doc-17", stands_for="a")
-    world.run(world.t.cancel(job))
-    world.run(world.t.delete(job))
+KEYED: dict[str, Any] = {"idempotency_key": "doc-17", "stands_for": ("t", "a")}
 
-    assert world.submit_as("embed-x", idempotency_key="doc-17", stands_for="b").verdict == "ok"
+
+def test_another_target_or_payload_is_a_conflict_where_both_can_be_compared(world: World) -> None:
+    first = world.submit(idempotency_key="doc-17", stands_for=("t", "a"))
+    given = [("t", ""), ("t", "b"), ("u", "a"), ("u", "")]
+    said = [world.submit_as("embed-x", idempotency_key="doc-17", stands_for=other) for other in given]
+
+    assert [answer.verdict for answer in said] == ["hit", "conflict", "conflict", "conflict"]
+    assert {answer.detail for answer in said} == {first}
+
+
+@pytest.mark.parametrize("keep", ["waiting", "claimed", "running", "finished"])
+def test_a_key_stands_for_a_job_that_waits_runs_or_has_completed(world: World, keep: str) -> None:
+    job = world.submit(**KEYED)
+    if keep != "waiting":
+        (held,) = world.claim(world.worker(), start=int(keep != "claimed"))
+        if keep == "finished":
+            world.finish(held)
+
+    answer = world.submit_as("embed-x", **KEYED)
+    assert (answer.verdict, answer.detail) == ("hit", job)
+
+
+@pytest.mark.parametrize("state", ["failed", "timed_out", "cancelled"])
+def test_a_key_is_free_once_its_job_ended_without_a_value(world: World, state: str) -> None:
+    held = world.running(**KEYED)
+    world.finish(held, state)
+
+    second = world.submit(**KEYED | {"stands_for": ("t", "b")})
+    assert world.submit_as("embed-x", **KEYED).detail == second
+    world.run(world.t.requeue(held.job))  # the first one again, by hand: it takes nothing back
+    assert world.submit_as("embed-x", **KEYED).detail == second
+
+
+def test_a_key_of_a_job_that_may_begin_only_once_stays_with_it_once_it_has(world: World) -> None:
+    never_begun = world.submit(at_most_once=True, **KEYED)
+    world.run(world.t.cancel(never_begun))
+    held = world.running(at_most_once=True, **KEYED)
+    world.run(world.t.crash(held.job, held.fence, "killed", b"", 60))
+
+    assert world.state(held.job) == JobState.FAILED
+    assert world.submit_as("embed-x", **KEYED).detail == held.job
+
+
+def test_a_key_outlives_the_result_so_that_nothing_runs_twice(world: World) -> None:
+    """Row 24."""
+    held = world.running(**KEYED)
+    world.finish(held, keep_s=60)
+    with world.tampering() as redis:  # the hash expires, which the test's own clock cannot make it do
+        redis.delete(world.keys.of("job", held.job), world.keys.of("results", held.job))
+    answer = world.submit_as("embed-x", **KEYED)
+    other = world.submit_as("embed-x", idempotency_key="doc-17", stands_for=("t", "b"))
+
+    assert (answer.verdict, answer.detail) == ("spent", held.job)
+    assert (other.verdict, other.detail) == ("conflict", held.job)
+    assert world.state("embed-x") == ""
+    assert 0 < world.redis.ttl(world.keys.idempotency(EP, "doc-17")) <= 86_400
+
+
+@pytest.mark.parametrize("how", ["cancelled", "finished", "with a tool of RQ"])
+def test_a_key_of_a_deleted_job_is_free(world: World, how: str) -> None:
+    if how == "finished":
+        held = world.running(**KEYED)
+        job = held.job
+        world.finish(held)
+    else:
+        job = world.submit(**KEYED)
+        world.run(world.t.cancel(job))
+    if how == "with a tool of RQ":
+        with world.tampering() as redis:
+            redis.delete(world.keys.of("job", job))
+            redis.zrem(world.keys.of("canceled", EP), job)
+    else:
+        world.run(world.t.delete(job))
+
+    assert world.submit_as("embed-x", idempotency_key="doc-17", stands_for=("t", "b")).verdict == "ok"
+
+
+# -- cold or warm ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("idle", [True, False])
+@pytest.mark.parametrize("delay_ms", [0, 5000])
+def test_cold_is_told_with_the_end(world: World, idle: bool, delay_ms: int) -> None:
+    worker = world.worker()
+    if idle:
+        world.claim(worker)
+    answer = world.submit_as("embed-1", delay_ms=delay_ms)
+    assert answer.detail == ("" if delay_ms else str(int(not idle)))
+    assert world.watch("embed-1").cold is (None if delay_ms or idle else True)
+    world.pass_ms(delay_ms)
+    world.reap()
+    (held,) = world.claim(worker)
+    world.finish(held)
+
+    assert world.watch("embed-1").cold is not idle
+
+
+def test_a_retry_does_not_change_what_the_first_run_found(world: World) -> None:
+    worker = world.worker()
+    world.submit()
+    (held,) = world.claim(worker)
+    world.finish(held, "retry", delay_ms=3000)
+    world.claim(worker)  # nothing: it is idle now
+    world.pass_ms(3000)
+    world.reap()
+
+    assert world.watch(held.job).cold is True
 
 
 # -- watching ----------------------------------------------------------------------------------------
@@ -147,7 +272,7 @@ def test_watchers_are_told(world: World) -> None:
         told = listener.get_message(timeout=5)
         assert told is not None
         parts = told["data"].split(b"\n", 5)
-        assert parts == [held.job.encode(), b"finished", b"1", b"", b"1", b"signed\nbytes\x00"]
+        assert parts == [held.job.encode(), b"finished", b"1", b"", b"1c", b"signed\nbytes\x00"]
         assert listener.get_message(timeout=0) is None
         listener.close()
 
@@ -163,7 +288,7 @@ def test_a_large_outcome_does_not_travel_with_the_news(world: World) -> None:
 
     told = listener.get_message(timeout=5)
     assert told is not None
-    assert told["data"].split(b"\n") == [held.job.encode(), b"finished", b"1", b"", b"0", b""]
+    assert told["data"].split(b"\n") == [held.job.encode(), b"finished", b"1", b"", b"0c", b""]
     assert world.watch(held.job).outcome == outcome
     listener.close()
 

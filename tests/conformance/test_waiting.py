@@ -48,7 +48,7 @@ def test_only_ended_jobs_are_deleted(world: World) -> None:
 
 @pytest.mark.parametrize("state", ["failed", "timed_out", "cancelled"])
 def test_a_requeued_job_begins_anew(world: World, state: str) -> None:
-    held = world.running(fields={"fq_max_losses": 2}, priority=3)
+    held = world.running(max_deliveries=2, priority=3)
     world.finish(held, state, reason="exception", text="ValueError: no", keep_s=60)
 
     assert world.run(world.t.requeue(held.job)) == "ok"

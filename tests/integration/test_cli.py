@@ -85,7 +85,8 @@ def test_queues_in_json(cli: CommandLine, made: Fabricated) -> None:
 
     assert 0 <= busy.pop("oldest_age_s") < 60
     assert busy == {
-        "endpoint": "embed", "queued": 1, "in_progress": 0, "failed": 1, "scheduled": 0, "parked": 0
+        "endpoint": "embed", "queued": 1, "in_progress": 0, "failed": 1, "scheduled": 0, "parked": 0,
+        "paused": False
     }  # fmt: skip
     assert idle["oldest_age_s"] is None
 
@@ -273,7 +274,7 @@ def test_purge_of_more_than_one_page(cli: CommandLine, made: Fabricated) -> None
     ]
     made.broker.run_all(submits)
 
-    assert cli("purge", "embed").stdout == "embed: 1100 waiting jobs cancelled\n"
+    assert cli("purge", "embed").stdout == "embed: 1,100 waiting jobs cancelled\n"
 
 
 def test_undeploy(cli: CommandLine, made: Fabricated) -> None:

@@ -212,7 +212,7 @@ def test_a_job_that_may_run_only_once_is_lost_with_its_run(rig: EmbeddedRig) -> 
     membership = rig.join()
     with jobs_of(membership) as jobs:
         jobs.register()
-        jobs.submit("once", fields={"fq_mode": "at_most_once"})
+        jobs.submit("once", at_most_once=True)
         jobs.claim(1, begin=1)
     membership.leave()
     rig.await_nothing_left()

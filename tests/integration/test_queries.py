@@ -11,7 +11,7 @@ from rq import Queue
 
 from flashq.errors import BrokerUnreachable, EndpointNotFound, JobNotFound
 from flashq.model.lifecycle import Status
-from flashq.store import queries, queries_fleet, queries_jobs
+from flashq.store import queries, queries_fleet, queries_jobs, queries_queues
 from flashq.store.broker import Broker
 from flashq.store.queries import job_logs, job_timing
 from tests.integration.fabricated import Fabricated
@@ -203,13 +203,13 @@ def test_last_lines(broker: Broker, made: Fabricated) -> None:
 # -- queues ------------------------------------------------------------------------------------------
 
 
-def queue(broker: Broker, endpoint: str = "embed") -> queries_fleet.ListedQueue:
-    (row,) = [row for row in queries_fleet.queues(broker) if row.endpoint == endpoint]
+def queue(broker: Broker, endpoint: str = "embed") -> queries_queues.ListedQueue:
+    (row,) = [row for row in queries_queues.queues(broker) if row.endpoint == endpoint]
     return row
 
 
 def test_nothing_is_listed_of_an_empty_broker(broker: Broker) -> None:
-    assert queries_fleet.queues(broker) == []
+    assert queries_queues.queues(broker) == []
     assert queries_fleet.endpoints(broker) == []
     assert queries_fleet.workers(broker) == []
     assert queries_fleet.hosts(broker) == []
@@ -592,7 +592,7 @@ def test_nothing_about_no_job(broker: Broker) -> None:
 
 QUERIES: list[Callable[[Broker], Any]] = [
     queries_fleet.endpoints,
-    queries_fleet.queues,
+    queries_queues.queues,
     queries_fleet.workers,
     queries_fleet.hosts,
     queries_jobs.jobs,

@@ -27,7 +27,7 @@ from rq.results import Result
 
 from flashq.cli import flashq
 from flashq.model.lifecycle import JobState, Status
-from flashq.store import queries_fleet, queries_jobs
+from flashq.store import queries_jobs, queries_queues
 from flashq.store.broker import Broker
 from tests.integration.fabricated import LEASE_MS, Fabricated
 from tests.rig import SECRET, BrokerServer
@@ -305,7 +305,7 @@ def test_the_empty_command(broker: Broker, made: Fabricated) -> None:
 
     rq(broker, "empty", "embed")
 
-    assert queries_fleet.queues(broker)[0].queued == 0
+    assert queries_queues.queues(broker)[0].queued == 0
 
 
 # -- a stray worker ----------------------------------------------------------------------------------

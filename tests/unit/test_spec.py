@@ -31,6 +31,7 @@ from flashq.model.spec import (
     resource_digest,
     scaling,
 )
+from flashq.model.terms import terms_of
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 OTHER_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor + 1}"
@@ -68,6 +69,9 @@ def test_the_parameters_are_flashs_and_flashqs_own() -> None:
         "priority",
         "result_ttl",
         "ttl",
+        "delivery",
+        "max_deliveries",
+        "max_queued",
         "batch",
         "hosts",
     ]
@@ -118,6 +122,10 @@ def test_every_default_may_be_written_out() -> None:
         ("priority", -9, -9),
         ("result_ttl", 1, 1),
         ("ttl", 0.25, 0.25),
+        ("delivery", "at_most_once", "at_most_once"),
+        ("max_deliveries", 1, 1),
+        ("max_queued", 500, 500),
+        ("max_queued", None, None),
         ("hosts", {}, None),
     ],
 )
@@ -212,6 +220,12 @@ WRONG: list[tuple[str, object, str]] = [
     ("result_ttl", 0, "at least 1 seconds"),
     ("ttl", 0, "more than 0 seconds"),
     ("ttl", None, "must be a number of seconds"),
+    ("delivery", "at_most_one", "did you mean 'at_most_once'"),
+    ("delivery", None, "must be 'at_least_once' or 'at_most_once'"),
+    ("max_deliveries", 0, "at least 1 deliveries"),
+    ("max_deliveries", 101, "at most 100"),
+    ("max_queued", 0, "at least 1 jobs"),
+    ("max_queued", 1.5, "whole number"),
 ]
 
 
@@ -356,6 +370,9 @@ NOTHING_REPLACED: list[dict[str, Any]] = [
     {"priority": 1},
     {"result_ttl": 5},
     {"ttl": 5},
+    {"delivery": "at_most_once"},
+    {"max_deliveries": 5},
+    {"max_queued": 100},
     {"env": {"A": "1"}},
     {"name": "other"},
     {"gpu": GpuGroup.ANY},
@@ -431,10 +448,19 @@ def test_the_record_holds_every_group_as_json() -> None:
         },
         "call_defaults": {
             "execution_timeout_ms": 0,
-            "retries": {"max": 2, "delay_s": 0, "backoff": 2, "max_delay_s": 600, "on": ["OSError"]},
+            "retries": {
+                "max": 2,
+                "delay_s": 1,
+                "backoff": 2,
+                "max_delay_s": 600,
+                "on": ["OSError"],
+            },
             "priority": 0,
             "result_ttl": 1800,
             "ttl": 86400,
+            "delivery": "at_least_once",
+            "max_deliveries": 3,
+            "max_queued": None,
         },
         "env": {},
     }
@@ -486,15 +512,68 @@ def test_a_wrong_call_option_is_refused_by_name(option: str, given: object, allo
     assert str(caught.value).startswith(f"with_options({option}")
 
 
-@pytest.mark.parametrize("ttl_s", [10, 30])
-def test_a_job_that_would_expire_before_it_may_begin_is_refused(ttl_s: float) -> None:
-    with pytest.raises(SpecError, match="would expire"):
-        CallOptions(delay_s=30, ttl_s=ttl_s)
+def test_a_ttl_may_be_shorter_than_the_delay_that_it_counts_from() -> None:
+    terms = terms_of(EndpointSpec(), CallOptions(delay_s=30, ttl_s=10))
+
+    assert (terms.delay_ms, terms.ttl_ms, terms.own_ttl) == (30_000, 10_000, True)
 
 
 def test_options_are_merged_and_checked_together() -> None:
     options = CallOptions(key="a", delay_s=30).merged(priority=2, key="b")
     assert options == CallOptions(key="b", delay_s=30, priority=2)
     assert options.merged(delay_s=None).delay_s is None
-    with pytest.raises(SpecError, match="would expire"):
-        options.merged(ttl_s=3)
+    with pytest.raises(SpecError, match="second run"):
+        options.merged(retries=3).merged(delivery="at_most_once")
+
+
+# -- the terms of a call -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "parameter"),
+    [
+        ({"retries": 1}, "retries"),
+        ({"retries": {"max": 1}}, "retries"),
+        ({"retries": Retries(2)}, "retries"),
+        ({"max_deliveries": 2}, "max_deliveries"),
+    ],
+)
+def test_at_most_once_excludes_what_would_run_a_job_again(given: dict[str, Any], parameter: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        EndpointSpec(delivery="at_most_once", **given)
+    assert caught.value.parameter == parameter
+    EndpointSpec(delivery="at_most_once", retries=0, max_deliveries=1)
+
+
+def test_an_option_that_does_not_fit_its_endpoint_is_refused_with_what_would() -> None:
+    spec = EndpointSpec(retries=2)
+    with pytest.raises(SpecError, match=r"^with_options\(delivery\): .*retries=0 with it"):
+        terms_of(spec, CallOptions(delivery="at_most_once"))
+    with pytest.raises(SpecError, match=r"^with_options\(retries\): "):
+        terms_of(EndpointSpec(delivery="at_most_once"), CallOptions(retries=1))
+
+    terms = terms_of(spec, CallOptions(delivery="at_most_once", retries=0))
+    assert (terms.delivery, terms.retry) == ("at_most_once", "")
+
+
+def test_terms_are_the_endpoints_unless_the_call_says_otherwise() -> None:
+    spec = EndpointSpec(
+        priority=2,
+        execution_timeout_ms=500,
+        ttl=60,
+        result_ttl=90,
+        retries=1,
+        max_deliveries=5,
+        max_queued=7,
+    )
+    plain = terms_of(spec, None)
+    assert (plain.priority, plain.timeout_ms, plain.ttl_ms, plain.own_ttl) == (2, 500, 60_000, False)
+    assert (plain.keep_s, plain.max_deliveries, plain.max_queued, plain.key) == (90, 5, 7, "")
+    assert Retries(**json.loads(plain.retry)) == Retries(1)
+
+    own = terms_of(
+        spec, CallOptions(priority=0, timeout_s=0, ttl_s=0.5, key="k", retries=Retries(2, delay_s=0))
+    )
+    assert (own.priority, own.timeout_ms, own.ttl_ms, own.own_ttl, own.key) == (0, 0, 500, True, "k")
+    assert Retries(**json.loads(own.retry)) == Retries(2, delay_s=0)
+    assert terms_of(EndpointSpec(), None).max_queued == 0

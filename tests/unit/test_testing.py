@@ -348,10 +348,13 @@ def test_a_call_that_runs_too_long_times_out(
 
 
 def test_a_key_stands_for_the_first_call(flashq_local: LocalBroker) -> None:
-    first = add.with_options(key="doc-17").spawn(1)
-    second = add.with_options(key="doc-17").spawn(40)
+    keyed = add.with_options(key="doc-17")
+    first, second = keyed.spawn(1), keyed.spawn(1)
 
     assert (second.id, second.result()) == (first.id, 2)
+    with pytest.raises(errors.IdempotencyConflict) as caught:
+        keyed.spawn(40)
+    assert caught.value.job_id == first.id
 
 
 def test_a_waiting_call_is_cancelled(flashq_local: LocalBroker) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from flashq.errors import WrongBinding
 from flashq.model.envelope import Header, Keys, open_sealed
 from flashq.model.keyring import Direction
+from flashq.model.retry import AT_MOST_ONCE
 
 if TYPE_CHECKING:
     from flashq.store.records import Claimed
@@ -24,6 +25,8 @@ class Assignment:
     payload: bytes
     call_digest: str
     began: bool = False  # START was recorded, or travels with the next ADVANCE
+    starting: bool = False  # START is under way on its own, and its answer is waited for
+    handed: bool = False  # the executor may have entered its function
     began_at: float = 0.0
     stop: Stop | None = None  # why it is being interrupted
     asked_back: bool = False  # the executor is to give it back if it has not begun
@@ -39,6 +42,11 @@ class Assignment:
         return self.claimed.fence
 
     @property
+    def once(self) -> bool:
+        """It may begin only once: nothing is run of it before the broker has recorded that it begins."""
+        return self.header.delivery == AT_MOST_ONCE
+
+    @property
     def timeout_at(self) -> float | None:
         """When it will have run too long; None: never."""
         return self.began_at + self.header.timeout_ms / 1000 if self.header.timeout_ms else None
@@ -47,7 +55,7 @@ class Assignment:
 def verify(claimed: Claimed, keys: Keys, endpoint: str, *, now_ms: int, limit: int) -> Assignment:
     """Open the signed call of a claimed job: of this endpoint, this job, this revision, and not expired.
 
-    Raises: EnvelopeError.
+    Raises: EnvelopeError, also where it may begin only once and has.
     """
     opened = open_sealed(
         claimed.call,
@@ -63,4 +71,7 @@ def verify(claimed: Claimed, keys: Keys, endpoint: str, *, now_ms: int, limit: i
         raise WrongBinding(
             f"signed for revision {opened.header.revision[:12]}, filed under {claimed.revision[:12]}"
         )
-    return Assignment(claimed, opened.header, opened.payload, opened.digest)
+    held = Assignment(claimed, opened.header, opened.payload, opened.digest)
+    if held.once and claimed.attempt > 1:
+        raise WrongBinding(f"it may begin only once (at_most_once), and this would be run {claimed.attempt}")
+    return held

@@ -43,6 +43,9 @@ class Events(Protocol):
     def on_claimed(self, rows: tuple[Claimed, ...], begun: int) -> None:
         """Jobs were claimed; the first `begun` count as begun."""
 
+    def on_started(self, held: Assignment, verdict: str) -> None:
+        """A START that was waited for: 'ok', 'cancel' or 'stale'."""
+
     def on_stop(self, job: str, why: Stop) -> None:
         """The caller of this job wants it stopped."""
 
@@ -248,13 +251,28 @@ class Exchange:
                 self._begun_by = time.monotonic() + _BEGIN_S
             self._begun.append(held)
 
+    def start(self, held: Assignment) -> None:
+        """Have it recorded that a job begins, and be told (`on_started`), before anything of it is run."""
+
+        def answered(answer: str | None, error: Exception | None) -> None:
+            if answer is None:
+                self._trouble(error)
+                self._refused.append((held.job, lambda: self.start(held)))
+                return
+            held.starting = False
+            self._events.on_started(held, answer)
+
+        held.starting = True
+        self._stream.add(self._transitions.start(held.job, held.fence, self._config.worker), answered)
+
     def release(self, jobs: list[Assignment]) -> None:
         """Give jobs back uncounted. Given in the order of their claims, they wait in that order."""
         worker = self._config.worker
         for held in reversed(jobs):  # each goes to the front of its queue
             if held in self._begun:
                 self._begun.remove(held)
-            self._add(held.job, self._transitions.release(held.job, held.fence, worker))
+            release = self._transitions.release(held.job, held.fence, worker, begun=held.handed)
+            self._add(held.job, release)
 
     def crash(self, held: Assignment, why: str, final: Settlement) -> None:
         """The executor died under a job; `final` is stored if it may not run again."""

@@ -283,12 +283,15 @@ class Supervisor:
                 if not hand.running and self._began(self._loading.want(held.claimed.revision)):
                     self._presence.env_tag = held.header.env_tag  # also where newer ones have come since
                 return
+            if held.once and not self._may_enter(held):
+                return
             hand.waiting.popleft()
             if not self._readable(held):
                 continue
             if not hand.running:
                 process.tail.clear()
             held.began_at = time.monotonic()
+            held.handed = True
             hand.running[held.job] = held
             self._exchange.begin(held)
             encoding: Literal["json", "pickle"] = "json" if held.header.encoding == "json" else "pickle"
@@ -310,6 +313,14 @@ class Supervisor:
             self._exchange.settle(self._outcomes.failure(held, failure))
             return False
         return True
+
+    def _may_enter(self, held: Assignment) -> bool:
+        """Of what may begin only once: a place is free now, and the broker has recorded that it begins."""
+        if len(self._hand.running) >= self._hand.concurrency:
+            return False
+        if not held.began and not held.starting:
+            self._exchange.start(held)
+        return held.began
 
     def _began(self, record: Revision | None) -> bool:
         """Take the terms of a revision that is being loaded; whether one is."""
@@ -354,6 +365,16 @@ class Supervisor:
                 self._exchange.release([held])
             else:
                 self._hand.waiting.append(held)
+
+    def on_started(self, held: Assignment, verdict: str) -> None:
+        """What may begin only once may be run; unless it was given back meanwhile, or its caller cancelled it."""
+        if held not in self._hand.waiting:
+            return
+        held.began = True
+        if verdict == "cancel":
+            self.on_stop(held.job, "cancel")
+        elif verdict == "stale":
+            self.on_not_ours(held.job, held.fence)
 
     def on_stop(self, job: str, why: Stop) -> None:
         """Interrupt a job; a waiting one simply ends."""
@@ -438,6 +459,7 @@ class Supervisor:
             raise FrameError(f"job {held.job} is skipped, which nobody asked for")
         del self._hand.running[held.job]
         if skipped:
+            held.handed = False
             if held.stop is None:
                 self._exchange.release([held])
             else:
@@ -492,8 +514,7 @@ class Supervisor:
                     verdicts.stopped(held, held.stop, self._outcomes, killed=True, log=tail)
                 )
             else:
-                message = f"job {held.job}: the process running it {how}, as often as it may be tried"
-                final = self._outcomes.failure(held, Failure(FailureKind.CRASH, message, log=tail))
+                final = self._outcomes.failure(held, verdicts.crashed(held, how, tail))
                 self._exchange.crash(held, f"the process running it {how}", final)
         self._exchange.look()
         self._runtime.restart()

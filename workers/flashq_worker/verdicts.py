@@ -102,6 +102,15 @@ def _retry(held: Assignment, error: Mapping[str, Any]) -> Settlement | None:
     )
 
 
+def crashed(held: Assignment, how: str, log: str) -> Failure:
+    """The process running a job died; for the case that it may not run again."""
+    if held.once:
+        message = f"job {held.job}: the process running it {how}; it had begun, and may do so only once (at_most_once)"
+        return Failure(FailureKind.LOST_ONCE, message, log=log)
+    message = f"job {held.job}: the process running it {how}, as often as it may be tried"
+    return Failure(FailureKind.CRASH, message, log=log)
+
+
 def stopped(
     held: Assignment,
     why: Stop,

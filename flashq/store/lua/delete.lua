@@ -6,7 +6,5 @@ local P, id, at = ARGV[1], ARGV[2], now()
 local f = read(P, id)
 if not f then return 'unknown' end
 if not TERMINAL[f.state] then return f.state end
-redis.call('ZREM', P .. REGISTRY[f.state] .. f.origin, id)
-spend(P, f.ep, id, f, at)
-redis.call('DEL', job_key(P, id), P .. N.results .. id, P .. N.logs .. id)
+forget(P, id, f, at)
 return 'ok'

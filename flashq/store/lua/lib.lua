@@ -83,8 +83,15 @@ local function deposed(P, ep, term)
   return redis.error_reply('DEPOSED term ' .. term .. ' is over, now ' .. newest)
 end
 
+-- Paused: its jobs wait, whatever workers there are.
+local function is_paused(P, ep) return redis.call('HGET', P .. N.endpoint .. ep, 'paused') == '1' end
+
+-- 1 where no worker is idle; for a paused endpoint, whose workers are not rung for.
+local function none_idle(P, ep) return redis.call('ZCARD', P .. N.idle .. ep) == 0 and 1 or 0 end
+
 -- A job was added: wake the worker most recently idle, or else the autoscaler. Returns 1 where none was idle.
 local function ring_idle(P, ep)
+  if is_paused(P, ep) then return none_idle(P, ep) end
   local popped = redis.call('ZPOPMAX', P .. N.idle .. ep)
   if popped[1] then
     ring(P, popped[1], 'job')
@@ -94,12 +101,13 @@ local function ring_idle(P, ep)
   return 1
 end
 
--- Tell everybody who waits for a job how it ended. Small outcomes travel with the news.
-local function publish(P, id, watch, state, fence, reason, outcome)
+-- Tell everybody who waits for a job how it ended. Small outcomes travel with the news. The flags: '1' where the
+-- outcome is here, else '0'; then, where it was noted, 'c' or 'w' (see warmth).
+local function publish(P, id, watch, state, fence, reason, warmth, outcome)
   if not watch or watch == '' then return end
   local inline = '0'
   if #outcome <= 32768 then inline = '1' else outcome = '' end
-  local message = table.concat({id, state, fence, reason, inline, outcome}, '\n')
+  local message = table.concat({id, state, fence, reason, inline .. warmth, outcome}, '\n')
   for channel in string.gmatch(watch, '[^,]+') do redis.call('PUBLISH', channel, message) end
 end
 
@@ -120,10 +128,10 @@ end
 
 -- Which calls of an endpoint were completed, or deleted: none of those runs again, though somebody puts its job back. A call
 -- is remembered until it has expired itself, or 120 later ones of its bucket have been. Its bucket and its name there are
--- bits of the UUID in its job's id: numbers in small sorted sets, which the server keeps in their compact form.
+-- random bits of the UUID in its job's id: numbers in small sorted sets, which the server keeps in their compact form.
 local MOST_SPENT, CALL_LIFE, LONGEST_WAIT, HOUR = 120, 604800000, 5184000000, 3600000
 local function spent_place(P, ep, id)
-  return P .. N.spent .. ep .. ':' .. string.sub(id, -36, -34), tonumber(string.sub(id, -12), 16) or id
+  return P .. N.spent .. ep .. ':' .. string.sub(id, -21, -19), tonumber(string.sub(id, -12), 16) or id
 end
 
 local function is_spent(P, ep, id, at)
@@ -151,6 +159,10 @@ local function vacant(P, queue)
     P .. N.wip .. queue, P .. N.finished .. queue, P .. N.failed .. queue, P .. N.canceled .. queue) == 0
 end
 
+-- Cold ('c': no worker was idle for it) or warm ('w'), as was noted; '' where nothing was: submitted without a delay
+-- it is warm then, and its caller was told so at once; otherwise it never came to be run.
+local function warmth(f) return f.cold == '1' and 'c' or f.cold == '0' and 'w' or '' end
+
 -- End a job for good. f holds the fields the caller has read (see read).
 -- state: a terminal one; reason: a word for machines; text: for people ('' where there is nothing to say).
 -- It must be out of its queue, its schedule and (if leased) its lease set already.
@@ -162,6 +174,13 @@ local function conclude(P, id, f, state, reason, text, outcome, ttl_s, at, timin
   if state == 'finished' then
     redis.call('HDEL', key, 'fq_call')
     spend(P, f.ep, id, f, at)
+    if f.key then  -- the key outlives the result: a later call with it is told that, and runs nothing
+      local idempotency = P .. N.idempotency .. f.ep .. ':' .. f.key
+      local value = redis.call('GET', idempotency)
+      if value and string.sub(value, 1, #id + 1) == id .. ' ' then
+        redis.call('SET', idempotency, value .. ' done', 'KEEPTTL')
+      end
+    end
   end
   if f.status == 'canceled' then redis.call('ZREM', P .. N.canceled .. f.origin, id) end  -- by a tool of RQ, too late
   redis.call('ZADD', P .. REGISTRY[state] .. f.origin, math.floor(at / 1000) + ttl_s, id)
@@ -172,7 +191,7 @@ local function conclude(P, id, f, state, reason, text, outcome, ttl_s, at, timin
   end
   redis.call('EXPIRE', key, ttl_s)
   redis.call('HINCRBY', P .. N.stats .. f.ep, state, 1)
-  publish(P, id, f.watch, state, f.fence, reason, outcome)
+  publish(P, id, f.watch, state, f.fence, reason, warmth(f), outcome)
 end
 
 -- Take a job out of its lease; false where it is in none.
@@ -182,20 +201,21 @@ local function unlease(P, id, f)
   return true
 end
 
--- Put a job that was leased (and is no longer) back on its queue.
-local function put_back(P, id, f, front)
+-- Put a job that was leased (and is no longer) back on its queue. `since`: it waits anew from then on.
+local function put_back(P, id, f, front, since)
   redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'worker_name', '', 'started_at', '')
+  if since then redis.call('HSET', job_key(P, id), 'fq_ready', since) end
   enqueue(P, id, f.ep, f.origin, nil, front)
   ring_idle(P, f.ep)
 end
 
 local FIELDS = {'fq_state', 'fq_fence', 'fq_ep', 'origin', 'fq_watch', 'worker_name', 'fq_cancel', 'fq_done',
   'fq_losses', 'fq_max_losses', 'fq_mode', 'fq_ttl_at', 'fq_failure_ttl', 'fq_attempts', 'status', 'fq_gen',
-  'fq_timed', 'fq_began', 'fq_claimed'}
+  'fq_timed', 'fq_began', 'fq_claimed', 'fq_cold', 'fq_key'}
 -- Beyond those, what a claim answers with.
 local CLAIM_FIELDS = {}
 for i = 1, #FIELDS do CLAIM_FIELDS[i] = FIELDS[i] end
-local CALL_FIELDS = {'fq_call', 'fq_rev', 'fq_enqueued', 'fq_cold', 'fq_retries'}
+local CALL_FIELDS = {'fq_call', 'fq_rev', 'fq_enqueued', 'fq_retries', 'fq_ready'}
 for i = 1, #CALL_FIELDS do CLAIM_FIELDS[#FIELDS + i] = CALL_FIELDS[i] end
 
 -- What transitions need to know of a job, or nil where there is none of ours. A hash that makes no sense is none either, so
@@ -208,8 +228,8 @@ local function read(P, id, fields)
     done = v[8], losses = whole(v[9], 0), max_losses = whole(v[10], 3), mode = v[11],
     ttl_at = whole(v[12], 0), failure_ttl = whole(v[13], 604800), attempts = whole(v[14], 0),
     status = v[15], gen = whole(v[16], 0), timed = v[17] == '1', began = v[18],
-    claimed = tonumber(v[19] or 0), call = v[20], rev = v[21], enqueued = whole(v[22], 0), cold = v[23],
-    retries = whole(v[24], 0)}
+    claimed = tonumber(v[19] or 0), cold = v[20], key = v[21],
+    call = v[22], rev = v[23], enqueued = whole(v[24], 0), retries = whole(v[25], 0), ready = whole(v[26])}
   if string.find(f.fence, '%D') or not (whole(f.fence) and f.losses and f.max_losses and f.ttl_at and f.failure_ttl and f.attempts and f.gen
     and f.claimed and f.claimed < 1e15 and f.enqueued and f.retries) then return nil end
   if f.origin ~= f.ep and string.sub(f.origin, 1, #f.ep + 2) ~= f.ep .. '--' then return nil end
@@ -226,6 +246,13 @@ local function live(f, fence, worker)
     and (not worker or worker == '' or f.worker == worker)
 end
 
+-- A job that may begin only once has begun, and how that run ended is not known.
+local function conclude_once(P, id, f, why, outcome, ttl_s, at)
+  local text = why .. '; it had begun, and may not begin again (at_most_once)'
+  conclude(P, id, f, 'failed', 'lost_once', text, outcome, ttl_s or f.failure_ttl, at)
+  note(P, f.ep, 'job-lost', id, text)
+end
+
 -- A run ended without an outcome of its own (its worker is silent, its executor died): cancelled, dead, or back on
 -- the queue. `outcome` (signed, or '') is stored if it is dead, for `ttl_s`. Returns what became of it.
 local function lose(P, id, f, why, outcome, ttl_s, at)
@@ -237,14 +264,18 @@ local function lose(P, id, f, why, outcome, ttl_s, at)
   if f.state == 'running' then
     local losses = f.losses + 1
     redis.call('HSET', job_key(P, id), 'fq_losses', losses)
-    if f.mode == 'at_most_once' or losses >= f.max_losses then
+    if f.mode == 'at_most_once' then
+      conclude_once(P, id, f, why, outcome, ttl_s, at)
+      return 'failed'
+    end
+    if losses >= f.max_losses then
       local text = why .. '; run ' .. int(f.attempts) .. ' time(s), none of which ended'
       conclude(P, id, f, 'failed', 'lost', text, outcome, ttl_s or f.failure_ttl, at)
       note(P, f.ep, 'job-lost', id, text)
       return 'failed'
     end
   end
-  put_back(P, id, f, true)
+  put_back(P, id, f, true, f.state == 'running' and at)
   note(P, f.ep, 'job-requeued', id, why)
   return 'queued'
 end
@@ -276,12 +307,13 @@ local function settle(P, id, fence, o, at)
   if f.state == 'claimed' and (o.state == 'retry' or o.state == 'finished') then begin(P, id, fence, at, o.worker) end
   unlease(P, id, f)
   if o.reason == 'refused' and f.state == 'running' then redis.call('HINCRBY', job_key(P, id), 'fq_attempts', -1) end
-  if o.state ~= 'retry' then
-    conclude(P, id, f, o.state, o.reason, o.text, o.outcome, o.ttl_s, at, o.timing)
+  if f.cancel and o.state ~= 'finished' and o.state ~= 'cancelled' then  -- only a value comes before a cancel
+    local text = 'cancelled' .. (o.text ~= '' and '; its run had ended with ' .. o.text or '')
+    conclude(P, id, f, 'cancelled', 'cancelled', text, '', f.failure_ttl, at, o.timing)
     return 'ok'
   end
-  if f.cancel then
-    conclude(P, id, f, 'cancelled', 'cancelled', '', '', f.failure_ttl, at, o.timing)
+  if o.state ~= 'retry' then
+    conclude(P, id, f, o.state, o.reason, o.text, o.outcome, o.ttl_s, at, o.timing)
     return 'ok'
   end
   local key = job_key(P, id)
@@ -289,7 +321,7 @@ local function settle(P, id, fence, o, at)
   redis.call('HSET', key, 'fq_done', fence, 'fq_error', o.text, 'fq_retries', retries + 1)
   redis.call('HINCRBY', P .. N.stats .. f.ep, 'retried', 1)
   if o.delay_ms <= 0 then
-    put_back(P, id, f, false)
+    put_back(P, id, f, false, at)
   else
     redis.call('HSET', key, 'fq_state', 'scheduled', 'status', 'scheduled', 'worker_name', '', 'started_at', '')
     redis.call('ZADD', P .. N.scheduled .. f.origin, (at + o.delay_ms) / 1000, id)
@@ -301,15 +333,52 @@ end
 local function reopen(P, id, f, at)
   redis.call('PERSIST', job_key(P, id))
   redis.call('HDEL', job_key(P, id), 'fq_cancel', 'fq_outcome', 'fq_reason', 'fq_error', 'fq_done', 'fq_losses',
-    'fq_retries', 'fq_timing', 'fq_began', 'fq_ended', 'fq_ttl_at', 'fq_timed', 'fq_cold', 'ended_at', 'started_at')
+    'fq_retries', 'fq_timing', 'fq_began', 'fq_ended', 'fq_ttl_at', 'fq_timed', 'fq_cold', 'fq_ready', 'ended_at', 'started_at')
   redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'fq_attempts', 0,
     'fq_enqueued', at, 'enqueued_at', iso(at), 'worker_name', '', 'fq_gen', f.gen + 1)
   redis.call('ZREM', P .. REGISTRY[f.state] .. f.origin, id)
 end
 
+-- Reopen it and put it on its queue.
+local function begin_anew(P, id, f, at)
+  reopen(P, id, f, at)
+  enqueue(P, id, f.ep, f.origin, nil, false)
+  redis.call('HSET', job_key(P, id), 'fq_cold', ring_idle(P, f.ep))
+end
+
+-- Remove a job that has ended, with all that was kept of it.
+local function forget(P, id, f, at)
+  redis.call('ZREM', P .. REGISTRY[f.state] .. f.origin, id)
+  spend(P, f.ep, id, f, at)
+  redis.call('DEL', job_key(P, id), P .. N.results .. id, P .. N.logs .. id)
+  if f.key then
+    local idempotency = P .. N.idempotency .. f.ep .. ':' .. f.key
+    local value = redis.call('GET', idempotency)
+    if value and string.sub(value, 1, #id + 1) == id .. ' ' then redis.call('DEL', idempotency) end
+  end
+end
+
+-- Go through jobs of one failed registry, longest kept first: act(id, f) on those that failed (or timed out) for
+-- this reason ('': any) no later than `before`. Returns {how many were looked at, how many were acted on}.
+local function each_failed(P, ep, queue, offset, limit, reason, before, act)
+  local ids = redis.call('ZRANGE', P .. N.failed .. queue, offset, offset + limit - 1)
+  local count = 0
+  for _, id in ipairs(ids) do
+    local f = read(P, id)
+    if f and f.ep == ep and (f.state == 'failed' or f.state == 'timed_out') then
+      local v = redis.call('HMGET', job_key(P, id), 'fq_reason', 'fq_ended')
+      if (reason == '' or v[1] == reason) and tonumber(v[2] or 0) <= before then
+        act(id, f)
+        count = count + 1
+      end
+    end
+  end
+  return {#ids, count}
+end
+
 -- What CLAIM answers with for one job; attempt: the number that this run of it has.
 local function row(id, f, fence, attempt)
-  return {id, fence, f.call or '', f.rev or '', f.gen, attempt, f.losses, f.enqueued, f.cold or '0', f.retries}
+  return {id, fence, f.call or '', f.rev or '', f.gen, attempt, f.losses, f.ready or f.enqueued, f.cold or '0', f.retries}
 end
 
 -- The job that an id found on a queue of this endpoint stands for, or nil: it was deleted, or is none of this

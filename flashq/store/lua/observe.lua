@@ -1,7 +1,7 @@
 -- OBSERVE: everything the autoscaler wants to know of one endpoint, at one instant. Writes nothing.
 -- KEYS  1 the endpoint's record
 -- ARGV  1 prefix  2 endpoint  3 how many of the oldest waiting jobs to date
--- Returns {now, record (flat), stats (flat), queued, {enqueued (ms) of the oldest}, scheduled, {began (ms) of those running},
+-- Returns {now, record (flat), stats (flat), queued, {since when (ms) the oldest wait}, scheduled, {began (ms) of those running},
 --   {{worker, heartbeat ends (ms), record (flat)}…}}
 local P, ep, most, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), now()
 local waits, began, workers, queued, scheduled = {}, {}, {}, 0, 0
@@ -10,7 +10,8 @@ for _, queue in ipairs(redis.call('ZREVRANGE', P .. N.endpoint_queues .. ep, 0, 
   scheduled = scheduled + redis.call('ZCARD', P .. N.scheduled .. queue)
   if #waits < most then
     for _, id in ipairs(redis.call('LRANGE', P .. N.queue .. queue, 0, most - #waits - 1)) do
-      waits[#waits + 1] = whole(field(P, id, 'fq_enqueued'))
+      local v = redis.pcall('HMGET', job_key(P, id), 'fq_ready', 'fq_enqueued')
+      if not v.err then waits[#waits + 1] = whole(v[1]) or whole(v[2]) end
     end
   end
 end

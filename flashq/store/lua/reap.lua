@@ -153,8 +153,9 @@ for _, queue in ipairs(queues) do
     local f = read(P, id)
     if f and f.ep == ep and f.state == 'scheduled' then
       enqueue(P, id, ep, f.origin, nil, false)
-      redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'enqueued_at', iso(at),
-        'fq_cold', ring_idle(P, ep))
+      redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'enqueued_at', iso(at), 'fq_ready', at)
+      local cold = ring_idle(P, ep)
+      if not f.began then redis.call('HSET', job_key(P, id), 'fq_cold', cold) end  -- of a retry the first run tells
       promoted = promoted + 1
     end
   end

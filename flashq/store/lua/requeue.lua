@@ -6,7 +6,5 @@ local P, id, at = ARGV[1], ARGV[2], now()
 local f = read(P, id)
 if not f then return 'unknown' end
 if not TERMINAL[f.state] or f.state == 'finished' then return f.state end
-reopen(P, id, f, at)
-enqueue(P, id, f.ep, f.origin, nil, false)
-redis.call('HSET', job_key(P, id), 'fq_cold', ring_idle(P, f.ep))
+begin_anew(P, id, f, at)
 return 'ok'

@@ -1,13 +1,15 @@
 -- SUBMIT: one call becomes a job on its endpoint's queue. Resending it changes nothing.
 -- KEYS  1 the job's hash
 -- ARGV  1 prefix  2 endpoint  3 job id  4 revision  5 queue if the revision is current  6 queue otherwise
---       7 priority  8 delay (ms)  9 ttl (ms from the end of the delay, 0 none)  10 most jobs that may wait (0 any)  11 idempotency key ('' none)
---       12 what the key stands for (a digest)  13 how long it is remembered (ms)  14 the waiting client's channel
---       15 description  16 RQ's data field  17 the signed call  18 '1': its ttl is its own, so its
---       place in the queue does not tell when it expires  19… further fields and values of the hash
+--       7 priority  8 delay (ms)  9 ttl (ms from the end of the delay, 0 none)  10 most jobs that may wait (0 any)
+--       11 idempotency key (a digest, '' none)  12 what the key stands for: "target payload", digests, the payload '-'
+--       where it cannot be compared  13 how long it is remembered (ms)  14 the waiting client's channel
+--       15 description  16 RQ's data field  17 the signed call  18 '1': its ttl is its own, so its place in the queue
+--       does not tell when it expires  19… further fields and values of the hash
 -- Returns {verdict, detail, now, 1 where the revision is the current one}; verdict: 'ok' (detail 1: cold, 0: an idle
---   worker has it), 'dup' (detail: its state), 'hit' (detail: the job the key stands for), 'conflict' (the same),
---   'full' (detail: how many wait), 'unregistered' (no such endpoint or revision: register and submit again).
+--   worker has it, '': it is delayed, and time will tell), 'dup' (detail: its state), 'hit' (detail: the job the key
+--   stands for), 'conflict' (the same), 'spent' (the same: it completed, and is kept no longer), 'full' (detail: how
+--   many wait), 'unregistered' (no such endpoint or revision: register and submit again).
 local P, ep, id, revision, at = ARGV[1], ARGV[2], ARGV[3], ARGV[4], now()
 local key = P .. N.job .. id
 local known = redis.call('HGET', key, 'fq_state')
@@ -23,19 +25,27 @@ if current ~= revision then
   end
   queue = ARGV[6]
 end
-if ARGV[11] ~= '' then
-  local old = redis.call('GET', ARGV[11])
-  if old then
-    local job, stands_for = string.match(old, '^([^ ]+) (.*)$')
-    if redis.call('EXISTS', P .. N.job .. job) == 1 then
-      return {stands_for == ARGV[12] and 'hit' or 'conflict', job, at, 1}
-    end
-  end
+-- The job that an idempotency key stands for. A job that ended without a value leaves it free, unless it may begin
+-- only once and has; one that completed holds it for as long as it is remembered, kept or not.
+local idempotency = ARGV[11] ~= '' and P .. N.idempotency .. ep .. ':' .. ARGV[11]
+local old = idempotency and redis.call('GET', idempotency)
+if old then
+  local job, target, payload, done = string.match(old .. ' ', '^([^ ]+) ([^ ]*) ?([^ ]*) ?([^ ]*)')
+  local my_target, my_payload = string.match(ARGV[12], '^([^ ]+) ([^ ]+)$')
+  local same = payload == ''  -- written by an earlier version, which compared nothing
+    or target == my_target and (payload == my_payload or payload == '-' or my_payload == '-')
+  local f = read(P, job)
+  local free = not f and done == ''
+  if f and TERMINAL[f.state] and f.state ~= 'finished' then free = f.mode ~= 'at_most_once' or not f.began end
+  if not free then return {not same and 'conflict' or f and 'hit' or 'spent', job, at, 1} end
 end
 local bound = tonumber(ARGV[10])
 if bound > 0 then
-  local waiting = redis.call('LLEN', P .. N.queue .. queue)
-  if waiting >= bound then return {'full', waiting, at, 1} end
+  local count = 0
+  for _, name in ipairs(redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)) do
+    count = count + redis.call('LLEN', P .. N.queue .. name) + redis.call('ZCARD', P .. N.scheduled .. name)
+  end
+  if count >= bound then return {'full', count, at, 1} end
 end
 local delay, ttl = tonumber(ARGV[8]), tonumber(ARGV[9])
 local state = delay > 0 and 'scheduled' or 'queued'
@@ -56,9 +66,12 @@ if ttl > 0 then
     redis.call('ZADD', P .. N.ttls .. ep, at + delay + ttl, id)
   end
 end
+if idempotency then
+  set('fq_key', ARGV[11])
+  redis.call('SET', idempotency, id .. ' ' .. ARGV[12], 'PX', ARGV[13])
+end
 redis.call('HSET', key, unpack(fields))
-if ARGV[11] ~= '' then redis.call('SET', ARGV[11], id .. ' ' .. ARGV[12], 'PX', ARGV[13]) end
-local cold = 0
+local cold = ''
 if delay > 0 then
   if queue ~= ep then redis.call('ZADD', P .. N.endpoint_queues .. ep, ARGV[7], queue) end
   redis.call('ZADD', P .. N.scheduled .. queue, (at + delay) / 1000, id)
@@ -66,7 +79,7 @@ if delay > 0 then
 else
   enqueue(P, id, ep, queue, ARGV[7], false)
   if record[2] == '1' then
-    cold = ring_idle(P, ep)
+    cold = none_idle(P, ep)
   else
     cold = hand_over(P, ep, id, #ARGV[17], at)
   end

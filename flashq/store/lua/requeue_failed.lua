@@ -1,0 +1,8 @@
+-- REQUEUE FAILED: jobs that failed or timed out begin anew, in their next generation; a bounded number at a time.
+-- KEYS  1 the endpoint's record
+-- ARGV  1 prefix  2 endpoint  3 one of its queues  4 how many to pass by  5 at most so many  6 only of this reason
+--       ('' any)  7 only what ended by then (ms), so that what fails again meanwhile is not begun once more
+-- Returns {how many were looked at, how many were requeued}; fewer looked at than asked: none are left.
+local P, at = ARGV[1], now()
+return each_failed(P, ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7]),
+  function(id, f) begin_anew(P, id, f, at) end)
