@@ -37,12 +37,12 @@ PARAMETERS = {
     " at least 7 days.",
     "ttl": "Seconds from submit (or from the end of its delay) within which a job must have begun; later it is not run"
     " (`JobExpired`).",
-    "delivery": "`'at_least_once'`, or `'at_most_once'`: once begun it is never run again, neither after the loss of its"
-    " worker (`JobLost`) nor by a retry; refused together with `retries`.",
+    "delivery": "`'at_least_once'`, or `'at_most_once'`: once begun it is never run again, neither after the loss of"
+    " its worker (`JobLost`) nor by a retry; refused together with `retries`.",
     "max_deliveries": "Begun runs that may be lost with their worker or process; with the last of them the job fails"
     " (`WorkerCrashed`). Counted apart from `retries`. 1 to 100.",
-    "max_queued": "Most jobs that may wait, delayed ones included; a call beyond it is refused (`QueueFull`). Unset: as many"
-    " as the broker holds.",
+    "max_queued": "Most jobs that may wait, delayed ones included; a call beyond it is refused (`QueueFull`). Unset: as"
+    " many as the broker holds.",
 }
 
 CALL_OPTIONS = {
@@ -53,7 +53,8 @@ CALL_OPTIONS = {
     "ttl_s": "In place of the endpoint's `ttl`; it counts from the end of `delay_s`.",
     "timeout_s": "In place of the endpoint's `execution_timeout_ms`; 0: as long as it likes.",
     "retries": "In place of the endpoint's `retries`.",
-    "delivery": "In place of the endpoint's `delivery`. `'at_most_once'` on an endpoint with `retries` needs `retries=0` too.",
+    "delivery": "In place of the endpoint's `delivery`. `'at_most_once'` on an endpoint with `retries` needs"
+    " `retries=0` too.",
 }
 
 RETRIES = {
@@ -63,8 +64,8 @@ RETRIES = {
     "max_delay_s": "No bound is longer than this.",
     "on": "Exception types or names, subclasses included; empty: every exception. Names serve for types that are not"
     " installed where the call is made.",
-    "never": "The same, excepted from `on`, and from \"every exception\" too.",
-    "jitter": "Whether each delay is drawn at random below its bound, so that many jobs that failed at one moment do not"
+    "never": 'The same, excepted from `on`, and from "every exception" too.',
+    "jitter": "Whether each delay is drawn at random below its bound, so that jobs that failed at once do not"
     " come back at one moment; `False`: each is as long as its bound.",
 }
 
@@ -74,8 +75,8 @@ TRANSITIONS = {
     "claim": "A worker takes it, under a new fence and a lease. Jobs to be run at once begin in the same step.",
     "start": "It begins; this is where an attempt counts.",
     "finish": "Its worker stores an outcome, or sends it round again after an exception (a retry).",
-    "release": "Its worker gives it back, uncounted: it drains, or had to kill the process that another job was in. What"
-    " may begin only once and has fails instead.",
+    "release": "Its worker gives it back, uncounted: it drains, or had to kill the process that another job was in."
+    " What may begin only once and has fails instead.",
     "cancel": "A waiting job ends. Of a leased one the worker is asked to stop it, and FINISH ends it.",
     "lose": "Its worker fell silent or its executor died: back to the queue until the budget of losses is spent.",
     "expire": "It waited past its ttl (a part of REAP).",
