@@ -19,6 +19,7 @@ FUNCTIONS = "acceptance/test_bad_luck_functions.py"
 FAULTS = "integration/test_faults_broker.py"
 FAILOVER = "acceptance/test_failover.py"
 BROKER = "acceptance/test_bad_luck_broker.py"
+PROCESSES = "integration/test_faults_processes.py"
 EXECUTOR = "integration/test_executor_process.py"
 WORKER = "integration/test_worker.py"
 REFUSALS = "integration/test_worker_refusals.py"
@@ -181,16 +182,24 @@ ROWS = (
         happens="WorkerCrashed names the signal or exit code; a new executor takes over.",
         bound="new executor ≤ 2 s",
         tests=(
+            f"{PROCESSES}::test_executor_that_dies_is_replaced_within_2_s",
+            f"{PROCESSES}::test_executor_that_dies_each_time_is_named_to_the_caller",
+            f"{PROCESSES}::test_executor_that_the_kernel_kills_for_its_memory",
             f"{EXECUTOR}::test_a_crash_is_described",
             f"{WORKER}::test_a_crash_is_tried_again_within_its_budget_and_then_said",
         ),
     ),
     Row(
         number=13,
-        fault="the supervisor is SIGKILLed",
-        happens="Its executor dies with it; its host agent has the job requeued; without one, the lease ends.",
+        fault="the supervisor or the host agent is SIGKILLed",
+        happens="A supervisor's executor dies with it, and its host agent has the job requeued; without one, the lease "
+        "ends. A host agent's workers end with it, and say so before they go; the next agent starts its own.",
         bound="executor gone ≤ 1 s; requeued ≤ 2 s",
         tests=(
+            f"{PROCESSES}::test_killed_supervisor_takes_its_executor_along_and_its_job_is_queued_again",
+            f"{PROCESSES}::test_killed_host_agent_leaves_no_orphan_and_its_jobs_are_queued_again",
+            f"{PROCESSES}::test_host_agent_started_again_while_its_workers_live",
+            f"{PROCESSES}::test_stopped_supervisor_whose_host_agent_died_keeps_nothing_for_longer_than_a_lease",
             f"{EXECUTOR}::test_a_killed_supervisor_takes_its_executor_along",
             f"{HOST}::test_job_of_a_killed_worker_is_queued_again_within_a_second",
         ),
@@ -198,9 +207,12 @@ ROWS = (
     Row(
         number=14,
         fault="a host is gone",
-        happens="Its leases end and its jobs run elsewhere.",
+        happens="Its leases end and its jobs run elsewhere, also where the leading autoscaler was on it.",
         bound="rerun ≤ 18 s (lease 15 s)",
-        tests=(f"{HOST_GONE}::test_the_jobs_of_a_host_that_is_gone_run_elsewhere",),
+        tests=(
+            f"{PROCESSES}::test_job_of_a_host_that_is_gone_runs_again_elsewhere_within_18_s",
+            f"{HOST_GONE}::test_the_jobs_of_a_host_that_is_gone_run_elsewhere",
+        ),
     ),
     Row(
         number=15,

@@ -211,6 +211,17 @@ class Rig:
         value = self.broker.execute("HGET", self.broker.keys.of("job", job), name)
         return value.decode("utf-8", "replace") if value is not None else ""
 
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Events of a kind, each with the broker's time at which it was noted."""
+        entries = self.broker.execute("XRANGE", self.broker.keys.of("events"), "-", "+")
+        rows = []
+        for entry, fields in entries:
+            row: dict[str, Any] = {
+                k.decode(): v.decode() for k, v in zip(fields[::2], fields[1::2], strict=True)
+            }
+            rows.append({**row, "at_ms": int(entry.split(b"-")[0])})
+        return [row for row in rows if row["kind"] == kind]
+
     def close(self) -> None:
         use_client(self._before)
         for worker in self.workers:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from flashq_autoscaler.views import GpuView, HostView, Needs, ThrottleCode, WorkerView
 
 _GIB = 2**30
-_Rank: TypeAlias = tuple[bool, int, bool, int, float, int, str]
+_LATE = 0.5  # of a lease; a heartbeat comes every third of one
+_Rank: TypeAlias = tuple[bool, bool, int, bool, int, float, int, str]
 # The nearer a host came to taking the worker, the more its reason tells.
 _NEARNESS: dict[ThrottleCode, int] = {
     "NO_HOST": 0,
@@ -57,6 +58,8 @@ class _Room:
     cpus: float
     memory_bytes: float
     slots: float
+    late: bool = False
+    """Its heartbeat is overdue: it may be gone already, and a start sent there be lost."""
     gpus: list[GpuView] = field(default_factory=list)
     """Free ones, neither held nor foreign, the smallest first."""
     workers: int = 0
@@ -93,7 +96,7 @@ class Ledger:
         self._choices: dict[tuple[Needs, str | None], _Choice] = {}
         self._changed: list[_Room] = []
         usable = [host for host in self._hosts if host not in self._silent and not host.draining]
-        self._rooms = {host.id: _room(host) for host in usable}
+        self._rooms = {host.id: _room(host, now) for host in usable}
         for worker in workers:
             self._take_in(worker, now)
         for room in self._rooms.values():
@@ -112,8 +115,9 @@ class Ledger:
     def grant(self, endpoint: str, needs: Needs, environment: str) -> Place | None:
         """Take what one worker of `endpoint` needs from the host that suits it best; None: there is none.
 
-        Preferred, in this order: a GPU to the CPU fallback; the model named first; a host where the
-        environment is in use; the fewest GPUs left (for a CPU worker: the fewest at all); the most cores.
+        Preferred, in this order: a host whose heartbeats come in time; a GPU to the CPU fallback; the model named
+        first; a host where the environment is in use; the fewest GPUs left (for a CPU worker: the fewest at all);
+        the most cores.
         """
         room = self._best(needs, environment)
         if room is None:
@@ -219,12 +223,13 @@ class Ledger:
         return f"{gpu.uuid} is free"
 
 
-def _room(host: HostView) -> _Room:
+def _room(host: HostView, now: float) -> _Room:
     return _Room(
         host=host,
         cpus=math.inf if host.cpus is None else host.cpus,
         memory_bytes=math.inf if host.memory_bytes is None else host.memory_bytes,
         slots=math.inf if host.slots is None else host.slots,
+        late=now > host.beat_at + host.lease_s * _LATE,
     )
 
 
@@ -257,6 +262,7 @@ def _preference(room: _Room, needs: Needs, environment: str | None) -> _Rank:
     if needs.gpu_models and not on_cpu:
         model = _models(needs).index(_suitable(room.gpus, needs)[0].name.casefold())
     return (
+        room.late,
         on_cpu and needs.gpus > 0,
         model,
         environment not in room.environments,

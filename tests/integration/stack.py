@@ -9,6 +9,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from tests.rig import SECRET, Rig
 
 if TYPE_CHECKING:
@@ -54,17 +56,6 @@ class Stack:
         """What `flashq host` or `flashq autoscaler` has written."""
         return self._log(name).read_text("utf-8", "replace")
 
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        """Events of a kind, each with the broker's time at which it was noted."""
-        entries = self.rig.broker.execute("XRANGE", self.rig.broker.keys.of("events"), "-", "+")
-        rows = []
-        for entry, fields in entries:
-            row: dict[str, Any] = {
-                k.decode(): v.decode() for k, v in zip(fields[::2], fields[1::2], strict=True)
-            }
-            rows.append({**row, "at_ms": int(entry.split(b"-")[0])})
-        return [row for row in rows if row["kind"] == kind]
-
     def workers(self, endpoint: EndpointFunction[Any, Any]) -> dict[str, dict[str, str]]:
         """The workers on record, with their fields."""
         broker = self.rig.broker
@@ -92,6 +83,12 @@ class Stack:
             finally:
                 process.kill()
                 process.wait()
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all below it."""
+    found = psutil.Process(pid)
+    return [found, *found.children(recursive=True)]
 
 
 class Peak:

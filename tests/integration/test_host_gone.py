@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from flashq import Endpoint
-from tests.integration.stack import Stack
+from tests.integration.stack import Stack, family
 from tests.rig import Rig, wait_until
 
 if TYPE_CHECKING:
@@ -36,12 +36,6 @@ def moved(begun: str) -> str:
     while first:
         time.sleep(0.1)
     return "moved"
-
-
-def family(pid: int) -> list[psutil.Process]:
-    """A host agent and all that it runs."""
-    agent = psutil.Process(pid)
-    return [agent, *agent.children(recursive=True)]
 
 
 def stop(processes: list[psutil.Process]) -> None:
@@ -89,5 +83,5 @@ def test_the_jobs_of_a_host_that_is_gone_run_elsewhere(tmp_path: Path) -> None:
         )
         (fields,) = stack.workers(moved).values()
         assert fields["fq_host"] != doomed
-        orders = [event["text"] for event in stack.events("worker-ordered")]
+        orders = [event["text"] for event in stack.rig.events("worker-ordered")]
         assert orders[1:] == [f"on {fields['fq_host']}"], "nothing was ordered on the dead host"

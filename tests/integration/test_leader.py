@@ -180,7 +180,7 @@ def test_autoscaler_killed_leaves_jobs_alone_and_a_standby_acts_within_15_s() ->
         new = later.spawn()
         assert [job.result(30) for job in (running, *waiting)] == list(range(1, 12))
         assert new.result(30) == "started by the standby"
-        _, takeover = stack.events("leader")
+        _, takeover = stack.rig.events("leader")
         assert takeover["at_ms"] - killed_ms < STANDBY_S * 1000
         assert [rig.job_field(job.id, "fq_attempts") for job in (running, *waiting)] == ["1"] * 11
 
@@ -224,8 +224,8 @@ def test_two_autoscalers_at_once_never_have_more_workers_than_max() -> None:
         jobs = []
         with Peak(stack, crowd) as peak:
             for turn in (1, 2):
-                wait_until(lambda turn=turn: len(stack.events("leader")) == turn, what="one leads")
-                holder = stack.events("leader")[-1]["subject"]
+                wait_until(lambda turn=turn: len(stack.rig.events("leader")) == turn, what="one leads")
+                holder = stack.rig.events("leader")[-1]["subject"]
                 (leader,) = [process for process in both if f"-{process.pid}-" in holder]
                 jobs += [crowd.spawn(0.2) for _ in range(6)]
                 leader.send_signal(signal.SIGSTOP)
@@ -235,7 +235,7 @@ def test_two_autoscalers_at_once_never_have_more_workers_than_max() -> None:
                 leader.send_signal(signal.SIGCONT)
         assert peak.most == 2
         assert {rig.job_field(job.id, "fq_attempts") for job in jobs} == {"1"}
-        assert len(stack.events("leader")) == 3, "they took turns"
+        assert len(stack.rig.events("leader")) == 3, "they took turns"
 
 
 def test_leader_stopped_in_the_middle_of_a_tick_applies_nothing_of_its_plan(

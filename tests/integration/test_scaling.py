@@ -76,7 +76,7 @@ def test_done_workers_stay_for_idle_timeout_and_then_go_to_min(stack: Stack) -> 
     assert work.remote(0, "warm") == "warm"
     wait_until(lambda: not stack.workers(work), what="none is left")
 
-    drained = [row for row in stack.events("worker-drained") if row["subject"] in idle_since]
+    drained = [row for row in stack.rig.events("worker-drained") if row["subject"] in idle_since]
     assert len(drained) == len(pids)
     for row in drained:
         assert row["at_ms"] - idle_since[row["subject"]] >= 2000
@@ -135,4 +135,4 @@ def test_worker_killed_with_its_job_is_replaced_and_the_job_runs_again(stack: St
     os.kill(int(fields["pid"]), signal.SIGKILL)
     assert job.result(20) == "done"
     assert stack.rig.job_field(job.id, "fq_attempts") == "2"
-    assert len([row for row in stack.events("worker-lost") if "SIGKILL" in row["text"]]) == 1
+    assert len([row for row in stack.rig.events("worker-lost") if "SIGKILL" in row["text"]]) == 1

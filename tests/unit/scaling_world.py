@@ -87,7 +87,7 @@ def simulate_apply(before: Snapshot, actions: Iterable[Action]) -> Snapshot:
                 workers[id_] = WorkerView(
                     id=id_, endpoint=start.endpoint, host=start.host, state="initializing",
                     revision=start.revision, environment=start.environment, since=before.now,
-                    beat_at=before.now, gpu_uuids=start.gpu_uuids, cpus=start.cpus,
+                    beat_at=before.now, reported=False, gpu_uuids=start.gpu_uuids, cpus=start.cpus,
                     memory_bytes=start.memory_bytes,
                 )  # fmt: skip
             case SetCondition(name, condition):

@@ -182,3 +182,24 @@ def test_hosts_unknown_is_not_no_host() -> None:
 
     assert plan.states == ()
     assert plan.unknown == (Unknown("timeout"),)
+
+
+# -- hosts that may be gone ------------------------------------------------------------------------
+
+
+def test_host_whose_heartbeat_is_overdue_is_taken_last() -> None:
+    late, fresh = host("h1", cpus=64.0, beat_at=NOW - 8), host("h2", cpus=2.0)
+
+    plan = decide(snapshot(endpoint(queued=1), hosts=[late, fresh]))
+    assert [start.host for start in plan.starts] == ["h2"]
+
+    plan = decide(snapshot(endpoint(queued=1), hosts=[late]))
+    assert [start.host for start in plan.starts] == ["h1"]
+
+
+def test_overdue_heartbeat_outweighs_the_environment_in_use_there() -> None:
+    late, fresh = host("h1", beat_at=NOW - 8), host("h2")
+    busy = worker("w1", "running", host="h1")
+
+    plan = decide(snapshot(endpoint(queued=1, waits_s=(60.0,)), workers=[busy], hosts=[late, fresh]))
+    assert [start.host for start in plan.starts] == ["h2"]

@@ -13,15 +13,16 @@ from flashq.codec import Revision
 from flashq.errors import JobNotFound, WrongBinding
 from flashq.model.envelope import open_sealed
 from flashq.model.keyring import Direction
+from flashq.store.broker import Broker
 from flashq.store.command import Value, text
 from flashq_worker import verdicts
 from flashq_worker.exit_policy import ExitCode
 
 if TYPE_CHECKING:
-    from flashq.store.broker import Broker
     from flashq_worker.config import WorkerConfig
 
 MOST_LOG_BYTES = 1024 * 1024
+_LAST_WORD_S = 1.0
 HOPELESS = 2  # starts in a row that would fail again: then the waiting jobs are told
 
 
@@ -146,6 +147,12 @@ class Presence:
     def leave(self, why: str) -> None:
         """Be gone, in order."""
         self._broker.run(self._broker.transitions.leave(self._config.endpoint, self._config.worker, why))
+
+    def last_word(self, why: str) -> None:
+        """`leave` on a connection of its own, without patience: whoever may be at the other one is not waited for."""
+        config = self._config
+        broker = Broker(config.url, prefix=config.prefix, patience_s=0.0, reply_timeout_s=_LAST_WORD_S)
+        broker.run(broker.transitions.leave(config.endpoint, config.worker, why))
 
     def leave_unstarted(self, why: str, revision: str, *, deterministic: bool) -> None:
         """Say that this worker could not start; after two starts that would fail again, tell the waiting jobs.

@@ -13,7 +13,7 @@ import select
 import signal
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from flashq import codec
 from flashq.errors import BrokerError, EnvelopeError, FlashqError, PythonMismatch, WrongBinding
@@ -93,7 +93,8 @@ class Supervisor:
                 return given_up
             self._lease.start()
             while not self._signals and not self._began(self._loading.begin()):
-                time.sleep(_AGAIN_S)
+                if self._orphaned(_AGAIN_S):
+                    self._abandon()
             return self._loop()
         except FlashqError as error:
             log.exception("the worker cannot go on")
@@ -145,12 +146,25 @@ class Supervisor:
         if self._wake_r in ready:
             self._on_wake()
         if self._lifeline is not None and self._lifeline in ready:
-            log.error("the host agent is gone")
-            self._runtime.close()
-            os._exit(ExitCode.LOST)
+            self._abandon()
         if process is not None:
             self._on_executor(process, ready)
         self._exchange.receive(ready)
+
+    def _orphaned(self, within_s: float) -> bool:
+        """Whether the host agent is gone; it is watched for so long."""
+        if self._lifeline is None:
+            time.sleep(within_s)
+            return False
+        return bool(select.select([self._lifeline], [], [], within_s)[0])
+
+    def _abandon(self) -> NoReturn:
+        """The host agent is gone, and nobody will see this worker end: end it, and say so if the broker hears it."""
+        log.error("the host agent is gone")
+        self._runtime.close()  # before it says so: what it held of the host is free by then
+        with contextlib.suppress(BrokerError):
+            self._presence.last_word("its host agent ended")
+        os._exit(ExitCode.LOST)
 
     def _watch(self) -> None:
         """Have what is to be waited for registered, where that has changed."""
