@@ -34,7 +34,7 @@ def test_failed_jobs_begin_anew_and_others_stay(world: World) -> None:
 
 
 def test_failed_jobs_are_deleted_with_what_was_kept_of_them(world: World) -> None:
-    world.run(world.t.log((job := fail(world).job), "output"), again=False)
+    world.run(world.t.log((job := fail(world).job), 1, 0, b"output"))
     other = fail(world, reason="crash").job
 
     assert world.run(world.t.purge_failed(EP, EP, before_ms=world.now_ms, reason="exception")) == (2, 1)

@@ -108,7 +108,7 @@ ACTIONS: dict[str, Callable[[World, Term], Command[Any]]] = {
     "order": lambda world, term: world.t.order(
         EP,
         "w9",
-        host=HOST,
+        host="another",  # the one above is overdue
         revision="r1",
         environment="env-1",
         most=9,
