@@ -28,6 +28,11 @@ class Stack:
         self.host = self.start("host")
         self.autoscaler = self.start("autoscaler")
 
+    def hosts(self) -> list[str]:
+        """The hosts on record."""
+        broker = self.rig.broker
+        return [name.decode() for name in broker.execute("ZRANGE", broker.keys.of("hosts"), 0, -1)]
+
     def start(
         self, command: str, *further: str, name: str = "", home: Path | None = None, url: str = ""
     ) -> subprocess.Popen[bytes]:

@@ -43,11 +43,6 @@ def stop(processes: list[psutil.Process]) -> None:
         process.send_signal(signal.SIGSTOP)
 
 
-def hosts(rig: Rig) -> list[str]:
-    """The hosts on record."""
-    return [name.decode() for name in rig.broker.execute("ZRANGE", rig.broker.keys.of("hosts"), 0, -1)]
-
-
 def ends(rig: Rig, kind: str, member: str = "") -> float:
     """When a heartbeat's lease ends, in ms: of one host, or of the one worker."""
     subject = () if member else (moved.name,)
@@ -60,12 +55,12 @@ def test_the_jobs_of_a_host_that_is_gone_run_elsewhere(tmp_path: Path) -> None:
     """Given the only worker there may be on a host, if all of that is killed, expect the job on the other host soon."""
     begun = tmp_path / "begun"
     with contextlib.closing(Rig(lease_s=LEASE_S)) as rig, contextlib.closing(Stack(rig)) as stack:
-        (doomed,) = wait_until(lambda: hosts(rig), 20, "the first host")
+        (doomed,) = wait_until(stack.hosts, 20, "the first host")
         job = moved.spawn(str(begun))
         wait_until(begun.exists, 20, "the job under way")
         other = psutil.Process(stack.start("host", home=tmp_path / "other").pid)
         other.cpu_affinity(other.cpu_affinity()[:1])  # with fewer cores, it is not the one that is preferred
-        wait_until(lambda: len(hosts(rig)) == 2, 20, "another host")
+        wait_until(lambda: len(stack.hosts()) == 2, 20, "another host")
         agent, *workers = family(stack.host.pid)
         stop(workers)
         wait_until(
