@@ -69,6 +69,12 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"n": len(ordered), **{name: round(value, 3) for name, value in shown.items()}}
 
 
+def _scheduling() -> str:
+    if os.sched_getscheduler(0) == os.SCHED_FIFO:
+        return "real-time priority"
+    return f"nice {os.nice(0)}" if os.nice(0) else "as usual"
+
+
 def about(versions: Mapping[str, str], **more: Any) -> dict[str, Any]:
     """Where and when, and by which command."""
     module = sys.argv[0].rpartition("benchmarks/")[2].removesuffix(".py").replace("/", ".")
@@ -78,7 +84,7 @@ def about(versions: Mapping[str, str], **more: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "load_average": round(os.getloadavg()[0], 2),
-        **({"scheduling": "real-time (chrt -f)"} if os.sched_getscheduler(0) == os.SCHED_FIFO else {}),
+        "scheduling": _scheduling(),
         "versions": dict(versions),
         **more,
     }

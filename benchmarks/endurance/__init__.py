@@ -1,0 +1,1 @@
+"""What only time and numbers show: `python -m benchmarks.endurance`."""
