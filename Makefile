@@ -9,10 +9,10 @@ ARGS ?=
 PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-engines chaos check format bench lock clean
+.PHONY: help setup demo test test-engines chaos check format bench bench-recovery bench-endurance lock clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Put everything needed into .venv
 
@@ -46,6 +46,12 @@ format: $(STAMP) ## Let ruff repair style and layout
 
 bench: $(STAMP) ## The benchmarks, beside the floor (ARGS=… are passed on)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-recovery: $(STAMP) ## Workers killed 200 times, beside RQ, Dramatiq, Celery and Ray; an hour, most of it waiting
+	$(BIN)/python -m benchmarks.recovery --peers $(ARGS)
+
+bench-endurance: $(STAMP) ## Rolling restarts, held interpreters, a soak: about 25 minutes (ARGS=… are passed on)
+	$(BIN)/python -m benchmarks.endurance $(ARGS)
 
 # Asks the public index, so that the hashes of every platform's files are there.
 lock: $(STAMP) ## Renew constraints.txt from pyproject.toml
