@@ -20,7 +20,7 @@ import pytest
 from flashq import Endpoint, GpuGroup, Retries
 from flashq.client import Client, use_client
 from flashq.errors import EndpointFailed, JobCancelled
-from flashq.store import held
+from flashq.store import failed, held
 from flashq.store.broker import Broker
 from flashq.store.scripts import script_names
 from tests.acceptance.stage import Stage
@@ -114,8 +114,9 @@ class Theatre(Stage):
                 lambda key=leases: not self.broker.execute("ZCARD", key), PATIENCE_S, f"no leases: {name}"
             )
         wait_until(lambda: not self._faults(), what="every job stands where it should")
-        for job in snapshot.jobs(snapshot.take(self.broker.redis())):
-            assert self.broker.execute("XLEN", self.keys.of("results", job)) <= 1
+        for job, fields in snapshot.jobs(snapshot.take(self.broker.redis())).items():
+            generations = int(fields.get("fq_gen", 0)) + 1
+            assert self.broker.execute("XLEN", self.keys.of("results", job)) <= generations
 
     def _faults(self) -> list[str]:
         return snapshot.faults(snapshot.take(self.broker.redis()), held=True)
@@ -266,7 +267,7 @@ def a_job_that_is_given_back(play: Play) -> None:
 def a_cancel(play: Play) -> None:
     job = play.running()
     with play.made.losing("cancel"):
-        assert job.cancel().result(PATIENCE_S) == "requested"
+        assert job.cancel().result(PATIENCE_S) in ("requested", "cancelled")
     with pytest.raises(JobCancelled):
         job.result(PATIENCE_S)
 
@@ -407,6 +408,36 @@ def a_purge(play: Play) -> None:
         with pytest.raises(JobCancelled):
             job.result(PATIENCE_S)
     assert play.runs == 0
+
+
+@loses("requeue_failed", "purge_failed")
+def failed_jobs(play: Play) -> None:
+    function = play.fresh()
+    job = play.spawn(function, "fail once")
+    with pytest.raises(ConnectionError):
+        job.result(PATIENCE_S)
+    act_on_all = {"requeue_failed": failed.requeue, "purge_failed": failed.purge}[play.script]
+    with play.made.losing(play.script):
+        act_on_all(play.made.through, function.name)
+    if play.script == "requeue_failed":
+        play.made.ends(job.id, "finished")
+        assert (play.runs, play.made.job_field(job.id, "fq_gen")) == (2, "1")
+    else:
+        assert (play.runs, play.made.state(job.id)) == (1, "")
+
+
+@loses("pause", "resume")
+def a_pause(play: Play) -> None:
+    made, function = play.made, play.fresh()
+    transitions = made.broker.transitions
+    made.register(function)
+    run = {"pause": made.broker.run, "resume": made.broker.run, play.script: made.lose}
+    assert run["pause"](transitions.pause(function.name)) == "ok"
+    job = play.spawn(function, "resumed")
+    assert made.state(job.id) == "queued"
+    assert run["resume"](transitions.resume(function.name)) == "ok"
+    assert job.result(PATIENCE_S) == "resumed"
+    assert play.runs == 1
 
 
 @loses("undeploy")
