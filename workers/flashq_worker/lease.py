@@ -87,8 +87,10 @@ class LeaseKeeper:
             self._endpoint, self._worker, lease_ms=self._lease_ms, jobs=jobs, fields=self._fields()
         )
         renewed: Renewed = self._broker.run(command)
-        if renewed.verdict != "gone":
-            self._on_renewed()
+        if renewed.verdict == "gone":  # with all that it holds: of the jobs nothing is said
+            self._on_verdict("gone", {})
+            return
+        self._on_renewed()
         told = {job: verdict for job, verdict in zip(jobs, renewed.jobs, strict=True) if verdict != "ok"}
         if told or renewed.verdict != "ok":
             self._on_verdict(renewed.verdict, told)

@@ -1,0 +1,77 @@
+"""The worker's pulse: what a renewal's answer means for the jobs in hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from flashq.store.keys import Keys
+from flashq.store.records import Renewed
+from flashq.store.transitions import Transitions
+from flashq_worker.lease import LeaseKeeper
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flashq.store.broker import Broker
+    from flashq.store.command import Command
+
+HELD = (("job-1", 3), ("job-2", 5))
+
+
+class Answering:
+    """A broker that answers every renewal alike."""
+
+    def __init__(self, answer: Renewed) -> None:
+        self.transitions = Transitions(Keys())
+        self._answer = answer
+
+    def run(self, command: Command[Any]) -> Renewed:
+        assert command.script == "renew"
+        return self._answer
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.renewed = 0
+        self.verdicts: list[tuple[str, Mapping[tuple[str, int], str]]] = []
+
+    def on_renewed(self) -> None:
+        self.renewed += 1
+
+    def on_verdict(self, verdict: str, jobs: Mapping[tuple[str, int], str]) -> None:
+        self.verdicts.append((verdict, jobs))
+
+
+@pytest.mark.parametrize(
+    ("answer", "renewed", "verdicts"),
+    [
+        (Renewed(1, "ok", ("ok", "ok")), 1, []),
+        (Renewed(1, "ok", ("ok", "lost")), 1, [("ok", {("job-2", 5): "lost"})]),
+        (Renewed(1, "ok", ("cancel", "ok")), 1, [("ok", {("job-1", 3): "cancel"})]),
+        (Renewed(1, "drain", ("ok", "ok")), 1, [("drain", {})]),
+        (Renewed(1, "gone", ()), 0, [("gone", {})]),
+    ],
+    ids=["ok", "one lost", "one to be stopped", "drain", "given up, with jobs in hand"],
+)
+def test_what_a_renewal_is_answered(
+    answer: Renewed, renewed: int, verdicts: list[tuple[str, Mapping[tuple[str, int], str]]]
+) -> None:
+    """Given two jobs in hand, expect what was said of each, and life for the executor unless the worker is given up."""
+    heard = Heard()
+    keeper = LeaseKeeper(
+        cast("Broker", Answering(answer)),
+        "embed",
+        "embed-1",
+        lease_s=3.0,
+        jobs=lambda: HELD,
+        fields=dict,
+        on_renewed=heard.on_renewed,
+        on_verdict=heard.on_verdict,
+    )
+
+    keeper.renew()
+
+    assert heard.renewed == renewed
+    assert heard.verdicts == verdicts
