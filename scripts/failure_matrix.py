@@ -36,7 +36,7 @@ SUBMITS = "integration/test_faults_submit.py"
 REAP = "conformance/test_reap.py"
 RUNNING = "conformance/test_running.py"
 STORE = "conformance/test_submit.py"
-KILLS = "chaos/test_kills.py"
+FENCE = "chaos/test_fence.py"
 
 NO_TEST_YET = "no test shows it yet"
 
@@ -162,7 +162,7 @@ ROWS = (
         bound="–",
         tests=(
             f"{LEASES}::test_a_worker_stopped_for_two_leases_changes_nothing",
-            f"{KILLS}::test_a_stale_outcome_is_refused",
+            f"{FENCE}::test_a_stale_outcome_is_refused",
             f"{RUNNING}::test_a_stale_holder_changes_nothing",
         ),
     ),

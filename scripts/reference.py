@@ -15,7 +15,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts import failure_matrix, recovery_tables, reference_cli, reference_tables, results_table
+from scripts import (
+    failure_matrix,
+    recovery_tables,
+    reference_cli,
+    reference_tables,
+    reference_verify,
+    results_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +34,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **results_table.TABLES,
     **failure_matrix.TABLES,
     **recovery_tables.TABLES,
+    **reference_verify.TABLES,
 }
 _PLACE = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -43,6 +43,7 @@ COMMANDS = {
     "host": "flashq.cli.processes:host",
     "worker": "flashq.cli.processes:worker",
     "autoscaler": "flashq.cli.processes:autoscaler",
+    "verify": "flashq.cli.verify:verify",
 }
 """Name → module:object. Also the order in which help lists them."""
 

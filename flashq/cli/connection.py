@@ -34,6 +34,7 @@ class Exit(IntEnum):
     NOT_FOUND = 3
     REFUSED = 4
     JOB_FAILED = 5
+    BROKEN = 6
 
 
 _MEANINGS = {
@@ -43,6 +44,7 @@ _MEANINGS = {
     Exit.NOT_FOUND: "there is no such job, endpoint or worker",
     Exit.REFUSED: "its state does not allow it",
     Exit.JOB_FAILED: "the job ended without a value",
+    Exit.BROKEN: "a promise was not kept",
 }
 
 

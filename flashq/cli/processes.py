@@ -104,7 +104,8 @@ def _joined(settings: Settings, url: str) -> Settings:
 @click.argument("name")
 @click.option("--gpu", "gpus", multiple=True, metavar="UUID", help="Bind it to this GPU (repeatable).")
 @click.option("--cpu", "on_cpu", is_flag=True, help="Run it without a GPU.")
-def worker(name: str, gpus: tuple[str, ...], on_cpu: bool) -> int:
+@_lifeline
+def worker(name: str, gpus: tuple[str, ...], on_cpu: bool, lifeline: int | None) -> int:
     """Run one worker of endpoint NAME here, without host agent or autoscaler, until Ctrl-C.
 
     \b
@@ -122,7 +123,7 @@ def worker(name: str, gpus: tuple[str, ...], on_cpu: bool) -> int:
         if gpus and on_cpu:
             raise click.UsageError("--gpu and --cpu exclude each other")
         program = _program("flashq_worker.by_hand")
-        return int(program.serve(broker, keys, settings, name, gpus=gpus, on_cpu=on_cpu))
+        return int(program.serve(broker, keys, settings, name, gpus=gpus, on_cpu=on_cpu, lifeline=lifeline))
 
 
 @click.command(epilog=example("flashq autoscaler", "flashq autoscaler --take-over"))

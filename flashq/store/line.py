@@ -80,6 +80,11 @@ class Line:
     def close(self) -> None:
         self._connection.disconnect()
 
+    def detach(self) -> socket.socket:
+        """The connected, non-blocking socket, for whoever speaks for itself; the line is of no more use."""
+        self._connection._sock = None  # noqa: SLF001 — else it is closed with the connection object
+        return self._socket
+
     def _lost(self, error: object) -> BrokerUnreachable:
         self.close()
         return BrokerUnreachable(f"lost the broker at {masked(self._url)}: {error}")

@@ -31,11 +31,14 @@ def serve(
     *,
     gpus: Sequence[str] = (),
     on_cpu: bool = False,
+    lifeline: int | None = None,
 ) -> int:
     """Be a worker of `endpoint` until told to end; an `exit_policy.ExitCode`.
 
     `gpus`: the UUIDs of those it is bound to; none: as many free ones as the endpoint wants. `on_cpu`: it has
-    none. Raises EndpointNotFound; ConfigurationError where too few GPUs are free.
+    none. `lifeline`: a descriptor at whose end of file it ends at once.
+
+    Raises: EndpointNotFound; ConfigurationError where too few GPUs are free.
     """
     written = broker.execute("HGET", broker.keys.of("endpoint", endpoint), "spec")
     if written is None:
@@ -56,7 +59,7 @@ def serve(
         gpu_uuids=() if on_cpu else tuple(gpus) or _free_gpus(resources.get("gpu")),
         cpus=float(cpu.get("cores") or 0),
     )
-    return int(Supervisor(config).run())
+    return int(Supervisor(config, lifeline).run())
 
 
 def _free_gpus(wanted: Mapping[str, Any] | None) -> tuple[str, ...]:
