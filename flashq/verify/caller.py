@@ -22,7 +22,7 @@ from flashq.model.lifecycle import STATUS, Status
 from flashq.verify.history import Acknowledged, Read, Refused
 from flashq.verify.ledger import Ledger, facts_in
 from flashq.verify.visit import visit
-from flashq.verify.workload import keyed
+from flashq.verify.workload import Behaviour, behaviour, keyed
 
 if TYPE_CHECKING:
     from flashq.job import EndpointJob
@@ -107,6 +107,8 @@ class Caller:
         share = self._share
         key = f"call-{number}" if keyed(number) else ""
         function = visit.with_options(key=key) if key else visit
+        if behaviour(number) is Behaviour.ONCE:
+            function = function.with_options(delivery="at_most_once", retries=0)
         while True:
             try:
                 job = await asyncio.to_thread(function.spawn, share.folder, number, share.lease_s)

@@ -228,7 +228,8 @@ class _Checker:
         hit = sum(any(self.hits(run, job.closed(at))) for at, run in enumerate(job.runs))
         # Claims of which no attempt is known: killed after the broker was told of its begin, and before it began.
         unseen = max(0, max(ending.fence for ending in job.endings) - len({run.fence for run in job.runs}))
-        if read.state == JobState.FAILED and not read.value and hit + unseen >= self.terms.max_losses:
+        most = 1 if wanted is Behaviour.ONCE else self.terms.max_losses
+        if read.state == JobState.FAILED and not read.value and hit + unseen >= most:
             return  # a budget used up
         told = f"{read.state} {read.problem}".strip()
         text = (
@@ -280,6 +281,8 @@ class _Checker:
             last = index == len(job.runs) - 1
             self.unexplained += not (last or asked or any(self.hits(run, job.closed(index))))
         most = self.terms.max_losses + self.terms.retries
+        if behaviour(job.number) is Behaviour.ONCE:
+            most, uncounted = 1, 0
         if len(job.runs) > most + uncounted:
             text = (
                 f"{len(job.runs)} attempts, {uncounted} of them perhaps uncounted, and at most {most} allowed"
@@ -296,11 +299,17 @@ class _Checker:
         for key, facts in by_key.items():
             for before, after in pairwise(facts):
                 wiped = self.wiped_after(before.at)
-                if before.job != after.job and (wiped is None or wiped > after.at):
+                free = self._valueless(before.job) or (wiped is not None and wiped <= after.at)
+                if before.job != after.job and not free:
                     self.say("doubled", key, f"{before.job} and {after.job}")
         missing = set(range(self.terms.calls)) - {fact.number for fact in self.history.acknowledged}
         for number in sorted(missing):
             self.say("unaccepted", f"call {number}", "never acknowledged")
+
+    def _valueless(self, job: str) -> bool:
+        """Whether it ended without a value: then its key is free for another job."""
+        endings = self.jobs[job].endings
+        return bool(endings) and all(read.state != JobState.FINISHED for read in endings)
 
     def check_left(self) -> None:
         left = self.history.left

@@ -12,15 +12,18 @@ class Behaviour(StrEnum):
     VALUE = "a value"
     ERROR = "an error"
     RETRY = "a value, after an error that is retried"
+    ONCE = "a value, and never begun again"
 
 
 def behaviour(number: int) -> Behaviour:
-    """One call in 20 raises for good; another asks for a second attempt."""
+    """One call in 20 raises for good, another asks for a second attempt, a third is to begin at most once."""
     match number % 20:
         case 7:
             return Behaviour.ERROR
         case 13:
             return Behaviour.RETRY
+        case 17:
+            return Behaviour.ONCE
         case _:
             return Behaviour.VALUE
 

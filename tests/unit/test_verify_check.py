@@ -241,6 +241,37 @@ def test_a_submit_without_a_key_may_be_made_twice() -> None:
     assert verdict.holds, verdict.violations
 
 
+def test_a_key_is_free_once_its_job_has_ended_without_a_value() -> None:
+    """Given a job that failed for good, if its call is repeated with its key, expect another job to be allowed."""
+    number = numbered(Behaviour.ERROR)
+    verdict = judged(
+        Acknowledged(number, "a", "key", 1.0),
+        *ran("a", 1, 2.0, how="error", number=number),
+        told("a", 1, 3.0, state="failed"),
+        Acknowledged(number, "b", "key", 4.0),
+        *ran("b", 1, 5.0, how="error", number=number, pid=20),
+        told("b", 1, 6.0, state="failed", pid=20),
+        terms=Terms(calls=0),
+    )
+    assert verdict.holds, verdict.violations
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_to_begin_at_most_once_may_be_lost_and_not_run_again(again: bool) -> None:
+    number = numbered(Behaviour.ONCE)
+    first = Began("a", number, 1, 1, 10, 11, 2.0)
+    if again:
+        ending: list[Fact] = [*ran("a", 2, 4.0, pid=20, number=number), told("a", 2, 5.0, pid=20)]
+    else:
+        ending = [Read("a", "reader", "failed", "", "WorkerCrashed", 4.9, 5.0, 1)]
+    verdict = judged(
+        Acknowledged(number, "a", "", 1.0), first, killed(2.05, 10), *ending, terms=Terms(calls=0)
+    )
+
+    assert verdict.count("excess") == int(again)
+    assert verdict.holds is not again, verdict.violations
+
+
 # -- a broker that comes back empty ------------------------------------------------------------------
 
 
