@@ -164,13 +164,26 @@ class Client:
 
     # -- calls ---------------------------------------------------------------------------------------
     def submit(
-        self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        function: EndpointFunction[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        blocking: bool = True,
     ) -> EndpointJob[Any]:
         """Pickle, sign and send a call; returns its EndpointJob without waiting for the broker.
 
+        Where too much is on its way to the broker already, this blocks until less is; with `blocking=False` not in a
+        thread that runs an event loop, where it raises SubmitBacklog.
         Raises: SerializationError, PayloadTooLarge, SettingsError.
         """
-        return self.submission.submit(function, args, kwargs)
+        return self.submission.submit(function, args, kwargs, blocking=blocking)
+
+    async def asubmit(
+        self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> EndpointJob[Any]:
+        """The same for coroutines: awaits until less is on its way."""
+        return await self.submission.asubmit(function, args, kwargs)
 
     def registration(self, function: EndpointFunction[Any, Any]) -> Registration:
         """What the broker is told of an endpoint."""
@@ -199,6 +212,10 @@ class Client:
     def acknowledged(self, job: EndpointJob[Any]) -> None:
         """Block until the broker has accepted a submit. Raises what it answered instead."""
         job._call.acknowledged.result(None)  # noqa: SLF001 — client and job are one part
+
+    async def aacknowledged(self, job: EndpointJob[Any]) -> None:
+        """The same for coroutines."""
+        await job._call.acknowledged  # noqa: SLF001
 
     # -- asking about a job --------------------------------------------------------------------------
     def cancel(self, job_id: str) -> Reply[str]:

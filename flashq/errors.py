@@ -18,6 +18,7 @@
     │   ├── PayloadTooLarge
     │   ├── PythonMismatch
     │   ├── QueueFull
+    │   ├── SubmitBacklog                   too many calls of this process are on their way to the broker
     │   └── IdempotencyConflict
     ├── JobError                            the job exists and ended without a value
     │   ├── RemoteError                     the function raised something that cannot be rebuilt here
@@ -142,6 +143,10 @@ class QueueFull(SubmitError):
         super().__init__(message)
         self.endpoint = endpoint
         self.waiting = waiting
+
+
+class SubmitBacklog(SubmitError):
+    """Too many calls of this process are on their way to a slow broker, and waiting would hold up the event loop."""
 
 
 class IdempotencyConflict(SubmitError):

@@ -41,6 +41,11 @@ class Reply(Generic[R]):
         """True once the answer (or the error) is there."""
         return self._value is not _NOTHING or self._error is not None
 
+    @property
+    def error(self) -> BaseException | None:
+        """The error that was the answer; None where it was a value, or is not there."""
+        return self._error
+
     def set(self, value: R) -> None:
         """Deliver the answer. The first delivery counts."""
         self._deliver(value, None)
@@ -179,7 +184,7 @@ class EndpointJob(Generic[R]):
         return f"<EndpointJob {self.id} {state}>"
 
     def _settled(self) -> bool:
-        return self._call.ended.done and self._call.ended._error is None  # noqa: SLF001 — a part of this module
+        return self._call.ended.done and self._call.ended.error is None
 
     @property
     def id(self) -> str:

@@ -1,22 +1,24 @@
-"""`f.map(...)`: many calls, their values in order, in bounded memory, in `for` and in `async for`."""
+"""`f.map(...)`: many calls, their values in order, in bounded memory, in `for` and in `async for`.
+
+A full queue (QueueFull) is no error here: the call is made again once some of those before it have ended.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections import deque
 from collections.abc import Sized
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from flashq.errors import ConfigurationError, SubmitError
-from flashq.job import EndpointJob, Reply
+from flashq.flight import Flight
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from flashq.endpoint import EndpointFunction
+    from flashq.job import EndpointJob
 
 R = TypeVar("R")
 DEFAULT_WINDOW = 1000
@@ -46,53 +48,68 @@ class Map(Generic[R]):
             raise ConfigurationError(
                 "map() makes many calls, and a key stands for one: call with_options(key=…) for each"
             )
-        self._window = DEFAULT_WINDOW if window is None else window
-        if type(self._window) is not int or self._window < 1:
+        most = DEFAULT_WINDOW if window is None else window
+        if type(most) is not int or most < 1:
             raise ConfigurationError(f"map(window={window!r}): must be a whole number of at least 1")
         self._function = function
         self._kwargs = kwargs
         self._calls = zip(*inputs, strict=False)
         self._total = min((len(i) for i in inputs if isinstance(i, Sized)), default=None)
-        self._order = order
         self._return_exceptions = return_exceptions
         self._progress = progress
-        self._flight = _Flight(order)
+        self._flight = Flight(most, order)
 
     # -- for -----------------------------------------------------------------------------------------
     def __iter__(self) -> Iterator[R]:
+        flight = self._flight
         with self._bar() as advance:
             try:
-                while self._fill(self._window) or not self._flight.empty:
-                    yield self._take(self._flight.next_blocking(), advance)
+                while self._fill(flight.most) or not flight.empty:
+                    if flight.wait():
+                        yield self._take(flight.pop(), advance)
             finally:
-                self._flight.cancel()
+                flight.cancel()
 
     # -- async for -----------------------------------------------------------------------------------
     async def __aiter__(self) -> AsyncIterator[R]:
+        flight = self._flight
         with self._bar() as advance:
             try:
-                while (more := self._fill(_AT_ONCE)) or not self._flight.empty:
-                    if more and not self._flight.ready:
+                while (more := await self._afill(_AT_ONCE)) or not flight.empty:
+                    if more and not flight.ready:
                         await asyncio.sleep(0)  # other tasks get their turn while the window fills
-                    else:
-                        yield self._take(await self._flight.next_async(), advance)
+                    elif await flight.await_():
+                        yield self._take(flight.pop(), advance)
             finally:
-                self._flight.cancel()
+                flight.cancel()
 
     def _fill(self, most: int) -> bool:
         """Submit up to `most` calls, within the window; False where nothing was left to submit, or no room."""
         from flashq.client import current_client
 
-        client = current_client()
-        room = min(most, self._window - len(self._flight))
-        before = len(self._flight)
-        for args in islice(self._calls, room):
+        client, made = current_client(), 0
+        while made < most and (call := self._flight.next_call(self._calls)) is not None:
             try:
-                job = client.submit(self._function, args, self._kwargs)
+                job = client.submit(self._function, call.args, self._kwargs)
             except SubmitError as error:  # takes its place among the values, like any other failure
                 job = client.refused(self._function, error)
-            self._flight.add(job)
-        return len(self._flight) > before
+            self._flight.add(call, job)
+            made += 1
+        return made > 0
+
+    async def _afill(self, most: int) -> bool:
+        """The same, awaiting where too much is on its way to the broker."""
+        from flashq.client import current_client
+
+        client, made = current_client(), 0
+        while made < most and (call := self._flight.next_call(self._calls)) is not None:
+            try:
+                job = await client.asubmit(self._function, call.args, self._kwargs)
+            except SubmitError as error:
+                job = client.refused(self._function, error)
+            self._flight.add(call, job)
+            made += 1
+        return made > 0
 
     def _take(self, job: EndpointJob[R], advance: Callable[[], None]) -> Any:
         advance()
@@ -107,64 +124,3 @@ class Map(Generic[R]):
         from flashq.progress import progress_bar
 
         return progress_bar(self._function.name, self._total)
-
-
-class _Flight:
-    """The jobs under way: taken in order, or as they end."""
-
-    def __init__(self, order: bool) -> None:
-        self._jobs: deque[EndpointJob[Any]] = deque()
-        self._order = order
-        self._ended: deque[EndpointJob[Any]] = deque()
-        self._woken: Reply[None] = Reply()
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    @property
-    def empty(self) -> bool:
-        return not self._jobs
-
-    @property
-    def ready(self) -> bool:
-        """Whether the next one can be taken without waiting."""
-        return self._jobs[0].done if self._order and self._jobs else bool(self._ended)
-
-    def add(self, job: EndpointJob[Any]) -> None:
-        self._jobs.append(job)
-        if not self._order:
-            job._call.ended.on_done(lambda: self._landed(job))  # noqa: SLF001 — a part of the SDK
-
-    def _landed(self, job: EndpointJob[Any]) -> None:
-        self._ended.append(job)
-        self._woken.set(None)
-
-    def next_blocking(self) -> EndpointJob[Any]:
-        if self._order:
-            self._jobs[0]._call.ended.wait()  # noqa: SLF001
-            return self._jobs.popleft()
-        while not self._ended:
-            self._woken.wait()
-            self._woken = Reply()
-        return self._pop_ended()
-
-    async def next_async(self) -> EndpointJob[Any]:
-        if self._order:
-            await self._jobs[0]._call.ended.until_done()  # noqa: SLF001
-            return self._jobs.popleft()
-        while not self._ended:
-            await self._woken.until_done()
-            self._woken = Reply()
-        return self._pop_ended()
-
-    def _pop_ended(self) -> EndpointJob[Any]:
-        job = self._ended.popleft()
-        self._jobs.remove(job)
-        return job
-
-    def cancel(self) -> None:
-        """Cancel what has not ended."""
-        while self._jobs:
-            job = self._jobs.popleft()
-            if not job.done:
-                job.cancel()

@@ -5,13 +5,14 @@ Knows nothing of how jobs end: see `waiting`.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flashq import codec, errors, notices
 from flashq.ending import conflict, full, spent
@@ -22,6 +23,7 @@ from flashq.model.job_id import RANDOM_BYTES, new_job_id
 from flashq.model.keyring import Direction
 from flashq.model.retry import AT_MOST_ONCE
 from flashq.registration import PROGRAM, Registration, callables_used, prepare
+from flashq.room import Room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from flashq.store.records import Registered, Submitted
 
 log = logging.getLogger("flashq")
+_OVERHEAD = 1024  # bytes that a call takes in this process beside its arguments, about
 _REGISTRATIONS = 5  # how often a call is sent again because its endpoint was not on record
 
 
@@ -47,11 +50,38 @@ class Submission:
         )
         self._registered: dict[tuple[str, str], Registration] = {}
         self._lock = threading.Lock()
+        self.room = Room()
 
     def submit(
-        self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        function: EndpointFunction[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        blocking: bool,
     ) -> EndpointJob[Any]:
         """See `Client.submit`."""
+        made = self._make(function, args, kwargs)
+        if not self.room.try_take(made.size):
+            if not blocking and _in_event_loop():
+                raise errors.SubmitBacklog(
+                    f"this process has so many calls on their way to the broker that {function.name!r} has to wait, "
+                    "which would hold up the event loop: await f.aspawn(…), or calls made before"
+                )
+            self.room.take(made.size)
+        return self._dispatch(made)
+
+    async def asubmit(
+        self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> EndpointJob[Any]:
+        """The same for coroutines, which await room."""
+        made = self._make(function, args, kwargs)
+        await self.room.atake(made.size)
+        return self._dispatch(made)
+
+    def _make(
+        self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> _Made:
         registration = self.registration(function)
         payload = codec.dump_arguments(args, kwargs, self._client.settings.payload_limit)
         terms = function.terms
@@ -59,9 +89,12 @@ class Submission:
         job_id = new_job_id(registration.endpoint, self._client.now_ms(), os.urandom(RANDOM_BYTES))
         command, digest = self._command(job_id, registration, payload, terms, same)
         call = Call(job_id, registration.endpoint, digest, keep_s=terms.keep_s)
-        self._client.waiting.add(call)
-        self._send(call, registration, command, tries=_REGISTRATIONS)
-        return EndpointJob(self._client, call)
+        return _Made(call, registration, command, len(payload) + _OVERHEAD)
+
+    def _dispatch(self, made: _Made) -> EndpointJob[Any]:
+        self._client.waiting.add(made.call)
+        self._send(made, tries=_REGISTRATIONS)
+        return EndpointJob(self._client, made.call)
 
     # -- endpoints -----------------------------------------------------------------------------------
     def registration(self, function: EndpointFunction[Any, Any]) -> Registration:
@@ -153,21 +186,23 @@ class Submission:
         )
         return command, digest
 
-    def _send(self, call: Call, registration: Registration, command: Command[Submitted], tries: int) -> None:
-        self._ensure_registered(registration)
+    def _send(self, made: _Made, tries: int) -> None:
+        self._ensure_registered(made.registration)
 
         def acknowledged(answer: Submitted | None, error: Exception | None) -> None:
+            if answer is not None:
+                self._client.hear_clock(answer.now_ms)
+                if answer.verdict == "unregistered" and tries > 0:
+                    self._registered.pop((made.registration.endpoint, made.registration.revision), None)
+                    self._send(made, tries - 1)
+                    return
+            self.room.give_back(made.size)
             if answer is None:
-                self._client.waiting.reject(call, error or errors.BrokerError("no answer"))
-                return
-            self._client.hear_clock(answer.now_ms)
-            if answer.verdict == "unregistered" and tries > 0:
-                self._registered.pop((registration.endpoint, registration.revision), None)
-                self._send(call, registration, command, tries - 1)
-                return
-            self._accept(call, answer)
+                self._client.waiting.reject(made.call, error or errors.BrokerError("no answer"))
+            else:
+                self._accept(made.call, answer)
 
-        self._client.send(command, acknowledged)
+        self._client.send(made.command, acknowledged)
 
     def _accept(self, call: Call, answer: Submitted) -> None:
         waiting = self._client.waiting
@@ -195,6 +230,23 @@ class Submission:
             case _:
                 waiting.reject(call, errors.BrokerError(f"endpoint {call.endpoint} could not be registered"))
         call.acknowledged.set(None)
+
+
+class _Made(NamedTuple):
+    """A call, ready to be sent."""
+
+    call: Call
+    registration: Registration
+    command: Command[Submitted]
+    size: int
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _stands_for(

@@ -148,12 +148,23 @@ class _LocalClient(Client):
         return cast("Broker", self._memory)
 
     def submit(
-        self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        function: EndpointFunction[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        blocking: bool = True,
     ) -> EndpointJob[Any]:
         """See Client.submit."""
-        job = super().submit(function, args, kwargs)
+        job = super().submit(function, args, kwargs, blocking=blocking)
         self.made.append(job)
         return job
+
+    async def asubmit(
+        self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> EndpointJob[Any]:
+        """See Client.asubmit. There is always room: each call is answered at once."""
+        return self.submit(function, args, kwargs)
 
     def acknowledged(self, job: EndpointJob[Any]) -> None:
         """See Client.acknowledged. What raises here has been told, and `join` need not."""
@@ -162,6 +173,10 @@ class _LocalClient(Client):
         except FlashqError:
             self.made.remove(job)
             raise
+
+    async def aacknowledged(self, job: EndpointJob[Any]) -> None:
+        """See Client.aacknowledged."""
+        self.acknowledged(job)
 
 
 class _MemoryTransport:

@@ -343,7 +343,7 @@ def test_timing_says_where_the_time_went(theatre: Stage, gate: Path) -> None:
     assert timing.execution_s is not None
     assert timing.execution_s < 0.2
     assert before.execution_s is not None
-    assert before.execution_s >= 0.4
+    assert before.execution_s >= 0.3  # it is in progress from its claim on, a little before it runs
     assert timing.total_s is not None
     assert timing.total_s >= timing.queued_s + timing.execution_s - 0.01
     assert timing.attempts == 1
