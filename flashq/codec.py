@@ -156,9 +156,9 @@ def open_outcome(raw: bytes, keys: Keys, *, endpoint: str, job: str, call_digest
 
 
 def load_value(opened: Envelope) -> Any:
-    """The value of a verified, successful outcome. What unpickling it raises is raised as RemoteError."""
+    """The value of a verified, successful outcome. What decoding it raises is raised as RemoteError."""
     if opened.header.encoding == "json":
-        return json.loads(opened.payload)
+        return load_json(opened)
     import cloudpickle
 
     try:
@@ -167,6 +167,14 @@ def load_value(opened: Envelope) -> Any:
         raise errors.RemoteError(
             f"the result cannot be unpickled here: {type(error).__name__}: {error}", job_id=opened.header.job
         ) from error
+
+
+def load_json(opened: Envelope) -> Any:
+    """The value of a verified outcome in JSON. Raises RemoteError where it is none: user code may have written it."""
+    try:
+        return json.loads(opened.payload)
+    except (ValueError, RecursionError) as error:
+        raise errors.RemoteError(f"the result is no JSON: {error}", job_id=opened.header.job) from None
 
 
 def failure_of(opened: Envelope) -> Failure:

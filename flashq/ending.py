@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flashq import codec, errors
 from flashq.model.lifecycle import JobState
 from flashq.model.outcome import Failure, FailureKind
+from flashq.model.visible import visible_lines
 
 if TYPE_CHECKING:
     from flashq.model.envelope import Envelope, Keys
@@ -48,7 +49,8 @@ def _unsigned(ending: Ending, job: str) -> BaseException:
     if ending.state is JobState.FINISHED:
         return errors.ResultExpired(f"job {job} completed; its result is kept no longer", job_id=job)
     kind = next((k for k in _BROKERS_OWN if k == ending.reason), FailureKind.CANCELLED)
-    return codec.exception_for(Failure(kind, f"job {job}: {ending.text or ending.reason}"), job)
+    text = visible_lines(ending.text or ending.reason)  # anybody who can write to the broker can have said it
+    return codec.exception_for(Failure(kind, f"job {job}: {text}"), job)
 
 
 # -- calls that were not accepted --------------------------------------------------------------------

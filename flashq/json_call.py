@@ -203,4 +203,4 @@ def value_of(ended: Watched, keys: Keys, call: JsonCall) -> Any:
     )
     if opened.header.encoding != "json":
         raise errors.WrongBinding(f"the outcome of job {call.job} is encoded as {opened.header.encoding!r}")
-    return json.loads(opened.payload)
+    return codec.load_json(opened)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 
+from flashq import logs
 from flashq.errors import ConfigurationError
 from flashq.settings import Settings
 from flashq_autoscaler.loop import serve
@@ -18,9 +18,7 @@ def main() -> int:
         "--lifeline", type=int, help="a descriptor at whose end of file the autoscaler ends too"
     )
     given = parser.parse_args()
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
-    )
+    logs.set_up()
     try:
         serve(Settings.load(), lifeline=given.lifeline)
     except ConfigurationError as error:

@@ -18,6 +18,7 @@ import click
 
 from flashq._version import __version__
 from flashq.errors import FlashqError
+from flashq.model.visible import visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +62,7 @@ class _Failed(click.ClickException):
     exit_code = 1
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"flashq: {self.format_message()}", file=file, err=file is None)
+        click.echo(f"flashq: {visible_lines(self.format_message())}", file=file, err=file is None)
 
 
 class LazyGroup(click.Group):

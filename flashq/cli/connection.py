@@ -12,8 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from flashq.cli.render import visible_lines
 from flashq.errors import BrokerUnreachable, EndpointNotFound, FlashqError, JobNotFound, ResultExpired
+from flashq.model.visible import visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,8 +23,9 @@ from flashq.cli.connection import (
     keyring,
     load_settings,
 )
-from flashq.cli.render import on_terminal, visible_lines, visible_output
+from flashq.cli.render import on_terminal
 from flashq.errors import BrokerError, IdempotencyConflict, JobError, QueueFull, WaitTimeout
+from flashq.model.visible import visible_lines, visible_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

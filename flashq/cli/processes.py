@@ -7,14 +7,13 @@ by name and becomes it.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from flashq import logs
 from flashq.cli import example
 from flashq.cli.connection import Exit, broker_url, explained, keyring, load_settings
 
@@ -27,9 +26,7 @@ _lifeline = click.option("--lifeline", type=int, hidden=True, help="End when thi
 
 def _program(module: str) -> Any:
     """The module of another package that this process is to become; it logs to stderr from here on."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
-    )
+    logs.set_up()
     return importlib.import_module(module)
 
 

@@ -1,13 +1,12 @@
 """How rows are shown: a table on a terminal, tab-separated values when piped, JSON when asked for.
 
 Names, descriptions and errors come from whoever can submit a job: what would steer a terminal is shown as its
-escape (`\\x1b`) instead of being sent to it. JSON needs no such care, since it is written in ASCII.
+escape (see `flashq.model.visible`). JSON needs no such care, since it is written in ASCII.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import asdict, fields
 from datetime import datetime
@@ -15,37 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flashq.model.visible import visible, visible_lines
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from rich.table import Table
 
 ABSENT = "–"
-# Control characters (C0, DEL, C1), what reorders text, line separators, lone surrogates.
-_STEERS = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-_STEERING = re.compile(f"[{_STEERS}]")
-_STEERING_BUT_COLOUR = re.compile(f"(\x1b\\[[0-9;]*m|\t)|[{_STEERS}]")
-_STEERING_BUT_LINES = re.compile(f"([\n\t])|[{_STEERS}]")
-
-
-def visible(text: str) -> str:
-    """One line of text that steers no terminal."""
-    return _STEERING.sub(lambda match: _escape(match[0]), text)
-
-
-def visible_lines(text: str) -> str:
-    """The same, keeping tabs and the ends of lines."""
-    return _STEERING_BUT_LINES.sub(lambda match: match[1] or _escape(match[0]), text)
-
-
-def visible_output(line: str) -> str:
-    """The same for a line that a job printed: tabs and colours stay."""
-    return _STEERING_BUT_COLOUR.sub(lambda match: match[1] or _escape(match[0]), line)
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
-
 
 # -- rows --------------------------------------------------------------------------------------------
 

@@ -36,25 +36,6 @@ def on_terminal(*rows: Row, columns: tuple[str, ...] = ("id", "state", "since"))
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\n\x9b1m\u202egnp.exe\u2028\ud800"
 
 
-@pytest.mark.parametrize("show", [render.visible, render.visible_lines, render.visible_output])
-def test_nothing_that_steers_a_terminal_is_sent_to_it(show: Any) -> None:
-    shown = show(HOSTILE.replace("\n", ""))
-
-    assert shown.isprintable()
-    assert shown.startswith(r"\x1b]0;owned\x07\x1b[2J\r\x9b1m\u202egnp.exe\u2028\ud800")
-
-
-@pytest.mark.parametrize("text", ["plain", "größer", "日本語", "👩‍💻", "a b", "", r"C:\x1b"])
-def test_other_text_stays_as_it_is(text: str) -> None:
-    assert render.visible(text) == text
-
-
-def test_lines_and_output_keep_what_they_are_made_of() -> None:
-    assert render.visible("a\tb\nc") == r"a\tb\nc"
-    assert render.visible_lines("a\tb\nc\x1b[31m") == "a\tb\nc\\x1b[31m"
-    assert render.visible_output("a\tb \x1b[1;31mred\x1b[0m \x1b[2K") == "a\tb \x1b[1;31mred\x1b[0m \\x1b[2K"
-
-
 def test_a_table_escapes_names_and_takes_no_markup_from_them() -> None:
     shown = on_terminal(Row("[red]x[/red]\x1b[31m", "idle", None))
 

@@ -117,12 +117,24 @@ def test_a_newer_version_reads_the_last_one(monkeypatch: pytest.MonkeyPatch) -> 
         (raw(struct.pack(">BBI", 1, 2, 3) + b"{} "), "not one JSON object"),
         (raw(struct.pack(">BBI", 1, 2, 2) + b"[]"), "not one JSON object"),
         (raw(struct.pack(">BBI", 1, 2, 200_000) + b"[" * 200_000), "not JSON"),
+        (
+            raw(struct.pack(">BBI", 1, 2, 1 << 23)),
+            "announces 8388608 bytes of meta; at most 4194304 are read",
+        ),
     ],
 )
 def test_what_is_no_frame_is_refused(data: bytes, said: str) -> None:
     """Given bytes that break the protocol, expect FrameError that says how."""
     with pytest.raises(FrameError, match=said):
         FrameDecoder().feed(data)
+
+
+def test_a_decoder_reads_no_longer_frame_than_it_was_told_to() -> None:
+    """Given a limit, expect FrameError at the length of a longer frame, before any of it is taken in."""
+    decoder = FrameDecoder(1000)
+    assert decoder.feed(raw(struct.pack(">BBI", 1, 2, 2) + b"{}" + bytes(992)))
+    with pytest.raises(FrameError, match="announces 1001 bytes; at most 1000 are read"):
+        decoder.feed(struct.pack(">I", 1001))
 
 
 def test_an_oversized_frame_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +210,14 @@ def test_what_an_executor_may_say(kind: FrameType, meta: dict[str, Any]) -> None
         (FrameType.OUTCOME, {**OUTCOME, "status": "error"}),
         (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": {}}),
         (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": {**ERROR, "types": [1]}}),
+        (FrameType.OUTCOME, {**OUTCOME, "execution_ms": 10**400}),
+        (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": {**ERROR, "message": "\ud800"}}),
+        (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": {**ERROR, "traceback": "\udfff"}}),
+        (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": {**ERROR, "type": "\ud800"}}),
+        (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": {**ERROR, "types": ["\ud800"]}}),
+        (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": {**ERROR, "type": "E" * 1001}}),
+        (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": {**ERROR, "types": ["E"] * 101}}),
+        (FrameType.FAILED, {**ERROR, "message": "\ud800"}),
         (FrameType.READY, {}),
         (FrameType.FAILED, {"type": 1}),
         (FrameType.RUN, {"job": "j"}),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 
+from flashq import logs
 from flashq_worker.config import WorkerConfig
 from flashq_worker.supervisor import Supervisor
 
@@ -17,9 +17,7 @@ def main() -> int:
         "--lifeline", type=int, help="a descriptor whose end of file means that the host agent died"
     )
     arguments = parser.parse_args()
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
-    )
+    logs.set_up()
     config = WorkerConfig.from_json(sys.stdin.read())
     return Supervisor(config, lifeline=arguments.lifeline).run()
 

@@ -27,6 +27,7 @@ from flashq_worker.scrub import scrubbed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+DEFAULT_RESULT_LIMIT = 64 * 2**20
 _READ_BYTES = 1 << 16
 _READS_AT_ONCE = 16  # per read_output(), so that a job that prints without end does not hold the loop
 _LAST_BREATH_S = 0.5  # how long an executor that closed its stream may take to exit by itself
@@ -70,7 +71,13 @@ class ExecutorProcess:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], sock: socket.socket, lifeline: int, pulse: int, output: int
+        self,
+        process: subprocess.Popen[bytes],
+        sock: socket.socket,
+        lifeline: int,
+        pulse: int,
+        output: int,
+        result_limit: int,
     ) -> None:
         self.pid = process.pid
         self.ready = False
@@ -83,7 +90,8 @@ class ExecutorProcess:
         self._pulse_closed = False
         self._pulse_lock = threading.Lock()
         self._output: int | None = output
-        self._decoder = FrameDecoder()
+        self._result_limit = result_limit
+        self._decoder = FrameDecoder(result_limit + 2 * frames.MAX_META_BYTES)
         self._unsent: deque[_Unsent] = deque()
         self._poke_when_ready = False
         self._killed = False
@@ -99,13 +107,14 @@ class ExecutorProcess:
         cwd: Path,
         inject: Path | None = None,
         endpoint_env: Mapping[str, str] | None = None,
+        result_limit: int = DEFAULT_RESULT_LIMIT,
     ) -> Self:
         """Start an executor under the interpreter `python`; it then waits for `load`.
 
         `lease_s`: it ends itself when `keepalive` was not called for so long. `env`: the variables it
         inherits, less flashq's own; `endpoint_env`: the endpoint's, added as they are. `inject`: a folder as
-        made by `inject.inject_folder`, for an interpreter that has no flashq. Raises OSError where it cannot
-        be started.
+        made by `inject.inject_folder`, for an interpreter that has no flashq. `result_limit`: bytes of one result;
+        it keeps to that, and a frame that is much longer is none of its. Raises OSError where it cannot be started.
         """
         package = Path(executor.__file__).parent if inject is None else inject / "flashq_worker" / "executor"
         with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as childs_ends:
@@ -138,7 +147,7 @@ class ExecutorProcess:
         for end in (pulse, output):
             os.set_blocking(end, False)
         ours.setblocking(False)
-        return cls(process, ours, lifeline, pulse, output)
+        return cls(process, ours, lifeline, pulse, output, result_limit)
 
     # -- what to select on ---------------------------------------------------------------------------
 
@@ -221,6 +230,7 @@ class ExecutorProcess:
             "endpoint": endpoint,
             "revision": revision,
             "python": python,
+            "limit": self._result_limit,
         }
         self._send(FrameType.LOAD, meta, function)
 

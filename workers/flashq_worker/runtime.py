@@ -118,6 +118,7 @@ class Runtime:
                 cwd=Path.home() if Path.home().is_dir() else Path("/"),
                 inject=inject.inject_folder(config.home),
                 endpoint_env=self._env,
+                result_limit=config.payload_limit,
             )
         except OSError as error:
             self._fail(f"the executor cannot be started: {error}", deterministic=False)

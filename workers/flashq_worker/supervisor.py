@@ -20,6 +20,7 @@ from flashq.errors import BrokerError, EnvelopeError, FlashqError, PythonMismatc
 from flashq.model.outcome import Failure, FailureKind
 from flashq.store.broker import Broker
 from flashq_worker import assignment, presence, verdicts
+from flashq_worker.echo import Echo
 from flashq_worker.exchange import Exchange
 from flashq_worker.executor.frames import Frame, FrameError, FrameType
 from flashq_worker.exit_policy import ExitCode, Standing, exit_code
@@ -69,6 +70,7 @@ class Supervisor:
         self._gone = False
         self._progressed_at = 0.0  # when it was last looked what is due
         self._first_job = True
+        self._echo = Echo()
         every_s = renew_every_s(config.lease_s)
         self._lease = LeaseKeeper(
             Broker(config.url, prefix=config.prefix, patience_s=min(1.0, every_s), reply_timeout_s=every_s),
@@ -308,12 +310,11 @@ class Supervisor:
             held.handed = True
             hand.running[held.job] = held
             self._exchange.begin(held)
-            encoding: Literal["json", "pickle"] = "json" if held.header.encoding == "json" else "pickle"
             process.run(
                 held.job,
                 held.payload,
                 fence=held.fence,
-                encoding=encoding,
+                encoding=_encoding(held),
                 attempt=held.claimed.attempt,
             )
 
@@ -455,7 +456,7 @@ class Supervisor:
         if not data:
             return
         self._pace.silent = 0
-        os.write(2, data)
+        self._echo.write(data)
         if self._hand.running and self._hand.concurrency == 1:  # else nobody can tell whose output it is
             held = next(iter(self._hand.running.values()))
             if held.logged < presence.MOST_LOG_BYTES:
@@ -466,8 +467,9 @@ class Supervisor:
         held = self._hand.running.get(frame.meta["job"])
         process = self._runtime.process
         if held is None or process is None or held.fence != frame.meta["fence"]:
-            log.warning("an outcome of job %s, which it is not at, is dropped", frame.meta["job"])
-            return
+            raise FrameError(f"an outcome of job {frame.meta['job']!r:.250}, which it is not at")
+        if frame.meta["encoding"] != _encoding(held):
+            raise FrameError(f"job {held.job} is answered as {frame.meta['encoding']}")
         skipped = frame.meta["status"] == "skipped"
         if skipped and not held.asked_back:
             raise FrameError(f"job {held.job} is skipped, which nobody asked for")
@@ -532,3 +534,8 @@ class Supervisor:
                 self._exchange.crash(held, f"the process running it {how}", final)
         self._exchange.look()
         self._runtime.restart()
+
+
+def _encoding(held: Assignment) -> Literal["json", "pickle"]:
+    """How a job's arguments are written, and so its result."""
+    return "json" if held.header.encoding == "json" else "pickle"

@@ -28,6 +28,10 @@ OLDEST = 1
 """The oldest version that is read: at least the one before VERSION, so that an upgrade needs no pause."""
 MAX_FRAME_BYTES = 1 << 30
 """The largest length a frame may announce; a longer one is a protocol error, not an allocation."""
+MAX_META_BYTES = 1 << 22
+"""The largest meta part that is read: texts are cut to 64 Ki characters each before they are sent."""
+MOST_NAMES, LONGEST_NAME = 100, 1000
+"""How many classes of an exception are named, and in how many characters each."""
 
 _LENGTH = struct.Struct(">I")
 _INNER = struct.Struct(">BBI")  # version, type, meta length
@@ -43,7 +47,8 @@ class FrameType(IntEnum):
     """What a frame says. Numbers are part of the wire: never reused, new ones appended."""
 
     LOAD = 1
-    """Supervisor: load a function. Meta mode, concurrency, endpoint, revision, python; blob: the function."""
+    """Supervisor: load a function. Meta mode, concurrency, endpoint, revision, python, limit (bytes of one result);
+    blob: the function."""
     RUN = 2
     """Supervisor: run a job. Meta job, fence, attempt, encoding; blob: payload."""
     CANCEL = 3
@@ -129,9 +134,9 @@ def check(frame: Frame) -> None:
             if not isinstance(meta.get("error"), dict):
                 raise FrameError("an OUTCOME of status 'error' without its error")
             _check_fields("OUTCOME", meta["error"], _ERROR_META)
-            _check_names(meta["error"])
+            _check_texts(meta["error"])
     elif frame.type is FrameType.FAILED:
-        _check_names(meta)
+        _check_texts(meta)
 
 
 def _check_fields(name: str, meta: Mapping[str, Any], wanted: Mapping[str, type | tuple[type, ...]]) -> None:
@@ -142,20 +147,27 @@ def _check_fields(name: str, meta: Mapping[str, Any], wanted: Mapping[str, type 
             raise FrameError(f"the meta of a {name} frame has {field}={value!r:.50}")
 
 
-def _check_names(error: Mapping[str, Any]) -> None:
+def _check_texts(error: Mapping[str, Any]) -> None:
     names = error.get("types", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise FrameError(f"an error whose types are {names!r:.50}")
+    if len(names) > MOST_NAMES or any(len(name) > LONGEST_NAME for name in (*names, error["type"])):
+        raise FrameError("an error whose types are more, or longer, than any")
+    try:
+        "".join((*names, error["type"], error["message"], error["traceback"])).encode()
+    except UnicodeEncodeError as wrong:  # JSON can say what no text is
+        raise FrameError(f"an error whose text is none: {wrong.reason}") from None
 
 
 class FrameDecoder:
-    """Turns a stream of bytes, cut anywhere, into frames.
+    """Turns a stream of bytes, cut anywhere, into frames no longer than `limit`.
 
     A frame that has begun to arrive is collected in a buffer into which `receive` reads directly. The buffer
     grows with what arrives, never by what was announced: a length costs its sender nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_FRAME_BYTES) -> None:
+        self._limit = limit
         self._start = b""  # fewer than 4 bytes: a length that is not complete
         self._length: int | None = None  # of the frame that is not complete
         self._body = bytearray()  # what there is of it, and room for more
@@ -181,8 +193,8 @@ class FrameDecoder:
         position, end = 0, len(data)
         while end - position >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(data, position)
-            if not _INNER.size <= length <= MAX_FRAME_BYTES:
-                raise FrameError(f"a frame announces {length} bytes")
+            if not _INNER.size <= length <= self._limit:
+                raise FrameError(f"a frame announces {length} bytes; at most {self._limit} are read")
             position += _LENGTH.size
             if end - position < length:
                 self._length = length
@@ -235,6 +247,8 @@ def _parse(body: bytes | bytearray) -> Frame:
     if kind is None:
         raise FrameError(f"a frame of unknown type {number}")
     blob_at = _INNER.size + meta_bytes
+    if meta_bytes > MAX_META_BYTES:
+        raise FrameError(f"a frame announces {meta_bytes} bytes of meta; at most {MAX_META_BYTES} are read")
     if blob_at > len(body):
         raise FrameError(f"a frame of {len(body)} bytes announces {meta_bytes} bytes of meta")
     try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
 
-from flashq_worker.executor.frames import MAX_FRAME_BYTES
+from flashq_worker.executor.frames import LONGEST_NAME, MAX_FRAME_BYTES, MAX_META_BYTES, MOST_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _TEXT_LIMIT = 64 * 1024
 """Characters kept of a message or a traceback: its beginning and its end."""
 
-_BLOB_LIMIT = MAX_FRAME_BYTES - (1 << 20)  # leaves the meta its room
+_blob_limit = MAX_FRAME_BYTES - MAX_META_BYTES
+"""Bytes that a value or an exception may take; less where `limit_blobs` said so."""
 
 _OWN_FOLDERS = (os.path.dirname(__file__) + os.sep, os.path.dirname(cloudpickle.__file__) + os.sep)  # noqa: PTH120
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})  # these need nothing that cloudpickle adds
@@ -38,6 +39,12 @@ class Outcome(NamedTuple):
 
     meta: dict[str, Any]
     blob: bytes = b""
+
+
+def limit_blobs(limit: int) -> None:
+    """Say, for this process, how many bytes a value or an exception may take."""
+    global _blob_limit
+    _blob_limit = min(limit, _blob_limit)
 
 
 def arguments(encoding: str, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -69,10 +76,12 @@ def returned(run: Mapping[str, Any], execution_ms: float, value: Any) -> Outcome
             blob = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         else:
             blob = cloudpickle.dumps(value)
-        if len(blob) > _BLOB_LIMIT:
-            raise ValueError(f"it takes {len(blob)} bytes, and {_BLOB_LIMIT} are allowed")
     except BaseException as error:  # noqa: BLE001 - a value's __reduce__ may raise anything, SystemExit too
         return unserializable(run, execution_ms, value, error)
+    if len(blob) > _blob_limit:
+        message = f"the result takes {len(blob):,} bytes encoded; the limit is {_blob_limit:,}"
+        said = {"kind": "unserializable", "type": "", "message": message, "traceback": ""}
+        return _error(run, execution_ms, said)
     return Outcome(_meta(run, "ok", execution_ms), blob)
 
 
@@ -130,7 +139,7 @@ def _pickled_exception(error: BaseException) -> bytes:
     """The exception, or nothing where it does not come back out of its pickle as an exception of its type."""
     try:
         blob = cloudpickle.dumps(error)
-        if len(blob) <= _BLOB_LIMIT and type(pickle.loads(blob)) is type(error):
+        if len(blob) <= _blob_limit and type(pickle.loads(blob)) is type(error):
             return bytes(blob)
     except BaseException:  # noqa: BLE001 - an exception class may raise anything from __reduce__ or __init__
         return b""
@@ -140,15 +149,17 @@ def _pickled_exception(error: BaseException) -> bytes:
 def _type_name(kind: type) -> str:
     """The name as a traceback shows it: bare for builtins and for what the user's script defines."""
     module = kind.__module__
-    return kind.__qualname__ if module in ("builtins", "__main__") else f"{module}.{kind.__qualname__}"
+    name = kind.__qualname__ if module in ("builtins", "__main__") else f"{module}.{kind.__qualname__}"
+    return _bounded_name(name)
 
 
 def _family(kind: type) -> list[str]:
     """The exception's class and its bases, nearest first, as flashq.model.retry names them."""
     classes = [c for c in kind.__mro__ if issubclass(c, BaseException)]
-    return [
+    names = [
         c.__qualname__ if c.__module__ == "builtins" else f"{c.__module__}.{c.__qualname__}" for c in classes
     ]
+    return [_bounded_name(name) for name in names[:MOST_NAMES]]
 
 
 def _message(error: BaseException) -> str:
@@ -170,6 +181,10 @@ def _traceback(error: BaseException) -> str:
         return "".join(shown.format())
     except BaseException as failure:  # noqa: BLE001 - reads user objects all along the chain
         return f"{_type_name(type(error))}: {_message(error)}\n(no traceback: {_type_name(type(failure))})\n"
+
+
+def _bounded_name(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()[:LONGEST_NAME]
 
 
 def _bounded(text: str) -> str:

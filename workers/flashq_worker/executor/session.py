@@ -49,6 +49,7 @@ def _serve(sock: socket.socket, inbox: Inbox, start_ns: int) -> int:
         return 0
     if load.type is not FrameType.LOAD:
         raise FrameError(f"a {load.type.name} frame, before LOAD")
+    outcome.limit_blobs(load.meta["limit"])
     boot_ms = (time.monotonic_ns() - start_ns) / 1e6
     started = time.perf_counter()
     try:
