@@ -17,7 +17,8 @@ import click
 
 from flashq.cli import example
 from flashq.cli.connection import Exit, exit_codes, explained, load_settings
-from flashq.cli.render import on_terminal, visible
+from flashq.cli.render import on_terminal
+from flashq.model.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
