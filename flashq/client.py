@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flashq.errors import ConfigurationError, UnsupportedCall
 from flashq.job import Call, EndpointJob, Reply, Timing
+from flashq.keychain import Keychain
 from flashq.model.durability import Durability, Server
 from flashq.model.job_id import endpoint_of
-from flashq.model.keyring import Keyring
 from flashq.notices import Told
 from flashq.registration import PROGRAM
 from flashq.settings import Settings
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flashq.embedded import Membership
     from flashq.endpoint import EndpointFunction
     from flashq.errors import SubmitError
+    from flashq.model.envelope import RootKeys
     from flashq.registration import Registration
     from flashq.store.broker import Broker
     from flashq.store.command import Command
@@ -59,7 +60,7 @@ class Client:
         settings: Settings,
         *,
         transport: Callable[[Client], Transport] | None = None,
-        keyring: Keyring | None = None,
+        keyring: RootKeys | None = None,
     ) -> None:
         self.settings = settings
         self.id = f"{PROGRAM}-{uuid.uuid4().hex[:8]}"
@@ -70,7 +71,7 @@ class Client:
         self.told = Told()
         self.submission = Submission(self)
         self.waiting = Waiting(self)
-        self._keyring = keyring
+        self._keyring: RootKeys | None = keyring
         self._membership: Membership | None = None
         self._broker: Broker | None = None
         self._server = Server()
@@ -95,17 +96,16 @@ class Client:
             return self._membership
 
     @property
-    def keyring(self) -> Keyring:
-        """The signing keys: as configured, or the private broker's own."""
+    def keyring(self) -> RootKeys:
+        """The signing keys: as configured, or the private broker's own; they follow their file."""
         with self._lock:
             if self._keyring is None:
+                file = None
                 if self.settings.redis_url is None:
                     from flashq import embedded
 
-                    secrets = embedded.secrets(self.settings)
-                else:
-                    secrets = (self.settings.require_secret_key(),)
-                self._keyring = Keyring(secrets, self.settings.namespace)
+                    file = embedded.key_file(self.settings)
+                self._keyring = Keychain.of(self.settings, file)
             return self._keyring
 
     @property

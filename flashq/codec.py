@@ -7,6 +7,7 @@ sealed (encrypted and authenticated), since unlike everything else they must not
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import pickle
@@ -258,7 +259,7 @@ def open_environment(raw: bytes, keys: Keys, endpoint: str) -> dict[str, str]:
         key_id, nonce, sealed = msgpack.unpackb(raw, raw=False)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise errors.MalformedEnvelope(f"not a sealed environment: {type(error).__name__}") from None
-    key = next((k for k in keys.verifying(Direction.ENVIRONMENT, endpoint) if k.id == key_id), None)
+    key = keys.find(str(key_id), Direction.ENVIRONMENT, endpoint)
     if key is None:
         raise errors.UnknownKey(
             f"env of endpoint {endpoint} is sealed with key {key_id!r}, not accepted here"
@@ -269,6 +270,15 @@ def open_environment(raw: bytes, keys: Keys, endpoint: str) -> dict[str, str]:
         raise errors.BadSignature(f"env of endpoint {endpoint} was altered") from None
     values: dict[str, str] = json.loads(plain)
     return values
+
+
+def environment_tag(values: Mapping[str, str], keys: Keys, endpoint: str) -> str:
+    """Names these values, so that whoever reads it cannot guess at them; while keys overlap it stays the same."""
+    if not values:
+        return ""
+    key = min(keys.verifying(Direction.ENVIRONMENT, endpoint), key=lambda key: key.id)
+    plain = json.dumps(dict(values), sort_keys=True).encode()
+    return hmac.digest(key.secret, b"flashq/env-tag/1\0" + plain, "sha256").hex()[:32]
 
 
 # -- sealing a call ----------------------------------------------------------------------------------

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import hmac
 import inspect
-import json
 import sys
 import uuid
 import warnings
@@ -17,13 +15,14 @@ from flashq import codec
 from flashq.errors import SerializationError
 from flashq.model import spec as specs
 from flashq.model.envelope import Header, seal
-from flashq.model.keyring import Direction, Keyring
+from flashq.model.keyring import Direction
 from flashq.revision import RevisionWarning, describe
 from flashq.sources import only_beside_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from flashq.model.envelope import RootKeys
     from flashq.model.spec import EndpointSpec
     from flashq.store.command import Command
     from flashq.store.records import Registered
@@ -67,7 +66,7 @@ class Registration:
 
 
 def prepare(
-    spec: EndpointSpec, function: Callable[..., Any], keys: Keyring, payload_limit: int
+    spec: EndpointSpec, function: Callable[..., Any], keys: RootKeys, payload_limit: int
 ) -> Registration:
     """Digest, pickle and sign an endpoint.
 
@@ -111,22 +110,18 @@ def prepare(
         cloudpickle=codec.cloudpickle_version(),
     )
     env = codec.seal_environment(spec.env, keys, spec.name) if spec.env else b""
-    tag = ""
-    if spec.env:
-        secret = keys.signing(Direction.ENVIRONMENT, spec.name).secret
-        plain = json.dumps(dict(spec.env), sort_keys=True).encode()
-        tag = hmac.digest(secret, b"flashq/env-tag/1\0" + plain, "sha256").hex()[:32]
+    key_id = keys.ids[0]
     return Registration(
         endpoint=spec.name,
         revision=digest,
         environment=environment,
         resources=resources,
         spec=spec,
-        record=seal(header, revision.pack(), keys),
-        key_id=keys.ids[0],
+        record=seal(header, revision.pack(), keys, key_id=key_id),
+        key_id=key_id,
         public=public,
         scaling=specs.canonical_json(specs.scaling(spec)),
-        env_tag=tag,
+        env_tag=codec.environment_tag(spec.env, keys, spec.name),
         env=env,
     )
 

@@ -7,8 +7,8 @@
 | FLASHQ_TLS_CERT | tls_cert | a file with the certificate to show to the broker |
 | FLASHQ_TLS_KEY | tls_key | a file with that certificate's key |
 | FLASHQ_ALLOW_PLAINTEXT | allow_plaintext | "1": on a private network, use a broker elsewhere without verified TLS |
-| FLASHQ_SECRET_KEY | – | the signing key, at least 32 bytes |
-| FLASHQ_SECRET_KEY_FILE | secret_key_file | a file that holds it and only its owner can read |
+| FLASHQ_SECRET_KEY | – | the signing key, at least 32 bytes; several: separated by commas, the one that signs first |
+| FLASHQ_SECRET_KEY_FILE | secret_key_file | a file that holds it, or several, one a line, and only its owner can read |
 | FLASHQ_HOME | home | folder of state, environments and logs; default: the platform's user data folder |
 | FLASHQ_NAMESPACE | namespace | keeps apart what shares a broker; default "default" |
 | FLASHQ_DURABILITY | durability | what an acknowledged call has to survive: `memory`, `fsync` or `fsync+replica` |
@@ -16,18 +16,15 @@
 | FLASHQ_LEASE_S | lease_s | seconds of silence after which a worker is lost; default 15 |
 | RQ_KEY_PREFIX | – | first part of every key in the broker, as for RQ itself; default "rq" |
 
-The environment wins. An empty variable counts as unset; paths in pyproject.toml start at its folder. A
-signing key is written as hex (at least 64 digits), as base64 of at least 32 bytes, or as any other text or
-bytes, which are then the key as they stand. This module owns `os.environ`. It does without pydantic, whose
-import costs more than all that is read here.
+The environment wins. An empty variable counts as unset; paths in pyproject.toml start at its folder. How keys are
+written says `flashq.secret_keys`. This module owns `os.environ`. It does without pydantic, whose import costs
+more than all that is read here.
 """
 
 from __future__ import annotations
 
-import base64
 import os
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,22 +34,18 @@ from flashq.errors import SettingsError
 from flashq.model.address import masked
 from flashq.model.checks import nearest, number, whole
 from flashq.model.durability import Durability
+from flashq.private_files import read_private
+from flashq.secret_keys import SecretKey as SecretKey
+from flashq.secret_keys import read_secret_key as read_secret_key
+from flashq.secret_keys import read_secret_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PREFIX = "FLASHQ_"
-MIN_KEY_BYTES = 32
 DEFAULT_PAYLOAD_LIMIT = 64 * 2**20
 MAX_PAYLOAD_LIMIT = 512 * 2**20
 """The largest value a Redis string can hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class SecretKey:
-    """Key bytes that no repr, log or traceback shows."""
-
-    value: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +57,11 @@ class Settings:
     allow_plaintext: bool = False
     """Whether the broker may be elsewhere and without verified TLS."""
     secret_key: SecretKey | None = None
+    """The one that signs."""
+    verifying_keys: tuple[SecretKey, ...] = ()
+    """Others, whose signatures are accepted too."""
+    secret_key_file: Path | None = None
+    """Where the keys were read, and may change; None: in a variable."""
     home: Path
     namespace: str = "default"
     payload_limit: int = DEFAULT_PAYLOAD_LIMIT
@@ -89,8 +87,8 @@ class Settings:
         return self.secret_key.value
 
     def require_secrets(self) -> tuple[bytes, ...]:
-        """The signing key as a keyring takes it: the one that signs first. Raises as `require_secret_key`."""
-        return (self.require_secret_key(),)
+        """All keys as a keyring takes them: the one that signs first. Raises as `require_secret_key`."""
+        return (self.require_secret_key(), *(key.value for key in self.verifying_keys))
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
@@ -107,12 +105,12 @@ class Settings:
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
         for name, setting in given.items():
-            target = "secret_key" if name == "secret_key_file" else name
-            values[target], sources[target] = setting.read(_READERS[name]), setting.source
+            values[name], sources[name] = setting.read(_READERS[name]), setting.source
         if environ.get("RQ_KEY_PREFIX"):
             values["rq_prefix"] = environ["RQ_KEY_PREFIX"]
         if "home" not in values:
             values["home"] = _default_home()
+        _settle_keys(values, sources, given)
         _settle_address(values, given)
         return cls(**values, sources=sources)
 
@@ -256,51 +254,28 @@ def _flag(given: _Given) -> bool:
     return found
 
 
-def _secret_key(given: _Given) -> SecretKey:
-    return read_secret_key(given.text())
+def _secret_key(given: _Given) -> tuple[SecretKey, ...]:
+    return read_secret_keys(given.text().replace(",", "\n"))
 
 
-def _secret_key_file(given: _Given) -> SecretKey:
+def _secret_key_file(given: _Given) -> tuple[SecretKey, ...]:
     file = given.path()
     try:
-        # Without O_NONBLOCK opening a pipe would wait for its writer.
-        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError(f"{file} is not a regular file")
-            if status.st_mode & 0o077:
-                raise ValueError(f"others than its owner may use {file}: chmod 600 {file}")
-            raw = stream.read(64 * 1024)
-    except OSError as error:
+        return read_secret_keys(read_private(file))
+    except FileNotFoundError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}") from None
-    return read_secret_key(raw)
 
 
-def read_secret_key(written: str | bytes) -> SecretKey:
-    """The key that somebody wrote: hex, base64, or text or bytes that are it. `ValueError` if too short."""
-    if isinstance(written, bytes):
-        try:
-            return read_secret_key(written.decode())
-        except UnicodeDecodeError:
-            return _long_enough(written)
-    text = written.strip()
-    if re.fullmatch(r"([0-9a-fA-F]{2}){32,}", text):
-        return SecretKey(bytes.fromhex(text))
-    try:
-        plain = text.rstrip("=").replace("-", "+").replace("_", "/")
-        decoded = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except ValueError:
-        decoded = b""
-    return _long_enough(decoded if len(decoded) >= MIN_KEY_BYTES else text.encode())
-
-
-def _long_enough(key: bytes) -> SecretKey:
-    if len(key) < MIN_KEY_BYTES:
-        raise ValueError(
-            f"a signing key has at least {MIN_KEY_BYTES} bytes, this one {len(key)};"
-            " `openssl rand -hex 32` makes one"
-        )
-    return SecretKey(key)
+def _settle_keys(values: dict[str, Any], sources: dict[str, str], given: Mapping[str, _Given]) -> None:
+    """Of the keys that were read, the first signs."""
+    for name in ("secret_key", "secret_key_file"):
+        if name in values:
+            values["secret_key"], *others = values[name]
+            values["verifying_keys"] = tuple(others)
+            sources["secret_key"] = sources[name]
+    if "secret_key_file" in values:
+        values["secret_key_file"] = given["secret_key_file"].path()
+        del sources["secret_key_file"]
 
 
 def _home(given: _Given) -> Path:

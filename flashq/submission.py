@@ -45,7 +45,7 @@ class Submission:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._prepared: weakref.WeakKeyDictionary[Any, tuple[tuple[int, ...], Registration]] = (
+        self._prepared: weakref.WeakKeyDictionary[Any, tuple[tuple[object, ...], Registration]] = (
             weakref.WeakKeyDictionary()
         )
         self._registered: dict[tuple[str, str], Registration] = {}
@@ -98,18 +98,21 @@ class Submission:
 
     # -- endpoints -----------------------------------------------------------------------------------
     def registration(self, function: EndpointFunction[Any, Any]) -> Registration:
-        """The endpoint's registration: made once, and anew where a function it uses was redefined (in a notebook)."""
+        """The endpoint's registration: made once, and anew where that is not what it was.
+
+        A function it uses was redefined (in a notebook), or another key signs.
+        """
         target = function.__wrapped__
-        used = callables_used(target)
+        is_of = (*callables_used(target), self._client.keyring.ids[0])
         found = self._prepared.get(target)
-        if found is None or found[0] != used:
+        if found is None or found[0] != is_of:
             with self._lock:
                 found = self._prepared.get(target)
-                if found is None or found[0] != used:
+                if found is None or found[0] != is_of:
                     self._warn_without_gpu(function.spec)
                     limit = self._client.settings.payload_limit
                     made = prepare(function.spec, target, self._client.keyring, limit)
-                    found = self._prepared[target] = (used, made)
+                    found = self._prepared[target] = (is_of, made)
         return found[1]
 
     def _warn_without_gpu(self, spec: EndpointSpec) -> None:

@@ -21,8 +21,8 @@ from flashq_autoscaler.views import Unknown
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from flashq.model.envelope import RootKeys
     from flashq.model.host_command import HostCommand
-    from flashq.model.keyring import Keyring
     from flashq.store.broker import Broker
     from flashq.store.command import Command
     from flashq.store.records import Term
@@ -40,7 +40,7 @@ _FAIL_AT_ONCE = 500
 class Applier:
     """Carries actions out. Each call may raise BrokerError (Deposed, too); the next decision sees what came of it."""
 
-    def __init__(self, broker: Broker, keyring: Keyring) -> None:
+    def __init__(self, broker: Broker, keyring: RootKeys) -> None:
         self._broker = broker
         self._transitions = broker.transitions
         self._keyring = keyring

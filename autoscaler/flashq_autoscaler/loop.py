@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 from flashq.errors import BrokerError, BrokerUnreachable, Deposed, SettingsError
-from flashq.model.keyring import Keyring
+from flashq.keychain import Keychain
 from flashq.store import server
 from flashq.store.broker import Broker
 from flashq.store.inbox import Inbox
@@ -30,6 +30,7 @@ from flashq_autoscaler.reconcile import reconcile
 from flashq_autoscaler.views import Unknown
 
 if TYPE_CHECKING:
+    from flashq.model.envelope import RootKeys
     from flashq.settings import Settings
     from flashq.store.records import Term
     from flashq_autoscaler.observe import Seen
@@ -48,7 +49,7 @@ class Autoscaler:
     def __init__(
         self,
         broker: Broker,
-        keyring: Keyring,
+        keyring: RootKeys,
         *,
         lease_s: float = 15.0,
         reconcile_s: float = RECONCILE_S,
@@ -236,7 +237,7 @@ def serve(settings: Settings, lifeline: int | None = None, *, take_over: bool = 
             "no broker: set FLASHQ_REDIS_URL, or let `flashq up` start one and this beside it"
         )
     broker = Broker(settings.redis_url, prefix=settings.rq_prefix, patience_s=0.5)
-    keyring = Keyring(settings.require_secrets(), settings.namespace)
+    keyring = Keychain.of(settings)
     with contextlib.suppress(BrokerError):  # it is away: the loop says so, and goes on trying
         server.warn(broker, log, settings.durability)
     autoscaler = Autoscaler(broker, keyring, lease_s=settings.lease_s, take_over=take_over)

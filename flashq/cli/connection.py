@@ -18,7 +18,7 @@ from flashq.model.visible import visible_lines
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flashq.model.keyring import Keyring
+    from flashq.keychain import Keychain
     from flashq.settings import Settings
     from flashq.store.broker import Broker
 
@@ -121,15 +121,12 @@ def broker_url(settings: Settings) -> str:
     return url
 
 
-def keyring(settings: Settings) -> Keyring:
+def keyring(settings: Settings) -> Keychain:
     """The keys that sign calls and verify outcomes.
 
     Raises: SettingsError where a broker is configured and no key.
     """
-    from flashq.model.keyring import Keyring
-
-    if settings.redis_url is not None:
-        return Keyring(settings.require_secrets(), settings.namespace)
     from flashq import embedded
+    from flashq.keychain import Keychain
 
-    return Keyring(embedded.secrets(settings), settings.namespace)
+    return Keychain.of(settings, embedded.key_file(settings) if settings.redis_url is None else None)

@@ -90,11 +90,19 @@ def host(
 def _joined(settings: Settings, url: str) -> Settings:
     """Settings for the broker of another machine, with what its token holds."""
     from flashq.embedded import accept_token
-    from flashq.settings import read_secret_key
+    from flashq.private_files import read_private
+    from flashq.secret_keys import read_secret_keys
 
     token = os.environ.get(_JOIN)  # noqa: TID251 — a secret that is no setting: given once, then kept
     address, key_file = accept_token(url, token, settings.home)
-    return replace(settings, redis_url=address, secret_key=read_secret_key(key_file.read_bytes()))
+    signing, *others = read_secret_keys(read_private(key_file))
+    return replace(
+        settings,
+        redis_url=address,
+        secret_key=signing,
+        verifying_keys=tuple(others),
+        secret_key_file=key_file,
+    )
 
 
 @click.command(epilog=example("flashq worker embed", "flashq worker embed --gpu GPU-8f3a1c02"))

@@ -151,7 +151,7 @@ def _show_join_line(settings: Settings, listen: tuple[str, int] | None) -> None:
         return
     from flashq import embedded
 
-    token = embedded.JoinToken(embedded.broker_password(settings.home), embedded.secrets(settings)[0])
+    token = embedded.JoinToken(embedded.broker_password(settings.home), embedded.secrets(settings))
     address = _reachable(listen[0])
     shown = f"[{address}]" if ":" in address else address
     click.echo("To add another machine's workers, run there (the token is a secret):")

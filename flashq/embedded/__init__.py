@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flashq.embedded.join_token import JoinToken, accept_token
     from flashq.embedded.membership import AlreadyUp, Membership, find, join, look, stop
     from flashq.embedded.plan import Plan
-    from flashq.embedded.secret import broker_password, secrets
+    from flashq.embedded.secret import broker_password, key_file, secrets
 
 _WHERE = {
     "AlreadyUp": "membership",
@@ -27,6 +27,7 @@ _WHERE = {
     "broker_password": "secret",
     "find": "membership",
     "join": "membership",
+    "key_file": "secret",
     "look": "membership",
     "secrets": "secret",
     "stop": "membership",
@@ -41,6 +42,7 @@ __all__ = [
     "broker_password",
     "find",
     "join",
+    "key_file",
     "look",
     "secrets",
     "stop",

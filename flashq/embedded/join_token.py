@@ -1,4 +1,4 @@
-"""What a second machine needs to join a private broker: its password and the signing key, as one word.
+"""What a second machine needs to join a private broker: its password and the signing keys, as one word.
 
 The word goes through an environment variable or standard input, never through a command line.
 """
@@ -13,29 +13,28 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from flashq.embedded.places import make_private, write_private
-from flashq.embedded.secret import read_private
+from flashq.embedded.secret import read_text
 from flashq.errors import SettingsError
+from flashq.private_files import make_private, write_private
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_VERSION = 1
-_KEY_BYTES = 32
-_HEAD_BYTES = 3
+_VERSION = 2
 _SUM_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class JoinToken:
-    """A broker's password and the root key; neither shows in a repr."""
+    """A broker's password and the root keys, the one that signs first; neither shows in a repr."""
 
     password: str = field(repr=False)
-    key: bytes = field(repr=False)
+    keys: tuple[bytes, ...] = field(repr=False)
 
     def encode(self) -> str:
-        """The token as one word: base64 of version, key length, key, password and a checksum."""
-        body = bytes([_VERSION]) + len(self.key).to_bytes(2) + self.key + self.password.encode()
+        """The token as one word: base64 of version, number of keys, each behind its length, password, a checksum."""
+        keys = b"".join(len(key).to_bytes(2) + key for key in self.keys)
+        body = bytes([_VERSION, len(self.keys)]) + keys + self.password.encode()
         return base64.urlsafe_b64encode(body + _sum(body)).decode().rstrip("=")
 
     @classmethod
@@ -47,12 +46,16 @@ class JoinToken:
         except (binascii.Error, ValueError):
             raise SettingsError("FLASHQ_JOIN is no join token: `flashq up --listen` prints one") from None
         body, checksum = raw[:-_SUM_BYTES], raw[-_SUM_BYTES:]
-        if len(body) < _HEAD_BYTES + _KEY_BYTES or _sum(body) != checksum:
+        if len(body) < 2 or _sum(body) != checksum:
             raise SettingsError("FLASHQ_JOIN is not a whole join token: copy the line again")
         if body[0] != _VERSION:
             raise SettingsError("FLASHQ_JOIN was made by another version of flashq; use one on both machines")
-        end = _HEAD_BYTES + int.from_bytes(body[1:_HEAD_BYTES])
-        return cls(password=body[end:].decode("utf-8", "replace"), key=body[_HEAD_BYTES:end])
+        keys, rest = [], body[2:]
+        for _ in range(body[1]):
+            end = 2 + int.from_bytes(rest[:2])
+            keys.append(rest[2:end])
+            rest = rest[end:]
+        return cls(password=rest.decode("utf-8", "replace"), keys=tuple(keys))
 
 
 def _sum(body: bytes) -> bytes:
@@ -60,7 +63,7 @@ def _sum(body: bytes) -> bytes:
 
 
 def accept_token(url: str, token: str | None, home: Path) -> tuple[str, Path]:
-    """Keep what a token holds; (the broker's address with its password, the file of the signing key).
+    """Keep what a token holds; (the broker's address with its password, the file of the signing keys).
 
     Both are kept under `home`/joined, readable by the user alone, so that a later start needs no token
     (None or ''). Raises SettingsError where token or address is wrong, or none was ever given for this one.
@@ -68,8 +71,8 @@ def accept_token(url: str, token: str | None, home: Path) -> tuple[str, Path]:
     folder = home / "joined" / _name(url)
     password_file, key_file = folder / "broker.password", folder / "secret.key"
     if not token:
-        password = read_private(password_file)
-        if password is None or read_private(key_file) is None:
+        password = read_text(password_file)
+        if password is None or read_text(key_file) is None:
             raise SettingsError(
                 f"no join token for {url}: set FLASHQ_JOIN to the one that `flashq up --listen` printed"
             )
@@ -78,7 +81,7 @@ def accept_token(url: str, token: str | None, home: Path) -> tuple[str, Path]:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         make_private(folder)
-        write_private(key_file, given.key.hex().encode() + b"\n")
+        write_private(key_file, "".join(f"{key.hex()}\n" for key in given.keys).encode())
         write_private(password_file, given.password.encode() + b"\n")
     except OSError as error:
         raise SettingsError(f"cannot keep the join token in {folder}: {error.strerror}") from None

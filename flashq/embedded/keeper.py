@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 
 from flashq._version import __version__
 from flashq.embedded.control import Connection, Control, Message
-from flashq.embedded.places import Places, open_lock, try_lock, write_private
+from flashq.embedded.places import Places, open_lock, try_lock
 from flashq.embedded.plan import Leftovers
 from flashq.embedded.processes import Processes
 from flashq.embedded.secret import broker_password
 from flashq.errors import BrokerError, FlashqError
+from flashq.private_files import write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable

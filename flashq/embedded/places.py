@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import stat
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flashq.errors import BrokerError, SettingsError
+from flashq.private_files import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,15 +97,6 @@ def _fits(folder: Path) -> bool:
     return len(os.fsencode(folder / _LONGEST_NAME)) <= SOCKET_PATH_LIMIT
 
 
-def make_private(folder: Path) -> None:
-    """Keep others out of a folder. Raises OSError where it is not ours, or is no folder but a link to one."""
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise PermissionError(0, "is not a folder of this user", str(folder))
-    if status.st_mode & 0o077:
-        folder.chmod(0o700)
-
-
 @contextlib.contextmanager
 def locked(file: Path, timeout_s: float) -> Iterator[None]:
     """Hold an exclusive lock on `file`; the kernel frees it when this process dies, however it does.
@@ -144,18 +135,3 @@ def try_lock(lock: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def write_private(file: Path, content: bytes) -> None:
-    """Put `content` into a file only its owner can read, whole or not at all. Raises OSError naming it."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(file)) from None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from typing import TYPE_CHECKING
 
-from flashq.embedded.places import Places, locked, write_private
+from flashq.embedded.places import Places, locked
 from flashq.errors import SettingsError
+from flashq.private_files import read_private, write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from flashq.settings import Settings
@@ -19,17 +18,27 @@ _KEY_BYTES = 32
 _PATIENCE_S = 10.0
 
 
-def secrets(settings: Settings) -> tuple[bytes, ...]:
-    """The signing keys of the private broker (<home>/secret.key), the first for signing.
+def key_file(settings: Settings) -> Path:
+    """The file of the private broker's signing keys (<home>/secret.key), made with one where there is none.
 
-    Raises SettingsError where the file cannot be made or read, others may read it, or it holds no key.
+    Raises SettingsError where it cannot be made or read, or others may read it.
     """
-    from flashq.settings import read_secret_key
-
     file = Places(settings.home).prepare().secret
-    written = _kept(file, lambda: os.urandom(_KEY_BYTES).hex())
+    _kept(file)
+    return file
+
+
+def secrets(settings: Settings) -> tuple[bytes, ...]:
+    """The signing keys of the private broker, the one that signs first.
+
+    Raises SettingsError as `key_file` does, and where it holds no key.
+    """
+    from flashq.secret_keys import read_secret_keys
+
+    file = key_file(settings)
+    written = _kept(file)
     try:
-        return (read_secret_key(written).value,)
+        return tuple(key.value for key in read_secret_keys(written))
     except ValueError as error:
         raise SettingsError(f"{file}: {error}") from None
 
@@ -37,42 +46,35 @@ def secrets(settings: Settings) -> tuple[bytes, ...]:
 def broker_password(home: Path) -> str:
     """The password of a private broker that listens on the network (<home>/broker.password).
 
-    Raises SettingsError as `secrets` does.
+    Raises SettingsError as `key_file` does.
     """
-    return _kept(Places(home).prepare().password, lambda: os.urandom(_KEY_BYTES).hex())
+    return _kept(Places(home).prepare().password)
 
 
-def read_private(file: Path) -> str | None:
+def read_text(file: Path) -> str | None:
     """The text of a file that only its owner may read; None where there is none.
 
     Raises SettingsError where others may use it, or it cannot be read.
     """
     try:
-        # Without O_NONBLOCK opening a pipe would wait for its writer.
-        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise SettingsError(f"{file} is not a regular file")
-            if status.st_mode & 0o077:
-                raise SettingsError(f"others than its owner may use {file}: chmod 600 {file}")
-            return stream.read(64 * 1024).decode().strip()
+        return read_private(file).decode().strip()
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise SettingsError(f"cannot read {file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{file} holds no text") from None
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
-def _kept(file: Path, make: Callable[[], str]) -> str:
-    """What a file holds; where there is none it is made, by one process only."""
-    found = read_private(file)
+def _kept(file: Path) -> str:
+    """What a file holds; where there is none it is made, by one process only, of random hex digits."""
+    found = read_text(file)
     if found is not None:
         return found
     with locked(file.parent / "run" / f"{file.name}.lock", _PATIENCE_S):
-        found = read_private(file)
+        found = read_text(file)
         if found is None:
-            found = make()
+            found = os.urandom(_KEY_BYTES).hex()
             try:
                 write_private(file, found.encode() + b"\n")
             except OSError as error:

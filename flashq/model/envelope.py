@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import msgpack
 
 from flashq.errors import BadSignature, EnvelopeExpired, MalformedEnvelope, UnknownKey, WrongBinding
-from flashq.model.keyring import Direction, Key
+from flashq.model.keyring import Direction, EndpointKeys, Key
 
 VERSION = 1
 OLDEST = (
@@ -34,13 +34,23 @@ _DOMAIN = b"flashq/envelope/1\0"
 
 
 class Keys(Protocol):
-    """Whoever can say which keys sign and verify (a `Keyring`, or a supervisor's `EndpointKeys`)."""
+    """Whoever can say which keys sign and verify (a `Keyring`, a supervisor's `EndpointKeys`, what follows a file)."""
 
     @property
     def namespace(self) -> str: ...
 
     def signing(self, direction: Direction, subject: str) -> Key: ...
     def verifying(self, direction: Direction, subject: str) -> tuple[Key, ...]: ...
+    def find(self, key_id: str, direction: Direction, subject: str) -> Key | None: ...
+
+
+class RootKeys(Keys, Protocol):
+    """Keys that stand behind all others: a `Keyring`, or what follows a file of them."""
+
+    @property
+    def ids(self) -> tuple[str, ...]: ...
+
+    def for_endpoint(self, endpoint: str) -> EndpointKeys: ...
 
 
 def _wire(name: str, default: Any) -> Any:
@@ -119,14 +129,21 @@ def _subject(direction: Direction, endpoint: str, host: str) -> str:
     return host if direction is Direction.HOST_COMMAND else endpoint
 
 
-def seal(header: Header, payload: bytes, keys: Keys) -> bytes:
-    """Sign `header` and `payload` into wire bytes. Deterministic: the same input gives the same bytes."""
-    return seal_with_signature(header, payload, keys)[0]
+def seal(header: Header, payload: bytes, keys: Keys, *, key_id: str = "") -> bytes:
+    """Sign `header` and `payload` into wire bytes. Deterministic: the same input gives the same bytes.
+
+    `key_id`: the key to sign with, if it is one that verifies; else the one that signs.
+    """
+    return seal_with_signature(header, payload, keys, key_id=key_id)[0]
 
 
-def seal_with_signature(header: Header, payload: bytes, keys: Keys) -> tuple[bytes, bytes]:
+def seal_with_signature(
+    header: Header, payload: bytes, keys: Keys, *, key_id: str = ""
+) -> tuple[bytes, bytes]:
     """Like `seal`, and the signature beside it (its digest is what the outcome will quote)."""
-    key = keys.signing(header.direction, _subject(header.direction, header.endpoint, header.host))
+    subject = _subject(header.direction, header.endpoint, header.host)
+    key = keys.find(key_id, header.direction, subject) if key_id else None
+    key = key or keys.signing(header.direction, subject)
     wire: dict[str, Any] = {
         "v": VERSION,
         "alg": ALGORITHM,
@@ -172,8 +189,7 @@ def open_sealed(
     _check_shape(wire)
     if wire["alg"] != ALGORITHM:
         raise UnknownKey(f"algorithm {wire['alg']!r} is not accepted, only {ALGORITHM!r}")
-    candidates = keys.verifying(direction, _subject(direction, endpoint, host))
-    key = next((k for k in candidates if k.id == wire["kid"]), None)
+    key = keys.find(wire["kid"], direction, _subject(direction, endpoint, host))
     if key is None:
         raise UnknownKey(
             f"signed with key {wire['kid']!r}, which is not accepted here for {direction.value}s"

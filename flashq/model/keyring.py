@@ -86,6 +86,15 @@ class EndpointKeys:
         """Keys accepted for this direction; empty for any subject but this endpoint."""
         return self.keys.get(direction, ()) if subject == self.endpoint else ()
 
+    def find(self, key_id: str, direction: Direction, subject: str) -> Key | None:
+        """The key of this id, where it is accepted for this direction and subject."""
+        return next((key for key in self.verifying(direction, subject) if key.id == key_id), None)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Key ids, the signing one first."""
+        return tuple(key.id for key in self.keys.get(Direction.OUTCOME, ()))
+
     def to_wire(self) -> dict[str, object]:
         """For the pipe between host agent and supervisor (never for the broker, argv or a file)."""
         keys = {d.value: [[k.id, k.secret.hex()] for k in ks] for d, ks in self.keys.items()}
@@ -133,6 +142,10 @@ class Keyring:
             found = tuple(Key(i, derive(s, self.namespace, direction, subject)) for i, s in pairs)
             self._derived[direction, subject] = found
         return found
+
+    def find(self, key_id: str, direction: Direction, subject: str) -> Key | None:
+        """The key of this id, where it is accepted for this direction and subject."""
+        return next((key for key in self.verifying(direction, subject) if key.id == key_id), None)
 
     def for_endpoint(self, endpoint: str) -> EndpointKeys:
         """What a supervisor of `endpoint` is given: it verifies calls and revisions and signs outcomes."""

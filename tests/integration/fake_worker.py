@@ -17,7 +17,7 @@ from flashq_worker.config import WorkerConfig
 
 def main() -> int:
     lifeline = int(sys.argv[sys.argv.index("--lifeline") + 1])
-    config = WorkerConfig.from_json(sys.stdin.read())
+    config = WorkerConfig.from_json(sys.stdin.readline())
     folder = config.home / "told"
     folder.mkdir(exist_ok=True)
     told = {

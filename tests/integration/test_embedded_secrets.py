@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-TOKEN = embedded.JoinToken(password="pass/word", key=bytes(range(32)))
+TOKEN = embedded.JoinToken(password="pass/word", keys=(bytes(range(32)),))
 URL = "redis://10.0.0.5:6380"
 
 
@@ -98,10 +98,10 @@ def test_a_broker_that_listens_has_a_password_of_its_own(tmp_path: Path) -> None
 # -- the token of a second machine -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [bytes(range(32)), os.urandom(300)], ids=len)
+@pytest.mark.parametrize("keys", [(bytes(range(32)),), (os.urandom(300), bytes(32))], ids=len)
 @pytest.mark.parametrize("password", ["p", "ü" * 40, "f" * 64])
-def test_a_token_carries_password_and_key(password: str, key: bytes) -> None:
-    token = embedded.JoinToken(password=password, key=key)
+def test_a_token_carries_password_and_keys(password: str, keys: tuple[bytes, ...]) -> None:
+    token = embedded.JoinToken(password=password, keys=keys)
 
     word = token.encode()
 
@@ -128,7 +128,7 @@ def test_a_token_is_kept_so_that_the_next_start_needs_none(tmp_path: Path) -> No
     url, key_file = embedded.accept_token(URL, WORD, tmp_path)
 
     assert url == "redis://:pass%2Fword@10.0.0.5:6380"
-    assert key_file.read_text().strip() == TOKEN.key.hex()
+    assert key_file.read_text().strip() == TOKEN.keys[0].hex()
     for file in (key_file, key_file.with_name("broker.password")):
         assert mode(file) == 0o600
     assert mode(key_file.parent) == 0o700
@@ -138,11 +138,11 @@ def test_a_token_is_kept_so_that_the_next_start_needs_none(tmp_path: Path) -> No
 
 def test_tokens_of_two_brokers_are_kept_apart(tmp_path: Path) -> None:
     _, first = embedded.accept_token(URL, WORD, tmp_path)
-    other = embedded.JoinToken(password="other", key=bytes(32)).encode()
+    other = embedded.JoinToken(password="other", keys=(bytes(32),)).encode()
 
     _, second = embedded.accept_token("redis://10.0.0.5:6381", other, tmp_path)
 
-    assert first.read_text().strip() == TOKEN.key.hex()
+    assert first.read_text().strip() == TOKEN.keys[0].hex()
     assert second.read_text().strip() == bytes(32).hex()
 
 

@@ -1,12 +1,18 @@
-"""`python -m flashq_worker`: one worker. Its configuration comes as JSON on standard input (see `config`)."""
+"""`python -m flashq_worker`: one worker.
+
+Its configuration comes as a line of JSON on standard input (see `config`), and later, as they are rotated, its keys
+(see `held_keys`).
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from flashq import logs
 from flashq_worker.config import WorkerConfig
+from flashq_worker.held_keys import HeldKeys, KeyWords
 from flashq_worker.supervisor import Supervisor
 
 
@@ -18,8 +24,19 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     logs.set_up()
-    config = WorkerConfig.from_json(sys.stdin.read())
-    return Supervisor(config, lifeline=arguments.lifeline).run()
+    first, _, rest = _first_line(sys.stdin.fileno()).partition(b"\n")
+    config = WorkerConfig.from_json(first.decode())
+    keys = HeldKeys(config.keys)
+    words = KeyWords(sys.stdin.fileno(), rest, keys)
+    return Supervisor(config, keys, lifeline=arguments.lifeline, words=words).run()
+
+
+def _first_line(descriptor: int) -> bytes:
+    """At least one line, or all there is."""
+    read = b""
+    while b"\n" not in read and (piece := os.read(descriptor, 65536)):
+        read += piece
+    return read
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from flashq.errors import WrongBinding
 from flashq.model.envelope import Header, Keys, open_sealed
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 Stop = Literal["cancel", "timeout"]
 
 
+class LiveKeys(Keys, Protocol):
+    """A supervisor's keys: always asked for, never kept, since they may become others."""
+
+    @property
+    def ids(self) -> tuple[str, ...]: ...
+
+
 @dataclass(slots=True, eq=False)
 class Assignment:
     """One delivery of a job to this worker. Times are this host's monotonic clock, in seconds."""
@@ -24,6 +31,9 @@ class Assignment:
     header: Header
     payload: bytes
     call_digest: str
+    key_id: str = (
+        ""  # of the key that signed the call: its outcome is signed with the same, which its caller has
+    )
     began: bool = False  # START was recorded, or travels with the next ADVANCE
     starting: bool = False  # START is under way on its own, and its answer is waited for
     handed: bool = False  # the executor may have entered its function
@@ -71,7 +81,7 @@ def verify(claimed: Claimed, keys: Keys, endpoint: str, *, now_ms: int, limit: i
         raise WrongBinding(
             f"signed for revision {opened.header.revision[:12]}, filed under {claimed.revision[:12]}"
         )
-    held = Assignment(claimed, opened.header, opened.payload, opened.digest)
+    held = Assignment(claimed, opened.header, opened.payload, opened.digest, opened.key_id)
     if held.once and claimed.attempt > 1:
         raise WrongBinding(f"it may begin only once (at_most_once), and this would be run {claimed.attempt}")
     return held

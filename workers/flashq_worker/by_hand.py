@@ -18,14 +18,14 @@ from flashq_worker.supervisor import Supervisor
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flashq.model.keyring import Keyring
+    from flashq.keychain import Keychain
     from flashq.settings import Settings
     from flashq.store.broker import Broker
 
 
 def serve(
     broker: Broker,
-    keyring: Keyring,
+    keyring: Keychain,
     settings: Settings,
     endpoint: str,
     *,
@@ -59,7 +59,7 @@ def serve(
         gpu_uuids=() if on_cpu else tuple(gpus) or _free_gpus(resources.get("gpu")),
         cpus=float(cpu.get("cores") or 0),
     )
-    return int(Supervisor(config, lifeline).run())
+    return int(Supervisor(config, keyring, lifeline).run())
 
 
 def _free_gpus(wanted: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a worker is told when it is started: one JSON object on its standard input, never argv or environment."""
+"""What a worker is told when it is started: a line of JSON on its standard input, never argv or environment."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from flashq.errors import BrokerError, EnvelopeError, EnvelopeExpired, SettingsError
+from flashq.keychain import Keychain
 from flashq.model.host_command import StartWorker
-from flashq.model.keyring import Keyring
 from flashq.store import server
 from flashq.store.broker import Broker
 from flashq.store.inbox import Inbox
@@ -33,6 +33,7 @@ from flashq_worker.host_workers import WORKER_COMMAND, HostWorkers
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from flashq.model.envelope import RootKeys
     from flashq.model.host_command import KillWorker
     from flashq.settings import Settings
     from flashq_worker.host_workers import Ended
@@ -54,7 +55,7 @@ class HostAgent:
     def __init__(
         self,
         broker: Broker,
-        keyring: Keyring,
+        keyring: RootKeys,
         home: HostHome,
         environ: Mapping[str, str],
         options: HostOptions | None = None,
@@ -72,7 +73,7 @@ class HostAgent:
         self._keyring = keyring
         self._home = home
         self._options = options or HostOptions()
-        self._presence = HostPresence(broker, self.host, self._options, gpus or inventory.Gpus())
+        self._presence = HostPresence(broker, self.host, self._options, gpus or inventory.Gpus(), keyring)
         self._workers = HostWorkers(home.folder, environ, worker_command)
         self._reader = CommandReader(keyring, self.host, home.epoch())
         self._presence.epoch = self._reader.epoch
@@ -98,6 +99,7 @@ class HostAgent:
             try:
                 while not self._done():
                     self._keep_spare()
+                    self._workers.share(self._keyring)
                     self._talk()
                     self._wait()
                 self._leave()
@@ -389,7 +391,7 @@ def serve(settings: Settings, options: HostOptions, lifeline: int | None = None)
             "no broker: set FLASHQ_REDIS_URL, or let `flashq up` start one and this beside it"
         )
     broker = Broker(settings.redis_url, prefix=settings.rq_prefix, patience_s=0.5)
-    keyring = Keyring(settings.require_secrets(), settings.namespace)
+    keyring = Keychain.of(settings)
     home = HostHome(settings.home)
     with home.lock():
         environ = os.environ  # noqa: TID251 — handed on to workers, not read

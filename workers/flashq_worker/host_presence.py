@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from flashq.model.durability import Durability
+    from flashq.model.envelope import RootKeys
     from flashq.store.broker import Broker
     from flashq.store.command import Value
 
@@ -60,12 +61,15 @@ class Loss:
 class HostPresence:
     """The record of one host, and those of the workers on it."""
 
-    def __init__(self, broker: Broker, host: str, options: HostOptions, gpus: inventory.Gpus) -> None:
+    def __init__(
+        self, broker: Broker, host: str, options: HostOptions, gpus: inventory.Gpus, keyring: RootKeys
+    ) -> None:
         self.host = host
         self._broker = broker
         self._transitions = broker.transitions
         self._options = options
         self._gpus = gpus
+        self._keyring = keyring
         self._clock_offset_ms = 0.0
         self._started_ms = 0
         self._freeing: dict[str, float] = {}
@@ -123,6 +127,7 @@ class HostPresence:
             "cpus": f"{inventory.cores():g}",
             "memory_bytes": inventory.memory_bytes(),
             "gpus": json.dumps([gpu.as_dict() for gpu in gpus]),
+            "keys": ",".join(self._keyring.ids),
             "labels": ",".join(options.labels),
             "pythons": inventory.PYTHON,
             "fallback_cpu": int(options.fallback_cpu),

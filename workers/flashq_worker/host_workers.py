@@ -1,7 +1,7 @@
 """The worker processes of one host: started with all they need to know on standard input, watched, ended.
 
 A worker reads its standard input once it has imported everything, so one that was started ahead of its time and
-told nothing yet, the spare, begins at once when its time comes.
+told nothing yet, the spare, begins at once when its time comes. Keys that were rotated go the same way.
 
 Each has a session of its own and the reading end of one pipe, the lifeline, whose writing end is this
 process's alone: however the host agent ends, they see it. Nothing here talks to the broker.
@@ -17,12 +17,14 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flashq_worker.held_keys import word
 from flashq_worker.scrub import scrubbed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from flashq.model.envelope import RootKeys
     from flashq_worker.config import WorkerConfig
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "flashq_worker")
@@ -34,6 +36,8 @@ class _Running:
     endpoint: str
     process: subprocess.Popen[bytes]
     gpu_uuids: tuple[str, ...]
+    keys: tuple[str, ...]
+    """The ids of the keys that it was told."""
     killed: str = ""
     """Why this host killed it."""
 
@@ -95,13 +99,12 @@ class HostWorkers:
 
     def start(self, config: WorkerConfig, log: Path) -> int:
         """Start a worker that writes to `log`; its process id. Raises OSError where it cannot be started."""
-        written = config.to_json().encode()
+        written = config.to_json().encode() + b"\n"
         process = self._take_spare(written, log)
         if process is None:
             process = self._spawn(log)
-            with contextlib.suppress(BrokenPipeError):  # it has died already: `ended` will tell
-                _tell(process, written)
-        self._running[config.worker] = _Running(config.endpoint, process, config.gpu_uuids)
+            _configure(process, written)  # it may have died already: `ended` will tell
+        self._running[config.worker] = _Running(config.endpoint, process, config.gpu_uuids, config.keys.ids)
         return process.pid
 
     def _spawn(self, log: Path) -> subprocess.Popen[bytes]:
@@ -145,8 +148,7 @@ class HostWorkers:
             process, self._spare = self._spare.process, None
             process.kill()
             process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+            _hang_up(process)
 
     def _take_spare(self, written: bytes, log: Path) -> subprocess.Popen[bytes] | None:
         """The spare, made a worker by what it was waiting for; None where there is none alive."""
@@ -154,12 +156,22 @@ class HostWorkers:
             return None
         try:
             self._spare.log.rename(log)
-            _tell(self._spare.process, written)
+            told = _configure(self._spare.process, written)
         except OSError:
+            told = False
+        if not told:
             self.drop_spare()
             return None
         process, self._spare = self._spare.process, None
         return process
+
+    # -- their keys ----------------------------------------------------------------------------------
+    def share(self, keyring: RootKeys) -> None:
+        """Tell each worker of the keys in force, if it was told of others. One that does not listen is told later."""
+        ids = keyring.ids
+        for running in self._running.values():
+            if running.keys != ids and _tell(running.process, word(keyring.for_endpoint(running.endpoint))):
+                running.keys = ids
 
     # -- their ends ----------------------------------------------------------------------------------
     def ended(self) -> list[Ended]:
@@ -169,6 +181,7 @@ class HostWorkers:
             code = running.process.poll()
             if code is not None:
                 del self._running[worker]
+                _hang_up(running.process)
                 how = _description(code)
                 found.append(Ended(worker, running.endpoint, how, code, running.gpu_uuids, running.killed))
         return found
@@ -202,10 +215,30 @@ class HostWorkers:
                     kill(running.process.pid, signal.SIGKILL)
 
 
-def _tell(process: subprocess.Popen[bytes], written: bytes) -> None:
+def _configure(process: subprocess.Popen[bytes], written: bytes) -> bool:
+    """Write a worker's first line; whether it lives to read it."""
+    assert process.stdin is not None
+    try:
+        process.stdin.write(written)
+        process.stdin.flush()
+    except OSError:
+        return False
+    os.set_blocking(process.stdin.fileno(), False)
+    return True
+
+
+def _tell(process: subprocess.Popen[bytes], said: bytes) -> bool:
+    """Write a further line (at most PIPE_BUF bytes, so all or nothing); False where there is no room for it now."""
+    assert process.stdin is not None
+    try:
+        return os.write(process.stdin.fileno(), said) == len(said)
+    except OSError:
+        return False
+
+
+def _hang_up(process: subprocess.Popen[bytes]) -> None:
     if process.stdin is not None:
-        with process.stdin as pipe:
-            pipe.write(written)
+        process.stdin.close()
 
 
 def _description(code: int) -> str:

@@ -81,7 +81,7 @@ class OutcomeWriter:
             attempt=held.claimed.attempt,
             status=state.value,
         )
-        return seal(header, payload, self._keys)
+        return seal(header, payload, self._keys, key_id=held.key_id)
 
 
 def packed(failure: Failure, limit: int) -> bytes:

@@ -19,6 +19,7 @@ from flashq_worker import verdicts
 from flashq_worker.exit_policy import ExitCode
 
 if TYPE_CHECKING:
+    from flashq_worker.assignment import LiveKeys
     from flashq_worker.config import WorkerConfig
 
 MOST_LOG_BYTES = 1024 * 1024
@@ -29,9 +30,10 @@ HOPELESS = 2  # starts in a row that would fail again: then the waiting jobs are
 class Presence:
     """Blocking calls around the supervisor's loop: joining, reading records, becoming ready, leaving."""
 
-    def __init__(self, broker: Broker, config: WorkerConfig) -> None:
+    def __init__(self, broker: Broker, config: WorkerConfig, keys: LiveKeys) -> None:
         self._broker = broker
         self._config = config
+        self._keys = keys
         self._records: dict[str, Revision] = {}
         self.now_ms = 0
         self.env_tag = ""
@@ -54,6 +56,7 @@ class Presence:
             "fq_host": config.host,
             "fq_gpus": ",".join(config.gpu_uuids),
             "fq_cpus": config.cpus,
+            "fq_keys": ",".join(self._keys.ids),
             "fq_takes": int(config.lease_s * 1000),  # jobs with the ring of its bell, under this lease
         }
         joined = self._broker.run(
@@ -104,7 +107,7 @@ class Presence:
                 raise JobNotFound(
                     f"revision {digest[:12]} of {endpoint} is kept no longer; submit the call again"
                 )
-            opened = open_sealed(raw, self._config.keys, direction=Direction.REVISION, endpoint=endpoint)
+            opened = open_sealed(raw, self._keys, direction=Direction.REVISION, endpoint=endpoint)
             if opened.header.revision != digest:
                 raise WrongBinding(
                     f"a record of revision {opened.header.revision[:12]} is filed under {digest[:12]}"
@@ -118,7 +121,7 @@ class Presence:
         """The values of `env=`, opened; `env_tag` names them from then on."""
         self.env_tag = text(self._field("env_tag"))
         raw = self._field("env")
-        return codec.open_environment(raw, self._config.keys, self._config.endpoint) if raw else {}
+        return codec.open_environment(raw, self._keys, self._config.endpoint) if raw else {}
 
     def ready(self, startup_ms: dict[str, float]) -> bool:
         """The executor has loaded; False where the broker has given this worker up."""

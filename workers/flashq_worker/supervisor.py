@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 
     from flashq.codec import Revision
     from flashq.store.records import Claimed
-    from flashq_worker.assignment import Assignment, Stop
+    from flashq_worker.assignment import Assignment, LiveKeys, Stop
     from flashq_worker.config import WorkerConfig
     from flashq_worker.executor_process import ExecutorProcess
+    from flashq_worker.held_keys import KeyWords
 
 log = logging.getLogger("flashq.worker")
 _LONGEST_WAIT_S = 5.0
@@ -48,18 +49,27 @@ _AGAIN_S = 0.2  # while the broker cannot be asked what to load
 class Supervisor:
     """One worker of one endpoint, from joining to leaving."""
 
-    def __init__(self, config: WorkerConfig, lifeline: int | None = None) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        keys: LiveKeys,
+        lifeline: int | None = None,
+        words: KeyWords | None = None,
+    ) -> None:
+        """`words`: where further keys come from, if from anywhere."""
         self.config = config
+        self._keys = keys
+        self._words = words
         self._lifeline = lifeline
         self._broker = Broker(config.url, prefix=config.prefix)
         self._hand = Hand()
         self._pace = Pace()
         self._exchange = Exchange(self._broker, config, self._hand, self._pace, self)
-        self._presence = presence.Presence(self._broker, config)
+        self._presence = presence.Presence(self._broker, config, keys)
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._runtime = Runtime(config, self._wake)
         self._loading = Loading(self._runtime, self._presence, self)
-        self._outcomes = OutcomeWriter(config.keys, config.endpoint, config.payload_limit)
+        self._outcomes = OutcomeWriter(keys, config.endpoint, config.payload_limit)
         self._poll = select.poll()
         self._polled: dict[int, int] = {}
         self._verdicts: deque[tuple[str, Mapping[tuple[str, int], str]]] = deque()
@@ -147,6 +157,8 @@ class Supervisor:
         ready = {fd for fd, _ in self._poll.poll(max(0.0, (self._due_at() - time.monotonic()) * 1000))}
         if self._wake_r in ready:
             self._on_wake()
+        if self._words is not None and self._words.descriptor in ready:
+            self._words.receive()
         if self._lifeline is not None and self._lifeline in ready:
             self._abandon()
         if process is not None:
@@ -173,6 +185,8 @@ class Supervisor:
         wanted = {self._wake_r: select.POLLIN}
         if self._lifeline is not None:
             wanted[self._lifeline] = select.POLLIN
+        if self._words is not None and self._words.descriptor is not None:
+            wanted[self._words.descriptor] = select.POLLIN
         for fd in self._exchange.readers():
             wanted[fd] = select.POLLIN
         process = self._runtime.process
@@ -244,7 +258,12 @@ class Supervisor:
         service = (
             {} if self._pace.service_s is None else {"fq_service_ms": round(self._pace.service_s * 1000, 3)}
         )
-        return {"fq_env": self._presence.resources, "fq_rev": self._runtime.revision, **service}
+        return {
+            "fq_env": self._presence.resources,
+            "fq_rev": self._runtime.revision,
+            "fq_keys": ",".join(self._keys.ids),
+            **service,
+        }
 
     # -- what is due ---------------------------------------------------------------------------------
     def _progress(self) -> None:
@@ -364,7 +383,7 @@ class Supervisor:
             try:
                 held = assignment.verify(
                     row,
-                    self.config.keys,
+                    self._keys,
                     self.config.endpoint,
                     now_ms=self._exchange.now_ms(),
                     limit=self.config.payload_limit,

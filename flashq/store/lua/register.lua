@@ -42,6 +42,7 @@ elseif r[2] ~= ARGV[4] then
 elseif r[6] ~= ARGV[8] or r[5] ~= ARGV[7] or (r[8] or '') ~= ARGV[12] then
   verdict = 'scaled'
 else
+  if resigned and ARGV[13] ~= '' then redis.call('HSET', key, 'env', ARGV[13]) end  -- the same values under the new key
   if redis.call('HEXISTS', key, 'broken') == 1 then
     forget_failures()
     wake(P)
