@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from flashq.client import Client
     from flashq.model.durability import Durability
+    from flashq.model.envelope import Keys
     from flashq.model.outcome import Ending
 
 R = TypeVar("R")
@@ -154,6 +155,7 @@ class Call:
         "endpoint",
         "id",
         "keep_s",
+        "keys",
         "submitted_at",
     )
 
@@ -165,6 +167,9 @@ class Call:
         self.submitted_at = time.monotonic()
         self.cold: bool | None = None
         self.durability: Durability | None = None
+        self.keys: Keys | None = (
+            None  # those in force when it ended: they verify its outcome, whenever it is looked at
+        )
         self.acknowledged: Reply[None] = Reply()
         self.ended: Reply[Ending] = Reply()
 

@@ -79,6 +79,10 @@ class Keychain:
         """What a supervisor of `endpoint` is given."""
         return self._current().for_endpoint(endpoint)
 
+    def snapshot(self) -> Keyring:
+        """The keys as they are now."""
+        return self._current()
+
     def _current(self) -> Keyring:
         if self._file is not None and time.monotonic() >= self._look_at:
             self.refresh()

@@ -101,6 +101,7 @@ class Waiting:
 
     def _end(self, call: Call, ending: Ending) -> None:
         self._calls.pop(call.id, None)
+        call.keys = self._client.keyring.snapshot()
         call.acknowledged.set(None)
         call.ended.set(ending)
 
@@ -225,7 +226,6 @@ class Waiting:
     # -- decoding ------------------------------------------------------------------------------------
     def decode(self, call: Call, ending: Ending) -> Any:
         """The value of an ended job; or raises why there is none. Verifies before it unpickles."""
-        opened = verified_value(
-            ending, self._client.keyring, endpoint=call.endpoint, job=call.id, call_digest=call.digest
-        )
+        keys = call.keys or self._client.keyring
+        opened = verified_value(ending, keys, endpoint=call.endpoint, job=call.id, call_digest=call.digest)
         return codec.load_value(opened)

@@ -13,13 +13,22 @@ from scripts import reference_words as words
 from scripts.reference_tables import cell, code, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
-def _command(name: str) -> str:
+def _commands(name: str) -> Iterator[str]:
+    """A command; of a group, the group and each of its commands."""
     context = click.Context(flashq, info_name="flashq")
     command = flashq.get_command(context, name)
     assert command is not None
+    yield _command(name, command, context)
+    if isinstance(command, click.Group):
+        within = click.Context(command, info_name=name, parent=context)
+        for one in command.list_commands(within):
+            yield _command(f"{name} {one}", command.commands[one], within)
+
+
+def _command(name: str, command: click.Command, context: click.Context) -> str:
     inner = click.Context(command, info_name=name, parent=context)
     usage = " ".join(command.collect_usage_pieces(inner))
     parts = [f"### flashq {name}", f"```text\nflashq {name} {usage}\n```", _prose(command.help or "")]
@@ -56,7 +65,7 @@ def command_line() -> str:
     """Every command that exists, from what click knows of it."""
     context = click.Context(flashq, info_name="flashq")
     names = flashq.list_commands(context)
-    return "\n\n".join(_command(name) for name in COMMANDS if name in names) + "\n"
+    return "\n\n".join(told for name in COMMANDS if name in names for told in _commands(name)) + "\n"
 
 
 TABLES: dict[str, Callable[[], str]] = {"command-line": command_line}

@@ -165,6 +165,8 @@ class Rig:
             redis_url=self.server.url, secret_key=SecretKey(SECRET), home=self.home, lease_s=lease_s
         )
         self.keyring = Keyring([SECRET])
+        self.key_file: Path | None = None
+        """Where programs find the key; None: in a variable."""
         self.client = Client(self.settings)
         self.broker = Broker(self.server.url)
         self.workers: list[WorkerProcess] = []

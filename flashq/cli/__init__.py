@@ -45,6 +45,7 @@ COMMANDS = {
     "worker": "flashq.cli.processes:worker",
     "autoscaler": "flashq.cli.processes:autoscaler",
     "verify": "flashq.cli.verify:verify",
+    "keys": "flashq.cli.keys:keys",
 }
 """Name → module:object. Also the order in which help lists them."""
 

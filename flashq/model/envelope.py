@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import msgpack
 
 from flashq.errors import BadSignature, EnvelopeExpired, MalformedEnvelope, UnknownKey, WrongBinding
-from flashq.model.keyring import Direction, EndpointKeys, Key
+from flashq.model.keyring import Direction, EndpointKeys, Key, Keyring
 
 VERSION = 1
 OLDEST = (
@@ -51,6 +51,7 @@ class RootKeys(Keys, Protocol):
     def ids(self) -> tuple[str, ...]: ...
 
     def for_endpoint(self, endpoint: str) -> EndpointKeys: ...
+    def snapshot(self) -> Keyring: ...
 
 
 def _wire(name: str, default: Any) -> Any:
@@ -163,6 +164,18 @@ def seal_with_signature(
         raise MalformedEnvelope(f"the header takes {len(head)} bytes; at most {MAX_HEADER_BYTES} fit")
     signature = hmac.digest(key.secret, _DOMAIN + head, "sha256")
     return msgpack.packb([head, payload, signature]), signature
+
+
+def resigned(raw: bytes, keys: Keys, *, direction: Direction, endpoint: str) -> bytes:
+    """The same record under the key that signs now; every field of its header is kept, known here or not.
+
+    Raises as `open_sealed` does.
+    """
+    open_sealed(raw, keys, direction=direction, endpoint=endpoint)
+    head, payload, _ = _split(raw, None)
+    key = keys.signing(direction, endpoint)
+    head = msgpack.packb({**_unpack_map(head), "kid": key.id})
+    return bytes(msgpack.packb([head, payload, hmac.digest(key.secret, _DOMAIN + head, "sha256")]))
 
 
 def open_sealed(

@@ -147,6 +147,10 @@ class Keyring:
         """The key of this id, where it is accepted for this direction and subject."""
         return next((key for key in self.verifying(direction, subject) if key.id == key_id), None)
 
+    def snapshot(self) -> Keyring:
+        """The keys as they are now."""
+        return self
+
     def for_endpoint(self, endpoint: str) -> EndpointKeys:
         """What a supervisor of `endpoint` is given: it verifies calls and revisions and signs outcomes."""
         wanted = (

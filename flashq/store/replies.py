@@ -135,3 +135,8 @@ def observed(r: Any) -> Observed:
         began_ms=tuple(number(v) for v in r[6]),
         workers=tuple(WorkerRow(text(w[0]), number(w[1]), mapping(w[2])) for w in r[7]),
     )
+
+
+def key_uses(reply: Any) -> tuple[int, set[str]]:
+    """KEY_USES."""
+    return int(reply[0]), {text(one) for one in reply[1]}

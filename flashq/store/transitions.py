@@ -91,6 +91,24 @@ class Transitions:
         """The name of the broker's data set; '' where nothing was ever registered in it."""
         return Command("epoch", self.keys.of("epoch"), (self._root,), text)
 
+    def key_uses(self, endpoint: str, key_id: str, jobs: Sequence[str]) -> Command[tuple[int, set[str]]]:
+        """How many of these jobs bear a call signed with a key, and the revisions of all of them."""
+        args = (self._root, key_id, *jobs)
+        return Command("key_uses", self.keys.of("endpoint", endpoint), args, replies.key_uses)
+
+    def rekey(
+        self,
+        endpoint: str,
+        revision: str,
+        key_id: str,
+        *,
+        record: bytes = b"",
+        env: tuple[bytes, bytes] = (b"", b""),
+    ) -> Command[int]:
+        """Replace what is under the key `key_id` still: a revision's record, and sealed values (before, after)."""
+        args = (self._root, endpoint, revision, key_id, record, *env)
+        return Command("rekey", self.keys.of("endpoint", endpoint), args, int)
+
     def undeploy(self, endpoint: str) -> Command[str]:
         """'ok', 'unknown' or 'busy'."""
         return Command("undeploy", self.keys.of("endpoint", endpoint), (self._root, endpoint), text)

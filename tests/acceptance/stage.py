@@ -76,7 +76,11 @@ def require_index() -> None:
 def environment(rig: Rig, **changes: str | None) -> dict[str, str]:
     """The variables of a program that uses the rig's deployment; None takes one away."""
     made = {name: value for name, value in os.environ.items() if not name.startswith(("FLASHQ_", "RQ_"))}
-    made |= {"FLASHQ_REDIS_URL": rig.server.url, "FLASHQ_SECRET_KEY": SECRET.hex()}
+    made["FLASHQ_REDIS_URL"] = rig.server.url
+    if rig.key_file is None:
+        made["FLASHQ_SECRET_KEY"] = SECRET.hex()
+    else:
+        made["FLASHQ_SECRET_KEY_FILE"] = str(rig.key_file)
     made |= {"FLASHQ_HOME": str(rig.home), "FLASHQ_LEASE_S": f"{rig.lease_s:g}"}
     made |= {"FLASHQ_PAYLOAD_LIMIT": str(rig.settings.payload_limit), "FLASHQ_ALLOW_PLAINTEXT": "1"}
     for name, value in changes.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hmac
 import json
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from flashq.errors import (
     WrongBinding,
 )
 from flashq.model import envelope
-from flashq.model.envelope import Header, open_sealed, seal
+from flashq.model.envelope import Header, open_sealed, resigned, seal
 from flashq.model.keyring import Direction, EndpointKeys, Keyring, hkdf_sha256
 from flashq.model.outcome import Failure, FailureKind
 
@@ -273,3 +274,39 @@ def test_no_bytes_crash_the_reader(raw: bytes) -> None:
         open_call(raw)
     with pytest.raises(MalformedEnvelope):
         Failure.unpack(b"\xc1" + raw)
+
+
+# -- more than one key -------------------------------------------------------------------------------
+
+
+def test_a_record_may_be_signed_with_any_key_that_verifies() -> None:
+    old, new = Keyring([bytes([7]) * 32]), Keyring([bytes([8]) * 32])
+    both = Keyring([bytes([8]) * 32, bytes([7]) * 32])
+    header = Header(direction=Direction.OUTCOME, endpoint="embed", job="embed-1")
+
+    made = seal(header, b"x", both)
+    assert open_sealed(made, new, direction=Direction.OUTCOME, endpoint="embed").key_id == new.ids[0]
+    answer = seal(header, b"x", both, key_id=old.ids[0])
+    assert open_sealed(answer, old, direction=Direction.OUTCOME, endpoint="embed").key_id == old.ids[0]
+    # One that is not there any more is no reason not to answer.
+    answer = seal(header, b"x", new, key_id=old.ids[0])
+    assert open_sealed(answer, new, direction=Direction.OUTCOME, endpoint="embed").key_id == new.ids[0]
+
+
+def test_a_record_is_put_under_the_key_that_signs_now_with_all_that_stood_in_it() -> None:
+    old, new = Keyring([bytes([7]) * 32]), Keyring([bytes([8]) * 32])
+    both = Keyring([bytes([8]) * 32, bytes([7]) * 32])
+    header = Header(direction=Direction.REVISION, endpoint="embed", revision="r" * 64, python="3.11")
+    # Given a record of a later version, which has a field that this one does not know
+    head, payload, _ = msgpack.unpackb(seal(header, b"code", old))
+    head = msgpack.packb({**msgpack.unpackb(head), "later": "field"})
+    secret = old.signing(Direction.REVISION, "embed").secret
+    raw = msgpack.packb([head, payload, hmac.digest(secret, b"flashq/envelope/1\0" + head, "sha256")])
+
+    made = resigned(raw, both, direction=Direction.REVISION, endpoint="embed")
+
+    opened = open_sealed(made, new, direction=Direction.REVISION, endpoint="embed")
+    assert (opened.header, opened.payload, opened.key_id) == (header, b"code", new.ids[0])
+    assert msgpack.unpackb(msgpack.unpackb(made)[0])["later"] == "field"
+    with pytest.raises(BadSignature):
+        resigned(raw[:-1] + bytes([raw[-1] ^ 1]), both, direction=Direction.REVISION, endpoint="embed")

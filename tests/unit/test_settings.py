@@ -317,6 +317,21 @@ def test_a_key_file_must_be_a_file_and_long_enough(tmp_path: Path) -> None:
         load(tmp_path, FLASHQ_SECRET_KEY_FILE=str(key_file(tmp_path, b"abc\n")))
 
 
+def test_several_keys_verify_and_the_first_signs(tmp_path: Path) -> None:
+    other = bytes(range(32))
+    file = key_file(tmp_path, f"{KEY.hex()}  # signs\n{other.hex()}\n".encode())
+    for given in (
+        {"FLASHQ_SECRET_KEY_FILE": str(file)},
+        {"FLASHQ_SECRET_KEY": f"{KEY.hex()}, {other.hex()}"},
+    ):
+        settings = load(tmp_path, **given)
+        assert settings.require_secrets() == (KEY, other)
+        assert settings.require_secret_key() == KEY
+        assert settings.secret_key_file == (file if "FLASHQ_SECRET_KEY_FILE" in given else None)
+    with pytest.raises(SettingsError, match=r"FLASHQ_SECRET_KEY: line 2: .* at least 32 bytes"):
+        load(tmp_path, FLASHQ_SECRET_KEY=f"{KEY.hex()},s3cret")
+
+
 def test_the_key_is_given_once(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="both set"):
         load(tmp_path, FLASHQ_SECRET_KEY=KEY.hex(), FLASHQ_SECRET_KEY_FILE="/x")
