@@ -28,7 +28,7 @@ def take_over(broker: Broker, keys: RootKeys, key_id: str) -> tuple[int, Uses]:
         count += _revision(broker, keys, key_id, endpoint, digest)
     for endpoint in found.environments:
         count += _environment(broker, keys, key_id, endpoint)
-    return count, uses(broker, key_id) if count else found
+    return count, uses(broker, key_id) if found.revisions or found.environments else found
 
 
 def _revision(broker: Broker, keys: RootKeys, key_id: str, endpoint: str, digest: str) -> int:

@@ -448,6 +448,29 @@ def an_undeploy(play: Play) -> None:
     assert play.made.endpoint_field(function.name, "revision") == ""
 
 
+@loses("key_uses")
+def a_look_at_what_a_key_signed(play: Play) -> None:
+    job = play.spawn(act, delay_s=FAR_S)
+    key_id, revision = play.made.client.keyring.ids[0], play.made.endpoint_field(act.name, "revision")
+    assert play.made.lose(play.made.broker.transitions.key_uses(act.name, key_id, [job.id])) == (
+        1,
+        {revision},
+    )
+    assert job.cancel().result(PATIENCE_S) == "cancelled"
+
+
+@loses("rekey")
+def a_record_that_is_signed_anew(play: Play) -> None:
+    made = play.made
+    assert play.spawn(act).result(PATIENCE_S) == ""
+    key_id, revision = made.client.keyring.ids[0], made.endpoint_field(act.name, "revision")
+    key = made.keys.of("revision", act.name, revision)
+    record = made.broker.execute("GET", key)
+    made.lose(made.broker.transitions.rekey(act.name, revision, key_id, record=record))
+    assert made.broker.execute("GET", key) == record
+    assert play.spawn(act, "signed anew").result(PATIENCE_S) == "signed anew"
+
+
 @loses("hold", "unhold")
 def jobs_that_are_set_aside(play: Play) -> None:
     """As the private broker does at its start."""
