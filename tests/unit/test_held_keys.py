@@ -59,6 +59,11 @@ def test_what_came_with_the_configuration_counts(pipe: tuple[int, int]) -> None:
     words.receive()
     assert held.ids == BOTH.ids
 
+    # A whole line counts though nothing comes after it.
+    late = HeldKeys(Keyring([OLD]).for_endpoint("embed"))
+    KeyWords(pipe[0], line, late)
+    assert late.ids == BOTH.ids
+
 
 @pytest.mark.parametrize(
     "nonsense",

@@ -64,9 +64,10 @@ class KeyWords:
     def __init__(self, descriptor: int, rest: bytes, keys: HeldKeys) -> None:
         """`rest`: what was read with the configuration and is not part of it."""
         self._descriptor: int | None = descriptor
-        self._rest = rest
+        self._rest = b""
         self._keys = keys
         os.set_blocking(descriptor, False)
+        self._take(rest)
 
     @property
     def descriptor(self) -> int | None:
@@ -85,6 +86,9 @@ class KeyWords:
             read = b""
         if not read:
             self._descriptor = None
+        self._take(read)
+
+    def _take(self, read: bytes) -> None:
         *words, self._rest = (self._rest + read).split(b"\n")
         for one in words:
             try:
