@@ -93,10 +93,11 @@ class Waiting:
             return
         if call is None:
             return
-        call.cold = cold if call.cold is None else call.cold
         if inline != b"1" or (state != b"finished" and not outcome):
             self.watch([call.id])
             return
+        if call.cold is None:
+            call.cold = bool(cold)  # of what was found idle for, nothing is noted
         self._end(call, ending)
 
     def _end(self, call: Call, ending: Ending) -> None:

@@ -12,6 +12,7 @@ import re
 from flashq.errors import JobNotFound, ResultExpired
 
 RANDOM_BYTES = 10
+_CLOCKS_S = 0.1  # by how much the clock in an id may be behind the broker's
 _ID = re.compile(r"(.+)-([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f])[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 
 
@@ -50,7 +51,7 @@ def missing(job_id: str, keep_s: float | None, age_s: float | None) -> JobNotFou
 
     `keep_s`: for how long results of its endpoint are kept. None: not known.
     """
-    if keep_s is not None and age_s is not None and age_s > keep_s:
+    if keep_s is not None and age_s is not None and age_s > keep_s - _CLOCKS_S:
         message = f"job {job_id} is kept no longer: results are kept for {keep_s:g} s (or it was deleted)"
         return ResultExpired(message, job_id=job_id)
     return JobNotFound(f"no job {job_id} in the broker: never there, or deleted", job_id=job_id)

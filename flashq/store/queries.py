@@ -72,8 +72,8 @@ def absent(broker: Broker, job_id: str) -> JobNotFound | ResultExpired:
     )
     if made is None or not spec:
         return missing(job_id, None, None)
-    seconds, _ = broker.execute("TIME")
-    return missing(job_id, kept_s(spec), int(seconds) - made / 1000)
+    seconds, micros = broker.execute("TIME")
+    return missing(job_id, kept_s(spec), int(seconds) + int(micros) / 1e6 - made / 1000)
 
 
 def delivered(fields: dict[str, str], state: JobState) -> tuple[int | None, int | None]:
