@@ -33,6 +33,9 @@ CLOCKS = "integration/test_faults_clocks.py"
 JOBS = "integration/test_faults_jobs.py"
 REPLIES = "integration/test_lost_replies.py"
 SUBMITS = "integration/test_faults_submit.py"
+SAME = "integration/test_same_call.py"
+PRESSURE = "integration/test_backpressure.py"
+DEAD = "integration/test_dead_letters.py"
 REAP = "conformance/test_reap.py"
 RUNNING = "conformance/test_running.py"
 STORE = "conformance/test_submit.py"
@@ -324,17 +327,28 @@ ROWS = (
     Row(
         number=24,
         fault="a result has expired",
-        happens="ResultExpired, not a timeout.",
+        happens="ResultExpired, not a timeout: also to another process, and after all kept of the job is gone, since "
+        "its id tells when it was made. A call with its idempotency key is not run again.",
         bound="–",
-        tests=(f"{FUNCTIONS}::test_an_expired_result_is_an_error_of_its_own",),
+        tests=(
+            f"{FUNCTIONS}::test_an_expired_result_is_an_error_of_its_own",
+            f"{SAME}::test_an_expired_result_is_told_from_a_wait_and_from_nothing",
+            f"{SAME}::test_a_key_outlives_the_result_and_nothing_runs_again",
+        ),
     ),
     Row(
         number=25,
         fault="more is submitted than may wait",
-        happens="QueueFull; the broker's memory stays flat.",
-        bound="the bound that was set",
-        tests=(f"{STORE}::test_a_full_queue_refuses",),
-        unmet="no setting asks for the bound yet",
+        happens="Beyond `max_queued` a call is QueueFull, with the number; a map waits instead. Where the broker is "
+        "slow, who submits is held back. Memory stays flat on both sides, and what was accepted is run.",
+        bound="`max_queued`; 10,000 calls or 256 MiB of a process on their way",
+        tests=(
+            f"{STORE}::test_the_bound_counts_everything_that_waits_and_nothing_that_runs",
+            f"{PRESSURE}::test_ten_thousand_submits_to_a_bounded_queue_keep_memory_flat_and_lose_nothing",
+            f"{PRESSURE}::test_a_slow_broker_blocks_who_submits_and_nothing_is_lost",
+            f"{PRESSURE}::test_an_event_loop_is_not_held_up_by_a_slow_broker",
+            f"{PRESSURE}::test_a_map_waits_for_room_in_a_full_queue",
+        ),
     ),
     Row(
         number=26,
@@ -358,28 +372,43 @@ ROWS = (
         fault="one idempotency key, 100 callers at once",
         happens="One job; the same key for something else is IdempotencyConflict.",
         bound="1 job",
-        tests=(f"{STORE}::test_the_second_call_with_a_key_is_the_first_job",),
+        tests=(
+            f"{SAME}::test_one_hundred_callers_with_one_key_make_one_job",
+            f"{STORE}::test_another_target_or_payload_is_a_conflict_where_both_can_be_compared",
+        ),
     ),
     Row(
         number=29,
         fault="1,000 retries at once",
-        happens="Spread by full jitter.",
-        bound="no bunching",
-        unmet=NO_TEST_YET,
+        happens="Spread by full jitter over the whole delay, and all of them are run.",
+        bound="no tenth of the delay holds more than a quarter of them",
+        tests=(
+            "unit/test_retry.py::test_a_thousand_retries_at_one_moment_do_not_bunch",
+            "integration/test_retries_at_once.py::test_a_thousand_retries_come_back_spread_and_none_is_lost",
+        ),
     ),
     Row(
         number=30,
         fault="failed jobs are listed, requeued, purged",
         happens="Nothing is lost on the way.",
         bound="0 lost",
-        unmet=NO_TEST_YET,
+        tests=(
+            f"{DEAD}::test_one_or_all_or_those_of_a_reason_are_begun_anew",
+            f"{DEAD}::test_requeueing_all_while_they_run_and_fail_again_loses_none",
+            f"{DEAD}::test_failed_jobs_are_purged_and_what_waits_stays",
+            f"{DEAD}::test_stock_rq_requeues_what_failed",
+        ),
     ),
     Row(
         number=31,
         fault="a cancel races a completion",
-        happens="Exactly one wins, and both sides agree which.",
+        happens="Exactly one wins, and both sides agree which: a value that was stored first, else the cancel.",
         bound="–",
-        tests=(f"{RUNNING}::test_complete_wins_over_a_cancel_that_comes_too_late",),
+        tests=(
+            "integration/test_cancel_race.py::test_exactly_one_wins_and_everybody_agrees_which",
+            f"{RUNNING}::test_complete_wins_over_a_cancel_that_comes_too_late",
+            f"{RUNNING}::test_cancel_wins_over_every_end_without_a_value",
+        ),
     ),
     Row(
         number=32,
