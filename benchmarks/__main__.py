@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-import flashq
 from benchmarks import bench_jobs, bench_starts
+from benchmarks.about import about
 from benchmarks.floor import Floor
 from benchmarks.floor import worker as floor_worker
 from tests.rig import rig
@@ -156,16 +153,8 @@ def main() -> int:
     for what, values in begun.items():
         console.print(f"{what}: " + ", ".join(f"{name} {value:.3g}" for name, value in values.items()))
     if arguments.output:
-        about = {
-            "command": "python -m benchmarks " + " ".join(sys.argv[1:]),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "flashq": flashq.__version__,
-            "python": platform.python_version(),
-            "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-            "load_average": os.getloadavg()[0],
-            "rounds": len(rounds),
-        }
-        record = {"about": about, "jobs": data, "starts": begun, "raw": rounds}
+        head = {**about("python -m benchmarks " + " ".join(sys.argv[1:])), "rounds": len(rounds)}
+        record = {"about": head, "jobs": data, "starts": begun, "raw": rounds}
         arguments.output.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 

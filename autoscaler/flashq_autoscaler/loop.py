@@ -21,6 +21,7 @@ from flashq.keychain import Keychain
 from flashq.store import server
 from flashq.store.broker import Broker
 from flashq.store.inbox import Inbox
+from flashq.store.transitions import REAP_AGAIN_S
 from flashq_autoscaler.apply import Applier
 from flashq_autoscaler.decide import DEFAULTS, decide
 from flashq_autoscaler.health import gate_of
@@ -176,7 +177,7 @@ class Autoscaler:
         now = time.monotonic()
         self._reconnect_s = _RECONNECT_S[0]
         if reap:
-            self._reconcile_at = began + self._reconcile_s
+            self._reconcile_at = began + (REAP_AGAIN_S if self._observer.unreaped else self._reconcile_s)
         if changed or not woken:
             self._pause_s = _QUIET_S[0]
         else:

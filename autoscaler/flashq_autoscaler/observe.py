@@ -58,13 +58,18 @@ class Observer:
         self._retired: set[str] | None = None
         """Endpoints that are gone and may have workers left; None: not looked for yet."""
         self._now = 0.0
+        self.unreaped = False
+        """Whether the last that was recovered was not all of it: to go on with soon."""
 
     def reap(self) -> None:
         """Only recover what stopped talking. Raises: BrokerUnreachable."""
         broker = self._broker
         names = [text(name) for name in broker.execute("SMEMBERS", broker.keys.of("endpoints"))]
         try:
-            broker.run_all([broker.transitions.reap(name, lease_ms=self._lease_ms) for name in names])
+            reaped = broker.run_all(
+                [broker.transitions.reap(name, lease_ms=self._lease_ms) for name in names]
+            )
+            self.unreaped = any(each.more for each in reaped)
         except BrokerUnreachable:
             raise
         except BrokerError as error:  # of one of them; the others are done
@@ -149,8 +154,10 @@ class Observer:
             reaped = [name for name in asked if name not in (self._retired or ())]
             reaps = [transitions.reap(name, lease_ms=self._lease_ms) for name in reaped]
         try:
-            answers = self._broker.run_all([*reaps, *asked.values()])[len(reaps) :]
-            return dict(zip(asked, answers, strict=True))
+            answers = self._broker.run_all([*reaps, *asked.values()])
+            if reap:
+                self.unreaped = any(reaped.more for reaped in answers[: len(reaps)])
+            return dict(zip(asked, answers[len(reaps) :], strict=True))
         except BrokerUnreachable:
             raise
         except BrokerError:  # somewhere in there: one by one, so that it is Unknown for that one alone

@@ -116,13 +116,14 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """How many of each REAP dealt with."""
+    """How many of each REAP dealt with; `more`: something is left, to go on with after `REAP_AGAIN_S`."""
 
     recovered: int
     lost_workers: int
     expired: int
     promoted: int
     adopted: int
+    more: bool
 
     def __bool__(self) -> bool:
         return any((self.recovered, self.lost_workers, self.expired, self.promoted, self.adopted))

@@ -90,7 +90,7 @@ def renewed(r: Any) -> Renewed:
 
 
 def reaped(r: Any) -> Reaped:
-    return Reaped(*(int(n) for n in r))
+    return Reaped(int(r[0]), int(r[1]), int(r[2]), int(r[3]), int(r[4]), r[5] == 1)
 
 
 def joined(r: Any) -> Joined:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 RQ_DATA = pickle.dumps(
     ("this is a flashq job; start `flashq host` to run it, not `rq worker`", None, (), {}), protocol=2
 )
+REAP_AGAIN_S = 0.02
 IDEMPOTENCY_MS = 24 * 3600 * 1000
 
 
@@ -328,10 +329,10 @@ class Transitions:
         args = (self._root, job, fence, worker, int(begun))
         return Command("release", self.keys.of("job", job), args, text)
 
-    def reap(self, endpoint: str, *, lease_ms: int, limit: int = 100, pause_ms: int = 500) -> Command[Reaped]:
+    def reap(self, endpoint: str, *, lease_ms: int, limit: int = 50, pause_ms: int = 500) -> Command[Reaped]:
         """Recover what stopped talking, expire, promote, take back: at most `limit` jobs of each.
 
-        Nothing is done within `pause_ms` after another did all there was to do.
+        Nothing is done within `pause_ms` after another, or `REAP_AGAIN_S` where that one left something undone.
         """
         args = (self._root, endpoint, limit, lease_ms, pause_ms)
         return Command("reap", self.keys.of("endpoint", endpoint), args, replies.reaped)

@@ -183,8 +183,16 @@ def test_who_comes_right_after_a_reaper_has_nothing_to_do(world: World) -> None:
     assert {world.state(job) for job in jobs} == {JobState.SCHEDULED}
     world.pass_ms(1)
 
-    assert world.run(reap, again=False).promoted == 2
-    assert world.run(reap, again=False).promoted == 1  # at once: the one before left something undone
+    first = world.run(reap, again=False)
+    assert (first.promoted, first.more) == (2, True)
+    world.pass_ms(19)
+    another = world.run(reap, again=False)
+    assert (another.promoted, another.more) == (0, False), (
+        "one goes on, the others have their turn in a second"
+    )
+    world.pass_ms(1)
+    last = world.run(reap, again=False)
+    assert (last.promoted, last.more) == (1, False)
     assert not world.run(reap)
 
 

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from flashq.errors import BrokerError
+from flashq.store.transitions import REAP_AGAIN_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,11 +72,18 @@ class LeaseKeeper:
                 if (now := time.monotonic()) >= next_renewal:
                     self.renew()
                     next_renewal = now + self._every_s
-                self._broker.run(self._broker.transitions.reap(self._endpoint, lease_ms=self._lease_ms))
+                self._reap()
             except BrokerError as error:
                 log.warning("cannot renew: %s", error)
             except Exception:  # without this thread every job here is taken away after a lease
                 log.exception("cannot renew")
+
+    def _reap(self) -> None:
+        """Recover what stopped talking; where it is more than one step takes, go on for a while."""
+        until = time.monotonic() + min(REAP_S, self._every_s) / 2
+        command = self._broker.transitions.reap(self._endpoint, lease_ms=self._lease_ms)
+        while self._broker.run(command).more and time.monotonic() < until:
+            self._stop.wait(REAP_AGAIN_S)
 
     def renew(self) -> None:
         """One renewal.

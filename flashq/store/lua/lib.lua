@@ -555,10 +555,13 @@ local function hand_over(P, ep, id, size, at)
   return 0
 end
 
+-- What a worker holds is found among the newest leases; what does not stand there is recovered when its lease ends.
+local MOST_LOOKED_AT, MOST_RECOVERED = 1000, 100
+
 -- What a worker holds by the broker's books and not by its own (a ring it never heard), as CLAIM's rows.
 local function unheard(P, ep, worker, known)
   local rows = {}
-  for _, id in ipairs(redis.call('ZRANGE', P .. N.leases .. ep, 0, 4999)) do
+  for _, id in ipairs(redis.call('ZREVRANGE', P .. N.leases .. ep, 0, MOST_LOOKED_AT - 1)) do
     if not known[id] and field(P, id, 'worker_name') == worker then
       local f = read(P, id, CLAIM_FIELDS)
       if f and live(f, f.fence) then
@@ -579,8 +582,7 @@ local function latest_first(held)
   return held
 end
 
--- Recover at once what a worker held. Bounded: what it does not come to is recovered when its lease ends.
-local MOST_LOOKED_AT, MOST_RECOVERED = 2000, 100
+-- Recover at once what a worker held, within bounds.
 local function recover_held(P, ep, worker, why, at)
   local held = {}
   for _, id in ipairs(redis.call('ZREVRANGE', P .. N.leases .. ep, 0, MOST_LOOKED_AT - 1)) do

@@ -2,8 +2,9 @@
 -- worker of the endpoint and the autoscaler run it about once a second.
 -- KEYS  1 the endpoint's record
 -- ARGV  1 prefix  2 endpoint  3 at most so many jobs of each kind  4 lease (ms)  5 nothing is done within so long (ms)
---       after another that left nothing undone
--- Returns {jobs recovered, workers lost, jobs expired, jobs promoted, jobs ended by a tool of RQ and taken back}.
+--       after another, or 20 ms where that one left something undone: so however many reap, most of the time is others'
+-- Returns {jobs recovered, workers lost, jobs expired, jobs promoted, jobs ended by a tool of RQ and taken back,
+--   1 where something is left undone, for whoever did this to go on with soon}.
 --
 -- After a silence of everybody (the broker was down, or its clock jumped) leases are spared for one lease's time,
 -- so that workers who live can renew them: a grace, not a mass reaping.
@@ -77,7 +78,9 @@ local P, ep, limit, lease, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(AR
 local clock = P .. N.clock .. ep
 local c = redis.call('HMGET', clock, 'seen', 'spared', 'deep', 'more')
 local seen, spared = tonumber(c[1] or at), tonumber(c[2] or 0)
-if c[1] and not c[4] and at >= seen and at - seen < tonumber(ARGV[5]) then return {0, 0, 0, 0, 0} end
+local pause = tonumber(ARGV[5])
+if c[4] then pause = math.min(pause, 20) end
+if c[1] and at >= seen and at - seen < pause then return {0, 0, 0, 0, 0, 0} end
 local known = redis.call('EXISTS', P .. N.endpoint .. ep) == 1  -- an undeployed one is only cleared of its workers
 if at < seen - 1000 or at > seen + 5000 then
   spared = at + lease
@@ -182,4 +185,4 @@ end
 local more = recovered >= limit or lost >= limit or ended >= limit or promoted >= limit
 if known and more and not c[4] then redis.call('HSET', clock, 'more', 1) end
 if c[4] and not more then redis.call('HDEL', clock, 'more') end
-return {recovered, lost, ended, promoted, adopted}
+return {recovered, lost, ended, promoted, adopted, more and 1 or 0}
