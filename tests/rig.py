@@ -121,17 +121,19 @@ class BrokerServer:
 
 
 class WorkerProcess:
-    """One `python -m flashq_worker`, its output in a file."""
+    """One `python -m flashq_worker`, its output in a file. `under`: a command that runs it."""
 
-    def __init__(self, config: WorkerConfig, folder: Path) -> None:
+    def __init__(
+        self, config: WorkerConfig, folder: Path, *, log: Path | None = None, under: Sequence[str] = ()
+    ) -> None:
         self.id = config.worker
-        self.log = folder / f"{config.worker}.log"
-        with self.log.open("wb") as log:
+        self.log = log or folder / f"{config.worker}.log"
+        with self.log.open("wb") as log_file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "flashq_worker"],
+                [*under, sys.executable, "-m", "flashq_worker"],
                 stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
+                stdout=log_file,
+                stderr=log_file,
                 start_new_session=True,
             )
         assert self.process.stdin is not None
@@ -177,8 +179,15 @@ class Rig:
         registration = self.client.registration(function)
         self.broker.run(registration.command(self.broker.transitions))
 
-    def worker(self, endpoint: EndpointFunction[Any, Any] | str, **changes: Any) -> WorkerProcess:
-        """Start a worker of an endpoint."""
+    def worker(
+        self,
+        endpoint: EndpointFunction[Any, Any] | str,
+        *,
+        log: Path | None = None,
+        under: Sequence[str] = (),
+        **changes: Any,
+    ) -> WorkerProcess:
+        """Start a worker of an endpoint, with changes of its configuration; `log` and `under`: see WorkerProcess."""
         if not isinstance(endpoint, str):
             self.register(endpoint)
             endpoint = endpoint.name
@@ -195,7 +204,8 @@ class Rig:
             "grace_s": 1.0,
             "drain_s": 10.0,
         }
-        worker = WorkerProcess(WorkerConfig(**{**config, **changes}), self.server.folder)
+        told = WorkerConfig(**{**config, **changes})
+        worker = WorkerProcess(told, self.server.folder, log=log, under=under)
         self.workers.append(worker)
         return worker
 

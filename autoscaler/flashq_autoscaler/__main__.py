@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from flashq import logs
+from flashq import logs, private
 from flashq.errors import ConfigurationError
 from flashq.settings import Settings
 from flashq_autoscaler.loop import serve
@@ -19,6 +19,7 @@ def main() -> int:
     )
     given = parser.parse_args()
     logs.set_up()
+    private.keep()
     try:
         serve(Settings.load(), lifeline=given.lifeline)
     except ConfigurationError as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flashq import logs
+from flashq import logs, private
 from flashq.cli import example
 from flashq.cli.connection import Exit, broker_url, explained, keyring, load_settings
 
@@ -25,8 +25,9 @@ _lifeline = click.option("--lifeline", type=int, hidden=True, help="End when thi
 
 
 def _program(module: str) -> Any:
-    """The module of another package that this process is to become; it logs to stderr from here on."""
+    """The module of another package that this process is to become; it logs to stderr from here on, and is private."""
     logs.set_up()
+    private.keep()
     return importlib.import_module(module)
 
 

@@ -6,12 +6,14 @@ import os
 import socket
 import sys
 
+from flashq import private
 from flashq.embedded.keeper import Keeper
 from flashq.embedded.plan import Plan
 
 
 def main(arguments: list[str]) -> int:
     """Run the keeper that these arguments describe."""
+    private.keep()
     *options, written = arguments
     holder = socket.socket(fileno=int(options[1])) if options else None
     if holder is not None:

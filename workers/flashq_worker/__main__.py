@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from flashq import logs
+from flashq import logs, private
 from flashq_worker.config import WorkerConfig
 from flashq_worker.held_keys import HeldKeys, KeyWords
 from flashq_worker.supervisor import Supervisor
@@ -24,6 +24,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     logs.set_up()
+    private.keep()  # before it is told any key
     first, _, rest = _first_line(sys.stdin.fileno()).partition(b"\n")
     config = WorkerConfig.from_json(first.decode())
     keys = HeldKeys(config.keys)
