@@ -224,6 +224,11 @@ class Exchange:
             due.append(max(self._begun_by, self._refusing.until))
         return min(due)
 
+    @property
+    def look_at(self) -> float:
+        """When to look for work though nothing was heard; infinity while the step that does is under way."""
+        return float("inf") if self._advancing else max(self.due_at, self._refusing.until)
+
     def completed(self, job: str) -> bool:
         """Whether this worker stored this job's result: its call, seen again, is a replay."""
         return job in self._completed

@@ -216,9 +216,15 @@ class Supervisor:
                 patience_ends > self._progressed_at
             ):  # else what it is waited for has been done, or is under way
                 due.append(patience_ends)
-        if self._hand.room or not self._exchange.readers():
+        if not self._exchange.readers():
             due.append(self._exchange.due_at)
+        elif self._may_claim and self._hand.room:
+            due.append(self._exchange.look_at)
         return min(due)
+
+    @property
+    def _may_claim(self) -> bool:
+        return self._loading.may_claim and not (self._draining or self._sated)
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -273,10 +279,9 @@ class Supervisor:
         now = self._progressed_at = time.monotonic()
         self._overdue(now)
         self._sated = self._sated and bool(self._hand.running)
-        may_claim = self._loading.may_claim and not (self._draining or self._sated)
         # Not for jobs so short that their outcome comes before anybody could want them stopped.
         listen = not self._hand.running or now >= self._hand.oldest_began_at + PATIENCE_S
-        self._exchange.flush(may_claim=may_claim, listen=listen)
+        self._exchange.flush(may_claim=self._may_claim, listen=listen)
 
     def _overdue(self, now: float) -> None:
         for held in self._hand.current:
