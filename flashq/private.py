@@ -1,4 +1,4 @@
-"""Keeps what a process holds (keys, the broker's password) from the other processes of its user. Linux; elsewhere nothing."""
+"""Keeps what a process holds (keys, the broker's password) from the other processes of its user, on Linux."""
 
 from __future__ import annotations
 

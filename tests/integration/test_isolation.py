@@ -128,29 +128,29 @@ def test_processes_that_hold_the_key_show_it_to_nobody(shared: Rig, tmp_path: Pa
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FLASHQ_")}
     environ |= {"FLASHQ_REDIS_URL": shared.server.url, "FLASHQ_SECRET_KEY": SECRET.hex(), "CANARY": CANARY}
     environ |= {"FLASHQ_HOME": str(tmp_path / "home")}
-    running = []
-    for command in (["host"], ["autoscaler"], ["worker", "prober", "--cpu"]):
-        log = tmp_path / f"{command[0]}.log"
-        with log.open("wb") as output:
-            program = [*UNDER, sys.executable, "-m", "flashq", *command]
-            running.append((subprocess.Popen(program, env=environ, stdout=output, stderr=output), log))
+    signs = {"host": "serves", "autoscaler": "leads", "worker": ""}
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    for name in signs:
+        arguments = [name, "prober", "--cpu"] if name == "worker" else [name]
+        with (tmp_path / name).open("wb") as log:
+            program = [*UNDER, sys.executable, "-m", "flashq", *arguments]
+            running[name] = subprocess.Popen(program, env=environ, stdout=log, stderr=log)
+    workers = shared.broker.keys.of("endpoint_workers", "prober")
     try:
-        for (process, log), sign in zip(running, ("serves", "leads", None), strict=True):
-            if sign is not None:
-                wait_until(lambda log=log, sign=sign: sign in log.read_text(), what=f"{log.name}: {sign}")
-            else:
-                found = ("ZCARD", shared.broker.keys.of("endpoint_workers", "prober"))
-                wait_until(lambda: shared.broker.execute(*found) == 2, what="the worker has joined")
+        wait_until(lambda: shared.broker.execute("ZCARD", workers) == 2, what="the worker has joined")
+        for name, sign in signs.items():
+            log = tmp_path / name
+            wait_until(lambda log=log, sign=sign: sign in log.read_text(), what=f"{name}: {sign}")
             probe = "import sys; open(f'/proc/{sys.argv[1]}/environ', 'rb').read()"
-            asked = [*UNDER, sys.executable, "-c", probe, str(process.pid)]
+            asked = [*UNDER, sys.executable, "-c", probe, str(running[name].pid)]
             done = subprocess.run(asked, capture_output=True, text=True, check=False)
-            assert "PermissionError" in done.stderr, f"{log.name}: {done.stdout}{done.stderr}"
+            assert "PermissionError" in done.stderr, f"{name}: {done.stdout}{done.stderr}"
             assert CANARY not in log.read_text()
             assert SECRET.hex() not in log.read_text()
     finally:
-        for process, _ in running:
+        for process in running.values():
             process.terminate()
-        for process, _ in running:
+        for process in running.values():
             process.wait(20)
 
 
