@@ -16,6 +16,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 from flashq.address import Address
 from flashq.errors import BrokerError, BrokerRefused, BrokerUnreachable, BrokerUntrusted
 from flashq.model.address import masked
+from flashq.store.names import NAMES
 
 Connection = Any  # redis.connection.AbstractConnection, whose methods have no types
 CONNECT_TIMEOUT_S = 3.0
@@ -60,6 +61,8 @@ def _open(url: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Connection:
             url, protocol=2, socket_connect_timeout=timeout_s, socket_timeout=timeout_s
         )
         connection = pool.connection_class(**{**pool.connection_kwargs, "retry_on_error": []})
+        if "host" in pool.connection_kwargs:
+            NAMES.wait_for(pool.connection_kwargs["host"], timeout_s)
         connection.connect()
     except (AuthenticationError, NoPermissionError) as error:
         raise BrokerRefused(f"the broker at {shown} refused: {error}") from None

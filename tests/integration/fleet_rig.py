@@ -36,11 +36,21 @@ REVISION = "r" * 64
 class AgentProcess:
     """A host agent in a process of its own, with its log."""
 
-    def __init__(self, url: str, home: Path, worker_command: Sequence[str] | None, **options: Any) -> None:
+    def __init__(
+        self,
+        url: str,
+        home: Path,
+        worker_command: Sequence[str] | None,
+        *,
+        name_is_lost: Path | None = None,
+        **options: Any,
+    ) -> None:
+        """`name_is_lost`: while there is such a file, the resolver takes its time over LOCAL_NAME, in vain."""
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         self.log = home / "agent.log"
         given = {"url": url, "home": str(home), "worker_command": worker_command, "options": options}
+        given["name_is_lost"] = None if name_is_lost is None else str(name_is_lost)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(HERE / "agent_process.py"), json.dumps(given)],

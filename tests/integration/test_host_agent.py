@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from flashq.model.host_command import KillWorker, StartWorker
 from flashq.model.keyring import Direction, Keyring
-from tests.integration.fleet_rig import FleetRig, alive
-from tests.rig import wait_until
-
-if TYPE_CHECKING:
-    from tests.integration.fleet_rig import AgentProcess
+from flashq.store.broker import Broker
+from tests.integration.agent_process import LOCAL_NAME, RESOLVER_S
+from tests.integration.fleet_rig import FAKE_WORKER, AgentProcess, FleetRig, alive
+from tests.rig import BrokerServer, wait_until
 
 pytestmark = pytest.mark.requires("valkey")
 
@@ -397,6 +398,30 @@ def test_broker_outage_is_survived_and_deaths_meanwhile_are_reported(
     fleet.server.start()
     wait_until(lambda: fleet.job_state(job) == "queued", what="the job is queued again")
     told(agent, fleet.order(host, "embed"))
+
+
+def test_agent_ends_soon_though_its_brokers_name_takes_long_to_be_unknown(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    lost = tmp_path / "lost"
+    listening = ("--port", str(port), "--bind", "127.0.0.1")
+    server = BrokerServer(arguments=listening)
+    url = f"redis://{LOCAL_NAME}:{port}"
+    agent = AgentProcess(url, tmp_path / "home", FAKE_WORKER, name_is_lost=lost, lease_s=1.0)
+    try:
+        with contextlib.closing(Broker(server.url)) as broker:
+            wait_until(lambda: broker.execute("ZCARD", broker.keys.of("hosts")), what="the host on record")
+        lost.touch()
+        server.kill()
+        wait_until(lambda: agent.logged("trying again"), what="it misses its broker")
+        began = time.monotonic()
+        agent.signal(signal.SIGTERM)
+        assert agent.process.wait(RESOLVER_S) == 0
+        assert time.monotonic() - began < RESOLVER_S / 2
+    finally:
+        agent.close()
+        server.close()
 
 
 def test_broker_that_lost_everything_gets_the_host_again(
