@@ -40,6 +40,7 @@ class Registration:
     revision: str
     environment: str
     resources: str
+    needs: str
     spec: EndpointSpec
     record: bytes
     key_id: str  # names the key that signed it
@@ -62,6 +63,7 @@ class Registration:
             key_id=self.key_id,
             env_tag=self.env_tag,
             env=self.env,
+            needs=self.needs,
         )
 
 
@@ -116,6 +118,7 @@ def prepare(
         revision=digest,
         environment=environment,
         resources=resources,
+        needs=specs.needs_digest(spec),
         spec=spec,
         record=seal(header, revision.pack(), keys, key_id=key_id),
         key_id=key_id,

@@ -288,6 +288,11 @@ def resource_digest(spec: EndpointSpec) -> str:
     return _digest("resources", {"environment": environment(spec), "resources": resources(spec)})
 
 
+def needs_digest(spec: EndpointSpec) -> str:
+    """SHA-256 (hex) of the GPUs, or cores and memory, that a worker takes: one that took others cannot stand in."""
+    return _digest("needs", {name: value for name, value in resources(spec).items() if name != "concurrency"})
+
+
 def canonical_json(value: Any) -> str:
     """JSON text that is the same for equal values: sorted keys, no blanks, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

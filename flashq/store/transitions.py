@@ -68,9 +68,13 @@ class Transitions:
         key_id: str = "",
         env_tag: str = "",
         env: bytes = b"",
+        needs: str = "",
         expected_version: int | None = None,
     ) -> Command[Registered]:
-        """Make an endpoint known or bring it up to date; `record`: the revision signed with `key_id`; `env`: sealed."""
+        """Make an endpoint known or bring it up to date; `record`: the revision signed with `key_id`; `env`: sealed.
+
+        `needs`: digest of what a worker takes of its host; '' leaves it unsaid.
+        """
         version = "" if expected_version is None else expected_version
         args: tuple[Value, ...]
         args = (
@@ -85,7 +89,7 @@ class Transitions:
             program,
             record,
         )
-        args = (*args, secrets.token_hex(8), env_tag, env, key_id)
+        args = (*args, secrets.token_hex(8), env_tag, env, key_id, needs)
         return Command("register", self.keys.of("endpoint", endpoint), args, replies.registered)
 
     def epoch(self) -> Command[str]:

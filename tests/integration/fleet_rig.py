@@ -141,6 +141,7 @@ class FleetRig:
             revision=revision,
             environment=specs.environment_digest(spec),
             resources=specs.resource_digest(spec),
+            needs=specs.needs_digest(spec),
             spec=specs.canonical_json(specs.public(spec)),
             scaling=specs.canonical_json(specs.scaling(spec)),
             program=program,
@@ -236,14 +237,15 @@ class FleetRig:
     def order(self, host: str, endpoint: str, most: int = 10, **changes: Any) -> str:
         """Book a worker and send its host the word; the worker's id."""
         worker = f"{endpoint}-{uuid.uuid4()}"
-        start = StartWorker(worker, endpoint, REVISION, "environment", **changes)
+        environment = self.endpoint_fields(endpoint).get("resources", "environment")
+        start = StartWorker(worker, endpoint, REVISION, environment, **changes)
         self.sent[worker] = self.sign(host, start)
         command = self.transitions.order(
             endpoint,
             worker,
             host=host,
             revision=REVISION,
-            environment="environment",
+            environment=environment,
             most=most,
             patience_ms=30_000,
             command=self.sent[worker],

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class Stack:
     """A rig with a host agent and an autoscaler beside it, and with more of them as a test wants."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, *host_options: str) -> None:
         self.rig = rig
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.host = self.start("host")
+        self.host = self.start("host", *host_options)
         self.autoscaler = self.start("autoscaler")
 
     def hosts(self) -> list[str]:

@@ -423,8 +423,19 @@ end
 
 local REPLAYED = 'refused: this call was completed or deleted before, and somebody put it back'
 
+-- Those of some queues whose first job is of another revision than this one.
+local function without(P, queues, revision)
+  local others = {}
+  for _, queue in ipairs(queues) do
+    local id = redis.call('LINDEX', P .. N.queue .. queue, 0)
+    if id and field(P, id, 'fq_rev') ~= revision then others[#others + 1] = queue end
+  end
+  return others
+end
+
 -- Take up to `count` jobs off the endpoint's queues for a worker; the first `start` of them begin at once.
-local function take(P, ep, worker, count, lease_ms, start, at)
+-- `but`: not jobs of this revision; a queue where one is first waits for another worker.
+local function take(P, ep, worker, count, lease_ms, start, at, but)
   local rows, popped = {}, 0
   local queues = redis.call('ZREVRANGE', P .. N.endpoint_queues .. ep, 0, -1, 'WITHSCORES')
   local next_rank = 1
@@ -436,7 +447,9 @@ local function take(P, ep, worker, count, lease_ms, start, at)
     end
     while #rows < count and popped < 1000 do  -- ids of deleted jobs are skipped, within bounds
       popped = popped + 1
-      local queue = rank[2] and eldest(P, rank) or rank[1]
+      local from = but and without(P, rank, but) or rank
+      local queue = from[2] and eldest(P, from) or from[1]
+      if not queue then break end
       local id = redis.call('LPOP', P .. N.queue .. queue)
       if not id then break end
       local f = admit(P, ep, id, CLAIM_FIELDS, at)
@@ -475,7 +488,8 @@ end
 -- Returns {verdict, rows}: 'ok', 'drain' (take nothing more), 'gone' (this worker was declared lost).
 local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room, at)
   local key = P .. N.worker .. worker
-  local w = redis.call('HMGET', key, 'fq_nonce', 'fq_last', 'fq_drain', 'fq_ep', 'fq_state', 'death', 'fq_room', 'fq_jobs')
+  local w = redis.call('HMGET', key, 'fq_nonce', 'fq_last', 'fq_drain', 'fq_ep', 'fq_state', 'death', 'fq_room', 'fq_jobs',
+    'fq_needs')
   if w[4] ~= ep or w[6] then return {'gone', {}} end
   if w[1] == nonce then
     local rows = {}
@@ -488,11 +502,13 @@ local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room
     return {'ok', rows}
   end
   local draining = w[3] == '1'
-  local rows = {}
+  local rows, unfit = {}, false
   if count > 0 and not draining then
-    local e = redis.call('HMGET', P .. N.endpoint .. ep, 'revision', 'paused')
+    local e = redis.call('HMGET', P .. N.endpoint .. ep, 'revision', 'paused', 'needs')
     draining = not e[1]  -- undeployed
-    if e[1] and e[2] ~= '1' then rows = take(P, ep, worker, count, lease_ms, start, at) end
+    -- Ordered when the endpoint wanted another GPU, or another size: what is of the current revision is not for it.
+    unfit = w[9] and e[3] and w[9] ~= e[3]
+    if e[1] and e[2] ~= '1' then rows = take(P, ep, worker, count, lease_ms, start, at, unfit and e[1]) end
   end
   local jobs = int(holding + #rows)
   local state = jobs ~= '0' and 'running' or 'idle'
@@ -506,7 +522,7 @@ local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room
   end
   if jobs ~= w[8] then redis.call('HSET', key, 'fq_jobs', jobs) end
   local left = room - #rows
-  if left > 0 and not draining and redis.call('LLEN', P .. N.bell .. worker) == 0 then  -- no ring is on its way to it
+  if left > 0 and not draining and not unfit and redis.call('LLEN', P .. N.bell .. worker) == 0 then  -- no ring is on its way to it
     redis.call('ZADD', P .. N.idle .. ep, 'NX', at, worker)  -- looking again makes it no younger
     if int(left) ~= (w[7] or '1') then redis.call('HSET', key, 'fq_room', left) end
   else

@@ -5,6 +5,7 @@
 --       10 the signed revision record  11 a fresh epoch, used only where there is none
 --       12 a tag of the values of env= (they are sealed differently each time)  13 the sealed values ('' none)
 --       14 the id of the key that signed the record: one kept under another key is replaced ('': never)
+--       15 digest of the GPUs, cores and memory that a worker takes ('': not said)
 -- Returns {verdict, version, epoch, previous program}; verdict:
 --   'created'  it was not there            'reused'   nothing differed
 --   'scaled'   only scaling or env differed     'code'     another revision, same environment and resources
@@ -16,6 +17,10 @@ local key = P .. N.endpoint .. ep
 local r = redis.call('HMGET', key, 'version', 'revision', 'environment', 'resources', 'spec', 'scaling', 'program', 'env_tag')
 local version = tonumber(r[1] or 0)
 if ARGV[3] ~= '' and tonumber(ARGV[3]) ~= version then return {'moved', version, epoch, r[7] or ''} end
+if ARGV[15] ~= '' and redis.call('HGET', key, 'needs') ~= ARGV[15] then
+  redis.call('HSET', key, 'needs', ARGV[15])
+  redis.call('DEL', P .. N.idle .. ep)  -- nobody there has that; whoever does after all says so at its next look
+end
 local revision = P .. N.revision .. ep .. ':' .. ARGV[4]
 local resigned = false
 if redis.call('SETNX', revision, ARGV[10]) == 0 then

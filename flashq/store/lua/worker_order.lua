@@ -9,7 +9,8 @@ local refusal = deposed(P, ep, ARGV[10])
 if refusal then return refusal end
 local key = P .. N.worker .. worker
 if redis.call('EXISTS', key) == 1 then return 'ok' end
-if redis.call('EXISTS', P .. N.endpoint .. ep) == 0 then return 'unknown' end
+local e = redis.call('HMGET', P .. N.endpoint .. ep, 'revision', 'resources', 'needs')
+if not e[1] then return 'unknown' end
 local heard_until = redis.call('ZSCORE', P .. N.hosts, ARGV[4])
 if heard_until and tonumber(heard_until) <= at then return 'silent' end
 local workers = P .. N.endpoint_workers .. ep
@@ -17,6 +18,8 @@ if redis.call('ZCARD', workers) >= tonumber(ARGV[7]) then return 'full' end
 redis.call('HSET', key, 'birth', iso(at), 'last_heartbeat', iso(at), 'queues', ep, 'state', 'started',
   'fq_ep', ep, 'fq_state', 'initializing', 'fq_since', at, 'fq_ordered', at, 'fq_beat', at, 'fq_host', ARGV[4],
   'fq_rev', ARGV[5], 'fq_env', ARGV[6], 'fq_jobs', 0)
+-- What it takes of its host; where that has changed since the order was decided, it is fit for older jobs alone.
+if e[3] then redis.call('HSET', key, 'fq_needs', e[2] == ARGV[6] and e[3] or 'other') end
 if #ARGV > 10 then redis.call('HSET', key, unpack(ARGV, 11)) end
 redis.call('EXPIRE', key, 3600)
 redis.call('ZADD', workers, at + tonumber(ARGV[8]), worker)
