@@ -159,9 +159,14 @@ def prepare(folder: Path, found: list[Block]) -> dict[str, str]:
         program.chmod(0o755)
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("FLASHQ_", "RQ_"))}
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), variables["PATH"]])
-    home = {"FLASHQ_HOME": str(folder / "h"), "PYTHONPATH": str(ROOT)}
+    user = folder / "user"
+    user.mkdir()
+    # What tools find below ~ of whoever runs the tests (caches, indexes of packages) they find all the same.
+    shared = {"XDG_CACHE_HOME": ".cache", "XDG_CONFIG_HOME": ".config", "XDG_DATA_HOME": ".local/share"}
+    tools = {name: str(Path.home() / place) for name, place in shared.items()}
+    home = {"HOME": str(user), "FLASHQ_HOME": str(folder / "h"), "PYTHONPATH": str(ROOT)}
     plain = {"NO_COLOR": "1", "TERM": "xterm", "COLUMNS": str(COLUMNS)}
-    return {**variables, **home, **plain, "PATH": path}
+    return {**tools, **variables, **home, **plain, "PATH": path}
 
 
 def run_python(folder: Path, found: list[Block], environ: dict[str, str]) -> None:
