@@ -46,7 +46,6 @@ STORE = "conformance/test_submit.py"
 FENCE = "chaos/test_fence.py"
 
 EXPIRY_RECORD = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "expiry.json"
-NO_TEST_YET = "no test shows it yet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,8 +285,8 @@ ROWS = (
     Row(
         number=20,
         fault="a poison job: it takes its process with it each time",
-        happens="Failed for good after 3 begun runs; other jobs go on.",
-        bound="3 runs",
+        happens="Failed for good after `max_deliveries` (3) begun runs; other jobs go on.",
+        bound="`max_deliveries` runs",
         tests=(
             f"{JOBS}::test_a_poison_job_ends_and_the_others_flow",
             f"{REAP}::test_a_poison_job_ends",

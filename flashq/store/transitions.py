@@ -203,7 +203,7 @@ class Transitions:
 
     def requeue(self, job: str) -> Command[str]:
         """'ok', 'unknown', or the state that cannot be requeued."""
-        return Command("requeue", self.keys.of("job", job), (self._root, job), text)
+        return Command("requeue", self.keys.of("job", job), (self._root, job, secrets.token_hex(8)), text)
 
     def delete(self, job: str) -> Command[str]:
         """'ok', 'unknown', or the state of a job that has not ended."""

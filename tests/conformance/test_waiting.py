@@ -60,6 +60,22 @@ def test_a_requeued_job_begins_anew(world: World, state: str) -> None:
     assert world.finish(held) == "stale"
 
 
+def test_a_requeue_that_is_sent_again_begins_nothing_twice(world: World) -> None:
+    """Row 2. Given a requeue whose answer was lost, if the job fails before it is sent again, expect no third run."""
+    held = world.running()
+    world.finish(held, "failed")
+    requeue = world.t.requeue(held.job)
+    assert world.run(requeue) == "ok"
+    assert world.resent == "ok"
+    (again,) = world.claim(world.worker())
+    world.finish(again, "failed")
+
+    assert world.run(requeue) == "ok"
+    assert (world.state(held.job), world.job(held.job)["fq_gen"]) == (JobState.FAILED, "1")
+    assert world.run(world.t.requeue(held.job)) == "ok"
+    assert (world.state(held.job), world.job(held.job)["fq_gen"]) == (JobState.QUEUED, "2")
+
+
 def test_a_finished_or_waiting_job_cannot_be_requeued(world: World) -> None:
     held = world.running()
     assert world.run(world.t.requeue(held.job)) == "running"

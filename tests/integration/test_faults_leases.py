@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.requires("valkey"), pytest.mark.timeout(90)]
 
-LEASE_S = 2.0
+LEASE_S = 1.5
 RENEW_S = LEASE_S / 3
 KILL_S = 1.0
 """For the kernel, and for a machine that others use too, to end a process that is to end."""

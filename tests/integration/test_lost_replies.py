@@ -253,10 +253,15 @@ def a_job_that_is_given_back(play: Play) -> None:
     function = play.fresh()
     job = play.running(function)
     (worker,) = play.made.workers_of(function.name)
+    pid = int(play.made.worker_field(worker, "pid"))
+
+    def told_again() -> bool:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)  # two at once would count as one
+        return not play.made.wire.armed
+
     with play.made.losing("release"):
-        for _ in range(2):
-            os.kill(int(play.made.worker_field(worker, "pid")), signal.SIGTERM)
-            wait_until(lambda: play.made.worker_field(worker, "fq_state"))
+        wait_until(told_again, PATIENCE_S, "it gives its job back")
     wait_until(lambda: play.runs == 2, PATIENCE_S, "it runs elsewhere")
     play.gate.touch()
     assert job.result(PATIENCE_S) == "wait"
@@ -381,12 +386,7 @@ def an_endpoint_that_does_not_load(play: Play) -> None:
 def a_requeue(play: Play) -> None:
     job = play.spawn(act, "requeued", delay_s=FAR_S)
     assert job.cancel().result(PATIENCE_S) == "cancelled"
-    assert play.made.lose(play.made.broker.transitions.requeue(job.id)) in (
-        "ok",
-        "queued",
-        "running",
-        "finished",
-    )
+    assert play.made.lose(play.made.broker.transitions.requeue(job.id)) == "ok"
     play.made.ends(job.id, "finished")
     assert (play.runs, play.made.job_field(job.id, "fq_gen")) == (1, "1")
 
