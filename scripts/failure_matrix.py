@@ -80,6 +80,8 @@ ROWS = (
         tests=(
             f"{REPLIES}::test_a_lost_reply_changes_nothing",
             f"{REPLIES}::test_there_is_a_scene_for_every_script",
+            f"{RUNNING}::test_output_that_was_sent_again_or_comes_late_is_passed_over",
+            "conformance/test_waiting.py::test_a_requeue_that_is_sent_again_begins_nothing_twice",
             f"{BROKER}::test_a_lost_reply_makes_no_second_job",
         ),
     ),
@@ -326,6 +328,8 @@ ROWS = (
         tests=(
             f"{JOBS}::test_a_call_of_another_version_is_refused_unread_and_uncounted",
             f"{JOBS}::test_code_of_another_cloudpickle_is_refused_unread",
+            "conformance/test_outcomes.py"
+            "::test_a_job_refused_after_it_was_to_begin_at_once_has_no_attempt_either",
         ),
     ),
     Row(
@@ -338,6 +342,8 @@ ROWS = (
             f"{FUNCTIONS}::test_an_expired_result_is_an_error_of_its_own",
             f"{SAME}::test_an_expired_result_is_told_from_a_wait_and_from_nothing",
             f"{SAME}::test_a_key_outlives_the_result_and_nothing_runs_again",
+            f"{STORE}::test_a_key_outlives_the_result_so_that_nothing_runs_twice",
+            "unit/test_job_id.py::test_a_job_older_than_results_are_kept_has_expired",
         ),
     ),
     Row(

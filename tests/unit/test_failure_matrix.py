@@ -1,14 +1,19 @@
-"""The failure matrix of docs/reliability.md has every row, and each test that it names is there."""
+"""The failure matrix of docs/reliability.md has every row, and names tests that are there: all that say so."""
 
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from scripts.failure_matrix import ROWS, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TESTS = Path(__file__).parent.parent
 
@@ -30,3 +35,20 @@ def test_a_row_names_tests_that_exist_or_says_what_is_not_met(row: Row) -> None:
     for test in row.tests:
         file, _, function = test.partition("::")
         assert function in functions(file), test
+
+
+def claims() -> Iterator[tuple[int, str]]:
+    """The rows that tests say they are about ("Row 7.", "Rows 3 and 4."), and their names."""
+    for file in sorted(TESTS.rglob("test_*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test_"):
+                continue
+            for rows in re.findall(r"\bRows? (\d+(?:(?:,| and| to) \d+)*)", ast.get_docstring(node) or ""):
+                for number in re.findall(r"\d+", rows):
+                    yield int(number), f"{file.relative_to(TESTS)}::{node.name}"
+
+
+def test_a_test_that_is_about_a_row_is_named_there() -> None:
+    """The table is scripts/failure_matrix.py; `python -m scripts.reference` puts it on the page."""
+    named = {row.number: row.tests for row in ROWS}
+    assert [(number, test) for number, test in claims() if test not in named[number]] == []
