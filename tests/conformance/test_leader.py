@@ -183,6 +183,19 @@ def test_a_term_of_a_broker_that_lost_its_data_is_over(world: World) -> None:
         world.run(world.t.set_condition(EP, "condition", "{}", "", term=term))
 
 
+@pytest.mark.parametrize("scribbled", ["", "x", "-1", "1.5", "1e300"])
+def test_an_epoch_that_somebody_scribbled_is_put_right(world: World, scribbled: str) -> None:
+    world.lead("a1")
+    with world.tampering() as redis:
+        redis.hset(world.keys.of("leader"), mapping={"epoch": scribbled, "until": scribbled, "lease": "?"})
+    assert beat(world).epoch == 0
+    term = world.lead("a1").term
+    assert term == Term(1, "a1")
+    assert world.run(world.t.set_condition(EP, "condition", "{}", "", term=term)) == 1
+    assert beat(world, epoch=5).epoch == 5
+    assert world.lead("a1").term == Term(6, "a1")
+
+
 # -- what hosts know ---------------------------------------------------------------------------------
 
 

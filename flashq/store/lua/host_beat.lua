@@ -5,7 +5,7 @@
 -- Returns {now, 1 where it was not known before, the newest epoch}.
 local P, host, at = ARGV[1], ARGV[2], now()
 local key, leader = P .. N.host .. host, P .. N.leader
-local epoch = tonumber(redis.call('HGET', leader, 'epoch') or 0)
+local epoch = whole(redis.call('HGET', leader, 'epoch'), 0) or 0
 if tonumber(ARGV[4]) > epoch then  -- the broker came back without its last second, or without everything
   note(P, '', 'leader-unknown', host, 'had a command of epoch ' .. ARGV[4] .. ', the newest known is ' .. int(epoch))
   redis.call('HSET', leader, 'epoch', ARGV[4], 'holder', '')

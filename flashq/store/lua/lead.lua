@@ -6,10 +6,11 @@
 local P, me, lease, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), now()
 local key, standbys = P .. N.leader, P .. N.standbys
 local l = redis.call('HMGET', key, 'epoch', 'holder', 'since', 'until', 'lease')
-local epoch, holder, since, until_ = tonumber(l[1] or 0), l[2] or '', tonumber(l[3] or 0), tonumber(l[4] or 0)
+local epoch, holder, since, until_ = whole(l[1], 0), l[2] or '', whole(l[3], 0) or 0, whole(l[4], 0) or 0
+if not epoch then epoch, holder = 0, '' end  -- somebody else wrote it: it begins anew, and hosts know better
 if holder ~= me then
   if holder ~= '' and until_ > at and ARGV[4] ~= '1' then
-    local most = at + tonumber(l[5])
+    local most = at + (whole(l[5], lease) or lease)
     if until_ > most then  -- the clock was set back: nothing may last for hours
       until_ = most
       redis.call('HSET', key, 'until', until_)

@@ -8,6 +8,6 @@ redis.call('ZREM', standbys, me)
 redis.call('DEL', P .. N.bell .. me)
 if redis.call('HGET', key, 'holder') ~= me then return 0 end
 redis.call('HSET', key, 'holder', '')
-note(P, '', 'leader-resigned', me, 'epoch ' .. redis.call('HGET', key, 'epoch'))
+note(P, '', 'leader-resigned', me, 'epoch ' .. (redis.call('HGET', key, 'epoch') or '?'))
 for _, other in ipairs(redis.call('ZRANGE', standbys, 0, -1)) do ring(P, other, 'lead') end
 return 1
