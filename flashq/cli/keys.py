@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from flashq.store.queries_keys import Uses
 
 _POLL_S = 0.5
+_KEY_ID = re.compile("[0-9a-f]{16}")
 _file = click.option(
     "--file",
     "given",
@@ -172,7 +174,7 @@ def _without_key(broker: Broker, key_id: str) -> str:
 
 @keys.command(
     epilog=example(
-        "flashq keys retire 3f0a", "flashq keys retire 3f0a --wait 600", "flashq keys retire 3f0a --force"
+        "flashq keys retire 3f0a", "flashq keys retire 3f0a --wait 600", "flashq keys retire 3f0a --stolen"
     )
     + exit_codes(Exit.REFUSED)
 )
@@ -182,11 +184,17 @@ def _without_key(broker: Broker, key_id: str) -> str:
 @click.option(
     "--force", is_flag=True, help="Although jobs that wait are signed with it: they will be refused."
 )
-def retire(key: str, given: Path | None, wait_s: float, force: bool) -> None:
+@click.option(
+    "--stolen", is_flag=True, help="Somebody else has it: trust nothing that it signed. May be repeated."
+)
+def retire(key: str, given: Path | None, wait_s: float, force: bool, stolen: bool) -> None:
     """Accept KEY (an id, or how it begins) no longer, and take it out of the file.
 
     What it signed of endpoints is signed again with the present key. It is refused while a host still signs with
-    it, or jobs that it signed wait or run. A key that somebody else got hold of is retired with --force.
+    it, or jobs that it signed wait or run.
+
+    With --stolen nothing is signed again: what the key signed is thrown away, and the workers of those endpoints are
+    replaced. The next call registers an endpoint again. Do it once more when every machine has the new file.
     """
     from flashq import rotation
     from flashq.keychain import Keychain
@@ -196,9 +204,18 @@ def retire(key: str, given: Path | None, wait_s: float, force: bool) -> None:
         settings = load_settings()
         file = _writable(given, settings)
         found = _read(file)
+        if stolen and _KEY_ID.fullmatch(key) and all(one.id != key for one in found.entries):
+            _renounce(settings, key)
+            return
         entry = found.find(key)
         if entry is found.signing:
             raise Stop(f"key {entry.id} is the one that signs: `flashq keys rotate` first", Exit.REFUSED)
+        if stolen:
+            _write(file, _read(file).without(entry))  # first, so that nothing new under it is believed
+            click.echo(f"key {entry.id} is retired")
+            _renounce(settings, entry.id)
+            click.echo(f"Copy {file} to every other machine, then do this once more with {entry.id}.")
+            return
         ring = Keyring([one.key.value for one in found.entries], settings.namespace)
         chain = Keychain(ring)
         with connected(settings) as broker:
@@ -218,6 +235,14 @@ def retire(key: str, given: Path | None, wait_s: float, force: bool) -> None:
         _write(file, _read(file).without(entry))
         click.echo(f"key {entry.id} is retired; results that it signed cannot be read any more")
         click.echo(f"Copy {file} to every other machine.")
+
+
+def _renounce(settings: Settings, key_id: str) -> None:
+    from flashq import rotation
+
+    with connected(settings) as broker:
+        count, drained = rotation.renounce(broker, key_id)
+    click.echo(f"{count} record(s) that it signed are thrown away; {drained} worker(s) are replaced")
 
 
 def _signing_hosts(broker: Broker, key_id: str) -> str:

@@ -114,6 +114,11 @@ class Transitions:
         args = (self._root, endpoint, revision, key_id, record, *env)
         return Command("rekey", self.keys.of("endpoint", endpoint), args, int)
 
+    def renounce(self, endpoint: str, key_id: str, revisions: Iterable[str]) -> Command[int]:
+        """Throw away what a stolen key signed of an endpoint, among these revisions; how much that was."""
+        args = (self._root, endpoint, key_id, *revisions)
+        return Command("renounce", self.keys.of("endpoint", endpoint), args, int)
+
     def undeploy(self, endpoint: str) -> Command[str]:
         """'ok', 'unknown' or 'busy'."""
         return Command("undeploy", self.keys.of("endpoint", endpoint), (self._root, endpoint), text)

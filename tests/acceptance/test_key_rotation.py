@@ -8,18 +8,22 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import pytest
 from click.testing import CliRunner
 
 from flashq import Endpoint
 from flashq.cli import flashq
 from flashq.client import Client, use_client
+from flashq.codec import Revision
 from flashq.errors import JobRefused
 from flashq.key_file import KeyFile
-from flashq.model.keyring import Keyring
+from flashq.model.envelope import open_sealed, seal
+from flashq.model.keyring import Direction, Keyring
 from flashq.settings import SecretKey, Settings
 from flashq.store.queries_keys import holders
 from tests.acceptance import stage as stages
@@ -250,3 +254,34 @@ def test_the_private_brokers_key_is_rotated_while_a_script_calls(tmp_path: Path)
         process.kill()
         process.communicate()
     assert old not in [entry.id for entry in KeyFile.read(home / "secret.key").entries]
+
+
+def test_what_a_stolen_key_signed_does_not_go_under_the_new_one(keyed: Stage, tmp_path: Path) -> None:
+    # Given a thief who has the old key and writes to the broker: its code is in the place of the endpoint's
+    assert turn.remote(0) == (1, "secret-greeting")
+    old = keys_of(keyed).signing.id
+    mark, revision = tmp_path / "evil", keyed.endpoint_field("turn", "revision")
+    place, stolen = keyed.broker.keys.of("revision", "turn", revision), Keyring([SECRET])
+    real = open_sealed(
+        keyed.broker.execute("GET", place), stolen, direction=Direction.REVISION, endpoint="turn"
+    )
+    evil = replace(Revision.unpack(real.payload), function=cloudpickle.dumps(lambda number: mark.touch()))
+    command(keyed, "rotate", "--wait", "60")
+    keyed.broker.execute("SET", place, seal(real.header, evil.pack(), stolen))
+    workers = worker_ids(keyed)
+
+    # If the key is retired as stolen, expect what is under it to go, and workers that may have loaded it
+    said = command(keyed, "retire", old, "--stolen")
+    assert "record(s) that it signed are thrown away" in said
+    wait_until(lambda: not set(workers) & set(worker_ids(keyed)), ROUNDS_S, what="other workers")
+    assert [entry.id for entry in keys_of(keyed).entries] == [keys_of(keyed).signing.id]
+
+    # Expect the next call to bring the endpoint's own code back, and the thief's never to have run
+    assert turn.remote(1) == (2, "secret-greeting")
+    assert not mark.exists()
+
+    # If the thief puts it there once more, expect it not to be loaded, and a second round to throw it away
+    keyed.broker.execute("SET", place, seal(real.header, evil.pack(), stolen))
+    assert "1 record(s) that it signed are thrown away" in command(keyed, "retire", old, "--stolen")
+    assert turn.remote(2) == (3, "secret-greeting")
+    assert not mark.exists()

@@ -57,6 +57,37 @@ def test_records_are_put_under_another_key(world: World) -> None:
     assert (found.revisions, found.environments) == ([], [])
 
 
+def test_what_a_stolen_key_signed_is_thrown_away(world: World) -> None:
+    # Given two revisions, of which the stolen key signed the current one, and another endpoint that it did not touch
+    world.register(record=under(NEW), revision="r2", key_id=NEW)
+    world.register(record=under(OLD), revision="r3", env_tag="t1", env=under(NEW, "values"), key_id=OLD)
+    world.register("other", record=under(NEW), key_id=NEW)
+
+    # If it is renounced, expect the endpoint to be without a revision, and calls to have to register it again
+    assert world.run(world.t.renounce(EP, OLD, ["r2", "r3", "none"])) == 1
+    assert world.resent == 0
+    assert world.redis.get(world.keys.of("revision", EP, "r3")) is None
+    assert world.redis.get(world.keys.of("revision", EP, "r2")) == under(NEW)
+    assert world.submit_as("embed-1", revision="r3").verdict == "unregistered"
+    assert world.run(world.t.renounce("other", OLD, ["r1"])) == 0
+    assert world.submit_as("other-1", "other").verdict == "ok"
+
+    # and that to bring it back
+    answer = world.register(
+        record=under(NEW), revision="r3", env_tag="t1", env=under(NEW, "values"), key_id=NEW
+    )
+    assert answer.verdict == "code"
+    assert world.submit_as("embed-1", revision="r3").verdict == "ok"
+    assert world.hash("endpoint", EP)["env_tag"] == "t1"
+
+
+def test_values_that_a_stolen_key_sealed_are_thrown_away(world: World) -> None:
+    world.register(record=under(NEW), revision="r2", env_tag="t1", env=under(OLD, "values"), key_id=NEW)
+    assert world.run(world.t.renounce(EP, OLD, ["r2"])) == 1
+    assert world.hash("endpoint", EP)["env"] == ""
+    assert world.submit_as("embed-1", revision="r2").verdict == "unregistered"
+
+
 def test_what_changed_meanwhile_is_left_alone(world: World) -> None:
     world.register(record=under(NEW), revision="r2", env_tag="t2", env=under(OLD, "others"), key_id=NEW)
     env = (under(OLD, "values"), under(NEW, "values"))

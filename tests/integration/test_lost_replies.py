@@ -471,6 +471,18 @@ def a_record_that_is_signed_anew(play: Play) -> None:
     assert play.spawn(act, "signed anew").result(PATIENCE_S) == "signed anew"
 
 
+@loses("renounce")
+def what_a_stolen_key_signed(play: Play) -> None:
+    made, function = play.made, play.fresh()
+    made.register(function)
+    key_id, revision = made.client.keyring.ids[0], made.endpoint_field(function.name, "revision")
+    made.lose(made.broker.transitions.renounce(function.name, key_id, [revision]))
+    assert made.endpoint_field(function.name, "revision") == ""
+    job = play.spawn(function, delay_s=FAR_S)  # which registers it again
+    assert made.endpoint_field(function.name, "revision") == revision
+    assert job.cancel().result(PATIENCE_S) == "cancelled"
+
+
 @loses("hold", "unhold")
 def jobs_that_are_set_aside(play: Play) -> None:
     """As the private broker does at its start."""

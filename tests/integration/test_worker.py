@@ -190,7 +190,9 @@ def test_sigterm_finishes_what_runs_and_leaves(shared: Rig) -> None:
     with rig() as own:
         worker = own.ready_worker(do)
         running = do.spawn("sleep", 1)
-        wait_until(lambda: own.job_field(running.id, "fq_state") == "running")  # not claimed only: it would go back
+        wait_until(
+            lambda: own.job_field(running.id, "fq_state") == "running"
+        )  # not claimed only: it would go back
         waiting = do.spawn("echo", "later")
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
