@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flashq import Endpoint, Status
+from flashq import Endpoint, EndpointJob, Status
 from flashq.errors import IdempotencyConflict, JobExpired, JobTimedOut, WaitTimeout
 from tests.acceptance.stage import Stage, stage
 from tests.rig import wait_until
@@ -63,6 +63,11 @@ async def wait(seconds: float) -> str:
     return "slept"
 
 
+@Endpoint(name="options-unserved", cpu="any")
+def unserved() -> str:
+    return "served"
+
+
 @pytest.fixture(scope="module")
 def theatre() -> Iterator[Stage]:
     with stage() as made:
@@ -77,6 +82,12 @@ def gate(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "gate"
     yield path
     path.touch()
+
+
+def due(theatre: Stage, job: EndpointJob[str]) -> bool:
+    """Whether a job's time has come: looks as an autoscaler would, which there is none of here."""
+    theatre.broker.run(theatre.broker.transitions.reap(job.endpoint, lease_ms=15_000))
+    return theatre.state(job.id) == "queued"
 
 
 def words(path: Path) -> list[str]:
@@ -218,6 +229,39 @@ def test_a_delayed_job_runs_no_sooner(theatre: Stage, tmp_path: Path) -> None:
     assert late.result(10) == "late"
     assert 1.0 <= time.monotonic() - begun < 4.0
     assert words(path) == ["soon", "late"]
+
+
+def test_a_delayed_job_knows_whether_it_was_cold_once_it_ran(theatre: Stage, tmp_path: Path) -> None:
+    # Given an endpoint without a worker, and one with an idle one
+    cold = unserved.with_options(delay_s=0.2).spawn()
+    warm = note.with_options(delay_s=0.2).spawn(str(tmp_path / "words"), "warm")
+
+    # If a delayed call is made of each, expect nothing said before its time, and the truth after
+    assert (cold.cold_start, warm.cold_start) == (None, None)
+    assert warm.result(20) == "warm"
+    assert warm.cold_start is False
+    wait_until(lambda: due(theatre, cold), what="its time has come")
+    theatre.worker(unserved)
+    assert cold.result(20) == "served"
+    assert cold.cold_start is True
+    startup = cold.timing.startup
+    assert startup, "it waited for a start"
+    assert startup["order"] < 5
+
+
+def test_a_ttl_counts_from_the_end_of_the_delay(theatre: Stage, tmp_path: Path, gate: Path) -> None:
+    # If a call may wait for less long than it is delayed, expect it to run all the same
+    short = note.with_options(delay_s=1.0, ttl_s=0.9)
+    assert short.spawn(str(tmp_path / "words"), "in time").result(20) == "in time"
+
+    # Unless nobody takes it within its ttl after the delay
+    first = order.spawn(str(tmp_path / "order"), "held", str(gate))
+    wait_until(lambda: first.status().result() is Status.IN_PROGRESS, what="the worker is held")
+    late = order.with_options(delay_s=0.5, ttl_s=0.3).spawn(str(tmp_path / "order"), "late")
+    with pytest.raises(JobExpired):
+        late.result(20)
+    assert late.timing.total_s is not None
+    assert late.timing.total_s >= 0.8
 
 
 def test_a_delayed_job_can_be_cancelled(theatre: Stage, tmp_path: Path) -> None:

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, assert_type
 
-from flashq import Endpoint, EndpointFunction, EndpointJob, GpuGroup, Retries, Status, Timing
+from flashq import (
+    Endpoint,
+    EndpointFunction,
+    EndpointJob,
+    GpuGroup,
+    Queue,
+    Retries,
+    Status,
+    Timing,
+    fetch_job,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -79,6 +89,9 @@ async def a_job_says_what_it_is() -> None:
     assert_type(await job.status(), Status)
     assert_type(job.status().result(), Status)
     await job.cancel()
+    assert_type(await job.requeue(), EndpointJob[int])
+    assert_type(await length.aspawn("abc"), EndpointJob[int])
+    await length.aspawn(5)  # type: ignore[arg-type]
     for line in job.logs():
         assert_type(line, str)
     job.output = 5  # type: ignore[misc]
@@ -113,6 +126,18 @@ async def options_change_no_type() -> None:
     assert_type(urgent.spawn("abc"), EndpointJob[int])
     length.with_options(nonsense=1)  # type: ignore[call-arg]
     length.with_options(priority="high")  # type: ignore[arg-type]
+    once = length.with_options(delivery="at_most_once", retries=Retries(max=0))
+    assert_type(once.remote("abc"), int)
+    length.with_options(delivery="twice")  # type: ignore[arg-type]
+
+
+def a_queue_is_looked_after() -> None:
+    assert_type(length.queue, Queue)
+    assert_type(len(Queue("typed-plain")), int)
+    assert_type(length.queue.requeue(reason="lost"), int)
+    assert_type(length.queue.paused, bool)
+    assert_type([dead.attempts for dead in length.queue.failed()], list[int])
+    assert_type(fetch_job("typed-plain-1"), EndpointJob[Any])
 
 
 def parameters_are_known_to_editors() -> None:

@@ -53,6 +53,7 @@ class Machine(RuleBasedStateMachine):
         self.submitted: list[str] = []
         self.joined = 0
         self.set_back_ms = 0
+        self.paused = False
         self.outcomes: dict[tuple[str, str], bytes] = {}
 
     # -- callers -------------------------------------------------------------------------------------
@@ -108,6 +109,20 @@ class Machine(RuleBasedStateMachine):
     def purge(self) -> None:
         self.world.run(self.world.t.purge(EP))
 
+    @rule(requeue=st.booleans(), reason=st.sampled_from(["", "lost", "lost_once"]))
+    def act_on_failed(self, requeue: bool, reason: str) -> None:
+        transitions = self.world.t
+        act = transitions.requeue_failed if requeue else transitions.purge_failed
+        for queue in (EP, f"{EP}--p4"):
+            looked, acted = self.world.run(act(EP, queue, before_ms=self.world.now_ms, reason=reason))
+            assert acted <= looked
+
+    @rule(paused=st.booleans())
+    def pause(self, paused: bool) -> None:
+        transitions = self.world.t
+        assert self.world.run(transitions.pause(EP) if paused else transitions.resume(EP)) == "ok"
+        self.paused = paused
+
     @rule(job=jobs, channel=st.sampled_from(["", "rq:fq:push:a", "rq:fq:push:b"]))
     def watch(self, job: str, channel: str) -> None:
         assert self.world.watch(job, channel).state == self.state(job)
@@ -132,6 +147,7 @@ class Machine(RuleBasedStateMachine):
     @rule(target=leases, worker=workers, count=st.integers(1, 3), start=st.integers(0, 2))
     def claim(self, worker: str, count: int, start: int) -> MultipleResults[Lease]:
         answer = self.world.claim_as(worker, count=count, start=start)
+        assert not (self.paused and answer.jobs)
         return multiple(*[(row.job, row.fence) for row in answer.jobs])
 
     @rule(lease=leases)
@@ -163,10 +179,10 @@ class Machine(RuleBasedStateMachine):
     def retry(self, lease: Lease, delay_ms: int) -> None:
         self.world.run(self.world.t.finish(Settlement(*lease, "retry", delay_ms=delay_ms)))
 
-    @rule(lease=leases)
-    def release(self, lease: Lease) -> None:
+    @rule(lease=leases, begun=st.booleans())
+    def release(self, lease: Lease, begun: bool) -> None:
         live, before = self.live(lease), self.world.job(lease[0])
-        self.world.run(self.world.t.release(*lease))
+        self.world.run(self.world.t.release(*lease, begun=begun))
         assert live or self.world.job(lease[0]) == before
 
     @rule(lease=leases)
@@ -217,6 +233,7 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         world = self.world
+        world.run(world.t.resume(EP))
         for round_ in range(60 + self.set_back_ms // 4000):  # what is due at a time waits for that time
             if all(self.state(job) in {*TERMINAL, None} for job in self.submitted):
                 break
