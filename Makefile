@@ -9,7 +9,7 @@ ARGS ?=
 PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-engines chaos check format bench bench-recovery bench-endurance lock clean
+.PHONY: help setup demo test test-engines verify chaos check format bench bench-recovery bench-endurance lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,10 +26,13 @@ demo: $(STAMP) ## "Ask your Python": a real model on workers that start and stop
 	$(BIN)/python examples/ask_your_python/demo.py $(ARGS)
 
 test: $(STAMP) ## The tests (ARGS=… are passed on)
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not engines and not chaos" $(ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not engines and not chaos and not verify" $(ARGS)
 
 test-engines: $(STAMP) ## The tests that need container engines and other heavy services
 	$(BIN)/python -m pytest -m engines $(ARGS)
+
+verify: $(STAMP) ## The model search: every order of commands on the shipped scripts, and mutants of them (ARGS=… are passed on)
+	$(BIN)/python -m pytest -n $(PROCESSES) -m verify tests/search $(ARGS)
 
 chaos: $(STAMP) ## The tests that kill processes for many minutes
 	$(BIN)/python -m pytest -m chaos $(ARGS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from flashq.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from flashq.store import held
 from flashq.store.bare import BareConnection
-from flashq.store.keys import Keys
+from flashq.store.keys import HELD, Keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +96,7 @@ class BrokerLine:
         """Endpoints of which jobs are held; they need not be registered any more."""
         prefix = self._keys.of("queue")
         queues = [key.removeprefix(prefix) for key in self._members(self._keys.of("queues"))]
-        return [queue.removesuffix(held.SUFFIX) for queue in queues if queue.endswith(held.SUFFIX)]
+        return [queue.removesuffix(HELD) for queue in queues if queue.endswith(HELD)]
 
     def _members(self, key: str) -> Iterator[str]:
         for member in sorted(self._call("SMEMBERS", key)):

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 
 from flashq.store import replies
 from flashq.store.command import Command, number
+from flashq.store.keys import HELD
 
 if TYPE_CHECKING:
     from flashq.store.keys import Keys
 
-SUFFIX = "--held"
-"""`--` is reserved in the names of endpoints."""
 AT_ONCE = 500
 
 
 def held_queue(endpoint: str) -> str:
     """The queue on which an endpoint's held jobs wait."""
-    return endpoint + SUFFIX
+    return endpoint + HELD
 
 
 def restart(keys: Keys, endpoint: str) -> Command[int]:

@@ -53,6 +53,9 @@ NAMES = {
     "push": "fq:push:",  # pub/sub channel: a client's outcomes
 }
 
+#: What the queue for an endpoint's held jobs is called after the endpoint (see held.py); `--` is reserved in names.
+HELD = "--held"
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from flashq.store.keys import NAMES
+from flashq.store.keys import HELD, NAMES
 
 #: Scripts that must go on under memory pressure: they end jobs, keep leases, free memory, or start who does.
 ALLOW_OOM = frozenset(
@@ -41,7 +41,7 @@ def script_names() -> list[str]:
 
 def _shared(clock: str) -> str:
     names = ", ".join(f"{name} = '{key}'" for name, key in NAMES.items())
-    return f"local N = {{{names}}}\n" + _sources()["lib"].replace(CLOCK, clock)
+    return f"local N = {{{names}}}\nlocal HELD = '{HELD}'\n" + _sources()["lib"].replace(CLOCK, clock)
 
 
 @dataclass(frozen=True, slots=True)

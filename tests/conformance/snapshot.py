@@ -180,7 +180,7 @@ def expected_places(job: Job) -> list[str]:
 
 
 def faults(snapshot: Snapshot, *, held: bool = False) -> list[str]:
-    """What is wrong with the jobs of a broker that only flashq wrote to (invariants I1 and I3).
+    """What is wrong with the jobs of a broker that only flashq wrote to: each begins with the invariant it violates.
 
     `held`: waiting jobs may also stand on their endpoint's held queue.
     """
@@ -188,43 +188,49 @@ def faults(snapshot: Snapshot, *, held: bool = False) -> list[str]:
     for job, fields in jobs(snapshot).items():
         state = JobState(fields["fq_state"])
         wanted, actual = expected_places(fields), places(snapshot, job)
+        aside = held and any(place.endswith(f":{fields['fq_ep']}--held") for place in actual)
         if held:
             actual = _as_if_not_held(actual, fields)
         if actual != wanted:
-            found.append(f"{job} is {state} and stands in {actual}, not in {wanted}")
+            found.append(f"I1 {job} is {state} and stands in {actual}, not in {wanted}")
         if fields["status"] != RQ_STATUS[state]:
-            found.append(f"{job} is {state}, and RQ's status says {fields['status']}")
-        ended = _faults_of_ended if state in TERMINAL else _faults_of_unfinished
-        found += [f"{job} is {state} {what}" for what in ended(snapshot, job, fields)]
+            found.append(f"I1 {job} is {state}, and RQ's status says {fields['status']}")
+        found += _faults_of_ended(snapshot, job, fields) if state in TERMINAL else ()
+        found += _faults_of_unfinished(snapshot, job, fields) if state not in TERMINAL else ()
+        if state in WAITING and not aside:
+            found += _faults_of_waiting(snapshot, job, fields)
     return found
 
 
 def _faults_of_ended(snapshot: Snapshot, job: str, fields: Job) -> Iterator[str]:
+    ended = f"{job} is {fields['fq_state']}"
     if not snapshot[f"{ROOT}{NAMES['job']}{job}"].expires:
-        yield "and its hash never expires"
+        yield f"leak {ended} and its hash never expires"
     if fields["fq_state"] == JobState.FINISHED and not _held(snapshot, "results", job):
-        yield "without a result"
+        yield f"I3 {ended} without a result"
     if fields.get("fq_done", "0") != fields.get("fq_fence", "0"):
-        yield f"under fence {fields.get('fq_done')}, not {fields.get('fq_fence')}"
+        yield f"I3 {ended} under fence {fields.get('fq_done')}, not {fields.get('fq_fence')}"
 
 
 def _faults_of_unfinished(snapshot: Snapshot, job: str, fields: Job) -> Iterator[str]:
     if snapshot[f"{ROOT}{NAMES['job']}{job}"].expires:
-        yield "and its hash expires"
+        yield f"I1 {job} is {fields['fq_state']} and its hash expires"
     if fields.get("fq_outcome"):
-        yield "and has an outcome"
-    unbegun = JobState(fields["fq_state"]) in WAITING and not fields.get("fq_began")
-    if unbegun and fields.get("fq_timed") == "1" and job not in _held(snapshot, "ttls", fields["fq_ep"]):
-        yield "and nothing will notice when its ttl is over"
-    served = fields["origin"] in _held(snapshot, "endpoint_queues", fields["fq_ep"])
-    if not served and f"{ROOT}{NAMES['endpoint']}{fields['fq_ep']}" in snapshot:
-        yield f"on {fields['origin']}, which no worker and no reaper looks at"
+        yield f"I3 {job} is {fields['fq_state']} and has an outcome"
+
+
+def _faults_of_waiting(snapshot: Snapshot, job: str, fields: Job) -> Iterator[str]:
+    waits, ep = f"{job} is {fields['fq_state']}", fields["fq_ep"]
+    timed = fields.get("fq_timed") == "1" and not fields.get("fq_began")
+    if timed and job not in _held(snapshot, "ttls", ep):
+        yield f"I8 {waits} and nothing will notice when its ttl is over"
+    served = fields["origin"] in _held(snapshot, "endpoint_queues", ep)
+    if not served and f"{ROOT}{NAMES['endpoint']}{ep}" in snapshot:
+        yield f"I8 {waits} on {fields['origin']}, which no worker and no reaper looks at"
 
 
 def _as_if_not_held(found: list[str], job: Job) -> list[str]:
     aside = f":{job['fq_ep']}--held"
-    if JobState(job["fq_state"]) in TERMINAL:  # what ended meanwhile is dropped when the held come back
-        return [place for place in found if not place.endswith(aside)]
     return [place.replace(aside, f":{job['origin']}") for place in found]
 
 
@@ -271,7 +277,7 @@ def reachable(script: str, before: JobState | None) -> set[JobState | None]:
 
 
 def missteps(script: str, before: Snapshot, after: Snapshot) -> list[str]:
-    """What a script did to jobs that no table allows (invariants I2, I5 and I6)."""
+    """What a script did to jobs that no table allows: each begins with the invariant it violates."""
     found = []
     was, now = jobs(before), jobs(after)
     for job in was.keys() | now.keys():
@@ -279,9 +285,10 @@ def missteps(script: str, before: Snapshot, after: Snapshot) -> list[str]:
         old_state = None if old is None else JobState(old["fq_state"])
         new_state = None if new is None else JobState(new["fq_state"])
         if new_state not in reachable(script, old_state):
-            found.append(f"{script} took {job} from {old_state} to {new_state}")
+            broken = "I6" if old_state in TERMINAL else "I1"
+            found.append(f"{broken} {script} took {job} from {old_state} to {new_state}")
         if old is not None and new is not None:
-            found += [f"{script} on {job}: {what}" for what in _compare(script, old, new)]
+            found += _compare(script, job, old, new)
     return found
 
 
@@ -289,20 +296,23 @@ def _number(job: Job, name: str) -> int:
     return int(job.get(name) or 0)
 
 
-def _compare(script: str, old: Job, new: Job) -> list[str]:
-    found = []
+def _compare(script: str, job: str, old: Job, new: Job) -> Iterator[str]:
     claimed = _number(new, "fq_fence") - _number(old, "fq_fence")
     if claimed < 0 or claimed > (script in ("claim", "advance", "submit")):
-        found.append(f"its fence went from {old.get('fq_fence')} to {new.get('fq_fence')}")
+        yield f"I2 {script} took the fence of {job} from {old.get('fq_fence')} to {new.get('fq_fence')}"
+    taken = JobState(new["fq_state"]) in LEASED and JobState(old["fq_state"]) not in LEASED
+    if taken and not claimed:
+        yield f"I2 {script} leased {job} under its old fence {new.get('fq_fence')}"
     reopened = _number(new, "fq_gen") - _number(old, "fq_gen")
     if reopened not in (0, 1) or (reopened and JobState(old["fq_state"]) not in TERMINAL):
-        found.append(f"its generation went from {old.get('fq_gen')} to {new.get('fq_gen')}")
+        yield f"I6 {script} took {job} from generation {old.get('fq_gen')} to {new.get('fq_gen')}"
     fixed = ("fq_state", "fq_outcome", "fq_reason", "fq_error", "fq_done", "fq_ended", "fq_attempts")
     if JobState(old["fq_state"]) in TERMINAL and not reopened:
-        found += [f"{name} of an ended job changed" for name in fixed if old.get(name) != new.get(name)]
+        for name in fixed:
+            if old.get(name) != new.get(name):
+                yield f"I6 {script} changed {name} of {job}, which had ended"
     ran = _number(new, "fq_attempts") - _number(old, "fq_attempts")
     refused = script in ("finish", "advance") and new.get("fq_reason") == "refused"  # it never ran
-    least = -1 if refused or script in ("release", "restart") else 0
+    least = -1 if refused or script == "release" else 0
     if not reopened and not least <= ran <= 1 + (script == "advance"):
-        found.append(f"its attempts went from {old.get('fq_attempts')} to {new.get('fq_attempts')}")
-    return found
+        yield f"I5 {script} took {job} from {old.get('fq_attempts')} attempts to {new.get('fq_attempts')}"

@@ -75,6 +75,34 @@ def test_what_was_cancelled_meanwhile_is_not_held(world: World) -> None:
     assert world.listed("queue", held.held_queue(EP)) == [kept]
 
 
+@pytest.mark.parametrize("delay_ms", [0, 5000])
+@pytest.mark.parametrize("how", ["cancel", "expire"])
+def test_what_ended_while_it_was_held_and_begins_anew_waits_once(
+    world: World, how: str, delay_ms: int
+) -> None:
+    job = world.submit(delay_ms=delay_ms, ttl_ms=100)
+    world.run(held.hold(world.keys, EP))
+    if how == "cancel":
+        world.run(world.t.cancel(job))
+    else:
+        world.pass_ms(delay_ms + 100)
+        world.reap()
+    assert world.state(job) in (JobState.CANCELLED, JobState.TIMED_OUT)
+    assert world.run(world.t.requeue(job)) == "ok"
+
+    assert world.listed("queue") == [job]
+    assert world.run(held.unhold(world.keys, EP)) == (0, 0)
+
+
+def test_what_was_deleted_while_it_was_held_is_not_counted(world: World) -> None:
+    job = world.submit()
+    world.run(held.hold(world.keys, EP))
+    world.run(world.t.cancel(job))
+    world.run(world.t.delete(job))
+
+    assert world.listed("queue", held.held_queue(EP)) == []
+
+
 def test_unhold_is_bounded(world: World) -> None:
     jobs = [world.submit() for _ in range(3)]
     world.run(held.hold(world.keys, EP))

@@ -7,8 +7,7 @@ local f = read(P, id)
 if not f then return 'unknown' end
 if TERMINAL[f.state] then return f.state end
 if f.state == 'queued' or f.state == 'scheduled' then
-  redis.call('LREM', P .. N.queue .. f.origin, 1, id)
-  redis.call('ZREM', P .. N.scheduled .. f.origin, id)
+  withdraw(P, id, f)
   conclude(P, id, f, 'cancelled', 'cancelled', '', '', f.failure_ttl, at)
   return 'cancelled'
 end

@@ -5,7 +5,7 @@
 -- Returns how many jobs wait there now, those of earlier times included.
 local P, ep, name = ARGV[1], ARGV[2], ARGV[3]
 local held, later = P .. N.queue .. name, P .. N.scheduled .. name
-for _, id in ipairs(redis.call('LRANGE', held, 0, -1)) do  -- cancelled or expired meanwhile
+for _, id in ipairs(redis.call('LRANGE', held, 0, -1)) do  -- deleted meanwhile, or changed, with a tool of RQ
   if field(P, id, 'fq_state') ~= 'queued' then redis.call('LREM', held, 0, id) end
 end
 for _, id in ipairs(redis.call('ZRANGE', later, 0, -1)) do

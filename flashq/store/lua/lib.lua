@@ -1,5 +1,5 @@
 -- Shared by every script: time, reading a job, and the moves that several transitions are made of.
--- P is the key prefix with its colon ("rq:"); N, put before this file by scripts.py, holds the names of keys.py.
+-- P is the key prefix with its colon ("rq:"); N and HELD, put before this file by scripts.py, are the names of keys.py.
 -- Times are milliseconds of the server's clock. While a library loads, Lua's own functions (unpack, ipairs) are not
 -- there: only the bodies of functions may use them.
 
@@ -162,6 +162,14 @@ end
 -- Cold ('c': no worker was idle for it) or warm ('w'), as was noted; '' where nothing was: submitted without a delay
 -- it is warm then, and its caller was told so at once; otherwise it never came to be run.
 local function warmth(f) return f.cold == '1' and 'c' or f.cold == '0' and 'w' or '' end
+
+-- Take a waiting job from where it waits: its queue, its schedule, or where jobs of an earlier run are held.
+local function withdraw(P, id, f)
+  for _, queue in ipairs({f.origin, f.ep .. HELD}) do
+    redis.call('LREM', P .. N.queue .. queue, 1, id)
+    redis.call('ZREM', P .. N.scheduled .. queue, id)
+  end
+end
 
 -- End a job for good. f holds the fields the caller has read (see read).
 -- state: a terminal one; reason: a word for machines; text: for people ('' where there is nothing to say).

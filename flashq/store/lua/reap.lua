@@ -125,8 +125,7 @@ end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. N.ttls .. ep, 0, at, 'LIMIT', 0, limit)) do
   local f = read(P, id)
   if f and (f.state == 'queued' or f.state == 'scheduled') and expired(f, at) then
-    redis.call('LREM', P .. N.queue .. f.origin, 1, id)
-    redis.call('ZREM', P .. N.scheduled .. f.origin, id)
+    withdraw(P, id, f)
     conclude(P, id, f, 'timed_out', 'expired', 'waited past its ttl', '', f.failure_ttl, at)
     ended = ended + 1
   end
