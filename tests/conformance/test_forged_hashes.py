@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NUMBERS = (
     "fq_fence fq_losses fq_max_losses fq_ttl_at fq_failure_ttl fq_attempts fq_gen fq_claimed fq_enqueued fq_retries"
-    " fq_began fq_prio"
+    " fq_began fq_prio fq_delay"
 ).split()
 TEXTS = (
     "fq_state fq_ep origin fq_watch worker_name fq_cancel fq_done fq_mode status fq_timed fq_call fq_rev fq_cold"

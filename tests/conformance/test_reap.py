@@ -146,6 +146,35 @@ def test_a_clock_set_back_during_a_grace_ends_it_in_time(world: World) -> None:
     assert world.state(held.job) == JobState.QUEUED
 
 
+def test_a_clock_that_is_put_right_holds_up_no_retry(world: World) -> None:
+    """Given a retry planned while the clock was an hour ahead, if that is put right, expect it after its delay."""
+    held = world.running()
+    world.reap()
+    world.pass_ms(HOUR_MS)
+    world.reap()
+    assert world.finish(held, "retry", delay_ms=3000) == "ok"
+    world.pass_ms(-HOUR_MS)
+    world.reap()
+    assert world.state(held.job) == JobState.SCHEDULED
+    world.pass_ms(3000)
+    assert world.reap().promoted == 1
+    assert world.state(held.job) == JobState.QUEUED
+
+
+def test_a_clock_that_is_put_right_holds_up_no_delayed_job_and_hastens_none(world: World) -> None:
+    """Given delays begun before a clock was ahead and meanwhile, if it is put right, expect both unchanged."""
+    before = world.submit(delay_ms=2 * HOUR_MS)
+    due = world.scores("scheduled")[before]
+    world.reap()
+    world.pass_ms(HOUR_MS)
+    world.reap()
+    meanwhile = world.submit(delay_ms=HOUR_MS)
+    world.pass_ms(-HOUR_MS)
+    world.reap()
+
+    assert world.scores("scheduled") == {before: due, meanwhile: (world.now_ms + HOUR_MS) / 1000}
+
+
 def test_a_silence_does_not_cut_short_the_patience_with_a_booked_worker(world: World) -> None:
     order = world.t.order(
         EP,

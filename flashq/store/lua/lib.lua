@@ -331,7 +331,8 @@ local function settle(P, id, fence, o, at)
   if o.delay_ms <= 0 then
     put_back(P, id, f, false, at)
   else
-    redis.call('HSET', key, 'fq_state', 'scheduled', 'status', 'scheduled', 'worker_name', '', 'started_at', '')
+    redis.call('HSET', key, 'fq_state', 'scheduled', 'status', 'scheduled', 'worker_name', '', 'started_at', '',
+      'fq_delay', o.delay_ms)
     redis.call('ZADD', P .. N.scheduled .. f.origin, (at + o.delay_ms) / 1000, id)
   end
   return 'ok'

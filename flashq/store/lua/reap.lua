@@ -74,6 +74,18 @@ local function suspect(P, worker, lease, at)
   if heard_until and heard_until - at <= lease / 2 then redis.call('ZADD', P .. N.hosts, 'XX', 'LT', at, host) end
 end
 
+-- The clock was set back: no job waits longer for its time than it was to. Those last in line were planned while the
+-- clock was ahead.
+local function advance_due(P, queue, at)
+  local planned = redis.call('ZREVRANGE', P .. N.scheduled .. queue, 0, 999, 'WITHSCORES')
+  for i = 1, #planned, 2 do
+    local delay = whole(field(P, planned[i], 'fq_delay'))
+    if delay and tonumber(planned[i + 1]) * 1000 > at + delay then
+      redis.call('ZADD', P .. N.scheduled .. queue, (at + delay) / 1000, planned[i])
+    end
+  end
+end
+
 local P, ep, limit, lease, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), now()
 local clock = P .. N.clock .. ep
 local c = redis.call('HMGET', clock, 'seen', 'spared', 'deep', 'more')
@@ -96,6 +108,9 @@ end
 if known and (at ~= seen or not c[1]) then redis.call('HSET', clock, 'seen', at) end
 
 local queues = redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)
+if at < seen - 1000 then
+  for _, queue in ipairs(queues) do advance_due(P, queue, at) end
+end
 local recovered, lost, ended, promoted, adopted = 0, 0, 0, 0, 0
 if at >= spared or spared > at + 2 * lease then
   local silent, gone = {}, nil  -- a lost worker's leases end with it: they were renewed together, or claimed since

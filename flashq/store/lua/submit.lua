@@ -59,6 +59,7 @@ local function set(name, value)
   fields[#fields + 1] = value
 end
 if ARGV[7] ~= '0' then set('fq_prio', ARGV[7]) end
+if delay > 0 then set('fq_delay', delay) end
 if ttl > 0 then
   set('fq_ttl_at', at + delay + ttl)
   if ARGV[18] == '1' then
