@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 ARGS ?=
+CAMPAIGN ?=
 PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
@@ -34,8 +35,9 @@ test-engines: $(STAMP) ## The tests that need container engines and other heavy 
 verify: $(STAMP) ## The model search: every order of commands on the shipped scripts, and mutants of them (ARGS=… are passed on)
 	$(BIN)/python -m pytest -n $(PROCESSES) -m verify tests/search $(ARGS)
 
-chaos: $(STAMP) ## The tests that kill processes for many minutes
+chaos: $(STAMP) ## The tests that take many minutes, then long campaigns of faults (CAMPAIGN=… are passed on to these)
 	$(BIN)/python -m pytest -m chaos $(ARGS)
+	$(BIN)/python -m tests.chaos $(CAMPAIGN)
 
 check: $(STAMP) ## What CI checks beside the tests: style, types, layering
 	$(BIN)/ruff check

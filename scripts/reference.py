@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts import (
+    chaos_table,
     failure_matrix,
     recovery_tables,
     reference_cli,
@@ -35,6 +36,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **failure_matrix.TABLES,
     **recovery_tables.TABLES,
     **reference_verify.TABLES,
+    **chaos_table.TABLES,
 }
 _PLACE = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -20,7 +20,7 @@ from flashq.verify.faults import ACTIONS, Injector
 from flashq.verify.history import Healed
 from flashq.verify.ledger import Ledger, history_of
 from flashq.verify.reader import Reader
-from flashq.verify.stage import Stage
+from flashq.verify.stage import Stage, Variation
 from flashq.verify.visit import RETRIES, WORKERS, visit
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class Plan:
     by_hand: int = 3
     """Workers without a host agent; the hosts run the others."""
     settle_s: float = 30.0
+    variations: Mapping[str, Variation] = field(default_factory=dict)
+    """How some of the programs are run otherwise, by name."""
 
     def drawn(self) -> list[Planned]:
         """The schedule, which follows from the seed."""
@@ -89,6 +91,7 @@ class Campaign:
             hosts=plan.hosts,
             by_hand=plan.by_hand,
             shares=shares,
+            variations=plan.variations,
         )
         self._ledger = Ledger(self._facts, "campaign")
         self.injector = Injector(self.stage, self._ledger, broker)

@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from flashq.errors import BrokerStateLost
 from flashq.model.lifecycle import TERMINAL, JobState
 from flashq.verify.history import token
 from flashq.verify.workload import Behaviour, behaviour
@@ -38,6 +39,7 @@ KINDS = {
     "revived": "an attempt began under a newer fence than the one that it ended with",
     "reruns": "more attempts were repeated than faults hit",
     "excess": "run more often than its budgets allow",
+    "untold": "lost with the broker's data, and its caller was told something else than BrokerStateLost",
     "leftover": "the broker still counts work that is over",
 }
 """Each kind of violation, and what it means."""
@@ -127,6 +129,16 @@ class _Job:
     def end_of(self, run: Began) -> Ended | None:
         return self.ended.get((run.fence, run.pid))
 
+    @property
+    def asked_again(self) -> int:
+        """How many attempts asked for another one, by an error that is retried."""
+        return sum((ended := self.end_of(run)) is not None and ended.how == "retry" for run in self.runs)
+
+    @property
+    def repeated(self) -> int:
+        """How many attempts came after another that had not asked for it."""
+        return max(0, len(self.runs) - 1 - self.asked_again)
+
     def closed(self, index: int) -> float:
         """Until when run number `index` was surely of no consequence to anybody else."""
         following = [run.at for run in self.runs[index + 1 : index + 2]]
@@ -198,6 +210,8 @@ class _Checker:
     def check(self, job: _Job) -> None:
         if not self.excused(job):
             self._ending(job)
+        else:
+            self._told_of_loss(job)
         self._readers(job)
         self._accepted(job)
         self._runs(job)
@@ -216,6 +230,11 @@ class _Checker:
             self.say("late", job.id, f"ended {job.first_told - healed.at:.1f} s after the last fault")
         self._expected(job)
 
+    def _told_of_loss(self, job: _Job) -> None:
+        told = {read.problem for read in job.reads if read.problem and not read.state}
+        if told - {BrokerStateLost.__name__}:
+            self.say("untold", job.id, f"its caller was told {', '.join(sorted(told))}")
+
     def _expected(self, job: _Job) -> None:
         read = job.endings[0]
         wanted = behaviour(job.number)
@@ -225,15 +244,15 @@ class _Checker:
             right = read.state == JobState.FINISHED and bool(read.value)
         if right:
             return
-        hit = sum(any(self.hits(run, job.closed(at))) for at, run in enumerate(job.runs))
+        lost = len(job.runs) - job.asked_again
         # Claims of which no attempt is known: killed after the broker was told of its begin, and before it began.
         unseen = max(0, max(ending.fence for ending in job.endings) - len({run.fence for run in job.runs}))
         most = 1 if wanted is Behaviour.ONCE else self.terms.max_losses
-        if read.state == JobState.FAILED and not read.value and hit + unseen >= most:
+        if read.state == JobState.FAILED and not read.value and lost + unseen >= most:
             return  # a budget used up
         told = f"{read.state} {read.problem}".strip()
         text = (
-            f"meant to end with {wanted}, ended {told}; {hit} of its attempts were hit, {unseen} never seen"
+            f"meant to end with {wanted}, ended {told} after {lost} attempts, and {unseen} that were not seen"
         )
         self.say("wrong", job.id, text)
 
@@ -327,7 +346,7 @@ class _Checker:
         for job in self.jobs.values():
             for index, run in enumerate(job.runs):
                 hit.update(id(fault) for fault in self.hits(run, job.closed(index)))
-        extra = sum(self._extra(job) for job in self.jobs.values())
+        extra = sum(job.repeated for job in self.jobs.values())
         if extra > hit.total():
             self.say("reruns", "all jobs", f"{extra} attempts repeated, {hit.total()} hits")
         kinds = Counter(fault.kind for fault in self.history.faults if not fault.missed)
@@ -348,10 +367,6 @@ class _Checker:
             faults=by_kind,
             missed=sum(fault.missed for fault in self.history.faults),
         )
-
-    def _extra(self, job: _Job) -> int:
-        asked = sum((ended := job.end_of(run)) is not None and ended.how == "retry" for run in job.runs[:-1])
-        return max(0, len(job.runs) - 1 - asked)
 
     def _settled(self, jobs: Iterable[_Job]) -> float | None:
         if self.history.healed is None:

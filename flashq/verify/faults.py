@@ -17,6 +17,7 @@ from flashq.verify.kept import Victim
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from flashq.verify.history import Fact
     from flashq.verify.kept import Kept
     from flashq.verify.ledger import Ledger
     from flashq.verify.own_broker import OwnBroker
@@ -85,6 +86,10 @@ class Injector:
         until = max(time.monotonic(), at + lasts_s)
         self._ledger.write(Fault(planned.kind, at, until, tuple(pids), everybody))
         self.done += 1
+
+    def note(self, fact: Fact) -> None:
+        """Write down something else that happened with it."""
+        self._ledger.write(fact)
 
     def missed(self, planned: Planned) -> None:
         """It found nothing to hit."""

@@ -42,7 +42,7 @@ class Reader:
         self._tail = Tail(folder, callers)
         self._open: dict[str, str] = {}
         """Jobs not known to have ended, and the state they were last seen in."""
-        self._ended: list[str] = []
+        self._ended: dict[str, None] = {}
         self._again = 0
         self.numbers: set[int] = set()
         """The calls that were acknowledged."""
@@ -58,8 +58,8 @@ class Reader:
 
     @property
     def unended(self) -> int:
-        """How many acknowledged jobs are not known to have ended."""
-        return len(self._open)
+        """How many acknowledged jobs have not ended, as far as is known. Those that are gone never will."""
+        return sum(bool(state) for state in list(self._open.values()))
 
     def close(self) -> None:
         """Read no more."""
@@ -82,13 +82,13 @@ class Reader:
                     if fact.job not in self._open and fact.job not in self._ended:
                         self._open[fact.job] = "acknowledged"
             self._ask(list(self._open), known=False)
-            self._ask(self._ended if all_of_them else self._some(), known=True)
+            self._ask(list(self._ended) if all_of_them else self._some(), known=True)
 
     def _some(self) -> Sequence[str]:
         """Those that ended, in turns."""
         if self._again >= len(self._ended):
             self._again = 0
-        some = self._ended[self._again : self._again + _AGAIN]
+        some = list(islice(self._ended, self._again, self._again + _AGAIN))
         self._again += _AGAIN
         return some
 
@@ -113,7 +113,7 @@ class Reader:
         self._ledger.write(Read(job, "reader", state, value, problem, asked, told, row.fence))
         if not known:
             del self._open[job]
-            self._ended.append(job)
+            self._ended[job] = None
 
     def _value(self, job: str, row: Watched) -> tuple[str, str]:
         """The token of the attempt that ended it, and the type of its error."""

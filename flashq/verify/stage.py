@@ -11,7 +11,7 @@ import secrets
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flashq.store.line import Line
@@ -31,6 +31,16 @@ _PYTHON = (sys.executable, "-P", "-m")
 """-P: no module of the folder it starts in stands in for one of ours."""
 _TEND_S = 0.05
 _STOP_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """How one of the kept programs is run otherwise than the rest."""
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables in place of the usual ones."""
+    within: Sequence[str] = ()
+    """A command that becomes the program it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +70,15 @@ class Stage:
         hosts: int,
         by_hand: int,
         shares: Sequence[Share],
+        variations: Mapping[str, Variation] | None = None,
     ) -> None:
-        """`by_hand`: workers without a host agent, beside those that the autoscaler has started."""
+        """`by_hand`: workers without a host agent, beside those that the autoscaler has started. `variations`: of some
+        programs, by name.
+        """
         self.folder = folder
         self.secret = secrets.token_bytes(32)
         self._prefix, self._lease_s = prefix, lease_s
+        self._variations = variations or {}
         self.door = Door(folder / "door", lambda: Line(url).detach())
         self._lifeline, self._held_end = os.pipe()
         self.hosts = [self._kept(f"host-{n}", "flashq", "host", "--lifeline") for n in range(hosts)]
@@ -87,10 +101,15 @@ class Stage:
         key = home / "key"
         key.touch(0o600)
         key.write_bytes(self.secret)
-        env = self._environment() | {"FLASHQ_HOME": str(home), "FLASHQ_SECRET_KEY_FILE": str(key)}
-        return Kept(
-            name, [*_PYTHON, *command], env=env, folder=self.folder, lifeline=self._lifeline, done=done
-        )
+        varied = self._variations.get(name, Variation())
+        env = {
+            **self._environment(),
+            "FLASHQ_HOME": str(home),
+            "FLASHQ_SECRET_KEY_FILE": str(key),
+            **varied.env,
+        }
+        whole = [*varied.within, *_PYTHON, *command]
+        return Kept(name, whole, env=env, folder=self.folder, lifeline=self._lifeline, done=done)
 
     def _environment(self) -> dict[str, str]:
         inherited: Mapping[str, str] = os.environ  # noqa: TID251 — handed on, not read

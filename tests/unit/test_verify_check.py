@@ -118,6 +118,11 @@ BROKEN: dict[str, list[Fact]] = {
         *reruns(6),
         Read("a", "reader", "failed", "", "WorkerCrashed", 19, 20),
     ],
+    "untold": [
+        Acknowledged(0, "a", "key", 1.0),
+        Wiped(2.5),
+        Read("a", "caller 7", "", "", "JobNotFound", 1.0, 3.0),
+    ],
     "leftover": [*without(Left), Left(0, 0, 1)],
 }
 
@@ -282,6 +287,7 @@ def test_what_was_lost_by_a_wipe_is_lost_by_design() -> None:
         began("a", 1, 2.0),
         Wiped(2.5),
         seen("a", "", 3.0),
+        Read("a", "caller 7", "", "", "BrokerStateLost", 1.5, 3.0),
         Acknowledged(0, "b", "key", 4.0),
         *ran("b", 1, 5.0, pid=20),
         told("b", 1, 6.0, pid=20),
