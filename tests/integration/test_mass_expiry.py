@@ -41,7 +41,7 @@ def test_every_script_stays_short_while_very_many_leases_end(server: str, leases
         assert ms["p99"] < BUSY * MOST_MS, (script, ms)
 
 
-@Endpoint(name="crowd", cpu="any", workers=(0, 1))
+@Endpoint(name="throng", cpu="any", workers=(0, 1))
 def number(n: int) -> int:
     return n
 
@@ -55,7 +55,7 @@ def test_one_reaper_does_not_leave_the_rest_for_its_next_look() -> None:
         wait_until(lambda: all(job._call.acknowledged.done for job in jobs))
         abandon(made, len(jobs))
         made.worker(number)
-        leases = made.broker.keys.of("leases", "crowd")
+        leases = made.broker.keys.of("leases", "throng")
         wait_until(lambda: made.broker.execute("ZCARD", leases) <= 8, 20, "all leases recovered")
         assert [job.result(60) for job in jobs] == list(range(2000))
 
@@ -63,9 +63,9 @@ def test_one_reaper_does_not_leave_the_rest_for_its_next_look() -> None:
 def abandon(made: Rig, count: int) -> None:
     """Have so many jobs claimed by a worker that is never heard of again."""
     t = made.broker.transitions
-    made.broker.run(t.join("crowd", "ghost", lease_ms=50, booked=False, fields={}))
+    made.broker.run(t.join("throng", "ghost", lease_ms=50, booked=False, fields={}))
     for step in range(0, count, 500):
         claim: Any = t.claim(
-            "crowd", "ghost", f"n{step}", count=500, lease_ms=50, start=0, holding=step, room=500
+            "throng", "ghost", f"n{step}", count=500, lease_ms=50, start=0, holding=step, room=500
         )
         assert len(made.broker.run(claim).jobs) == 500

@@ -35,13 +35,13 @@ class Reluctant:
 
 
 def endpoint(number: int, reluctant: Reluctant | None = None) -> Any:
-    """One revision of the endpoint `turn`; it returns its number."""
+    """One revision of the endpoint `code-turn`; it returns its number."""
 
     def turn() -> int:
         assert reluctant is None
         return number
 
-    return Endpoint(name="turn", cpu="any", workers=(0, 2))(turn)
+    return Endpoint(name="code-turn", cpu="any", workers=(0, 2))(turn)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_two_workers_on_a_troubled_machine_leave_the_jobs_waiting(own: Rig, tmp_
     Path(f"{record}.on").touch()
     job = bad.spawn()
     for _ in range(3):
-        assert own.worker("turn").wait() == 4
+        assert own.worker("code-turn").wait() == 4
     assert job.status().result() == "IN_QUEUE"
 
 
@@ -101,13 +101,13 @@ def test_only_the_code_that_failed_is_given_up(own: Rig, tmp_path: Path) -> None
     record = tmp_path / "starts"
     bad = endpoint(2, Reluctant(str(record), "ValueError"))
     own.register(bad)
-    revision = own.broker.execute("HGET", own.broker.keys.of("endpoint", "turn"), "revision").decode()
+    revision = own.broker.execute("HGET", own.broker.keys.of("endpoint", "code-turn"), "revision").decode()
     Path(f"{record}.on").touch()
     good = endpoint(1)
     own.register(good)
     job = good.spawn()
     for _ in range(2):
-        assert own.worker("turn", revision=revision, resources="of old").wait() == 4
+        assert own.worker("code-turn", revision=revision, resources="of old").wait() == 4
     assert starts(record) == 2
     assert job.status().result() == "IN_QUEUE"
 
@@ -115,9 +115,9 @@ def test_only_the_code_that_failed_is_given_up(own: Rig, tmp_path: Path) -> None
 def test_a_worker_says_what_it_was_started_with(own: Rig) -> None:
     """Given resources that were changed after it was ordered, expect the worker to report the ordered ones."""
     own.register(endpoint(1))
-    key = own.broker.keys.of("endpoint", "turn")
+    key = own.broker.keys.of("endpoint", "code-turn")
     revision = own.broker.execute("HGET", key, "revision").decode()
-    worker = own.worker("turn", revision=revision, resources="those-of-the-order")
+    worker = own.worker("code-turn", revision=revision, resources="those-of-the-order")
     wait_until(lambda: own.worker_field(worker.id, "fq_env") == "those-of-the-order")
 
 
