@@ -78,15 +78,24 @@ def _times(kills: list[Record]) -> tuple[str, str, str]:
 def _else(kills: list[Record]) -> str:
     """What else became of the jobs, in words."""
     failed = [kill["failed_s"] for kill in kills if kill["failed_s"] is not None]
-    lost = [kill["watched_s"] for kill in kills if kill["back_s"] is None and kill["failed_s"] is None]
-    orphans = sum(kill["went_on"] for kill in kills)
+    completed = [kill["completed_s"] for kill in kills if kill["completed_s"] is not None]
+    orphans = sum(kill["went_on"] for kill in kills) - len(completed)
+    lost = [
+        kill["watched_s"]
+        for kill in kills
+        if not any(kill[name] for name in ("back_s", "failed_s", "completed_s"))
+    ]
     said = []
     if failed:
         said.append(f"{len(failed)} failed for good, after {_seconds(statistics.median(failed))}")
+    if completed:
+        said.append(
+            f"{len(completed)} first runs went on, with nobody to supervise them, and completed the job"
+        )
+    if orphans:
+        said.append(f"{orphans} first runs went on, with nobody to supervise them, beside what is said here")
     if lost:
         said.append(f"{len(lost)} not back after {_seconds(min(lost))}")
-    if orphans:
-        said.append(f"{orphans} of the first runs went on to their end, with nobody to supervise them")
     return "; ".join(said)
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,23 +21,28 @@ from benchmarks.recovery import beside, ours
 from benchmarks.recovery.peers import PEERS
 from benchmarks.recovery.record import summary
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 Measured = dict[str, dict[str, Any]]
 
 
-def measure_peers(names: list[str], patience_s: float | None) -> Measured:
-    """The peers that only wait at the same time, then Ray, whose cluster is many processes."""
-    found: Measured = {}
+def measure_peers(names: list[str], patience_s: float | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Ray first, whose cluster is many processes, then the others at the same time: they only wait."""
     if "ray" in names:
-        found["ray"] = beside.measure("ray", patience_s)
+        yield "ray", beside.measure("ray", patience_s)
     slow = [name for name in names if name != "ray"]
     with ThreadPoolExecutor(max(1, len(slow))) as pool:
-        found |= zip(slow, pool.map(lambda name: beside.measure(name, patience_s), slow), strict=True)
-    return found
+        under_way = {pool.submit(beside.measure, name, patience_s): name for name in slow}
+        for done in as_completed(under_way):
+            yield under_way[done], done.result()
 
 
 def table(measured: Measured) -> Table:
     """What was found, for the terminal."""
-    shown = Table("system", "killed", "was", "kills", "back: median", "p99", "max", "failed", "not back")
+    shown = Table(
+        "system", "killed", "was", "kills", "back: median", "p99", "max", "failed", "went on", "not back"
+    )
     for name, found in measured.items():
         groups: dict[tuple[str, bool], list[dict[str, Any]]] = {}
         for kill in found["kills"]:
@@ -48,10 +53,17 @@ def table(measured: Measured) -> Table:
             times = (
                 [f"{value:,.2f}" for key, value in summary(back).items() if key != "n"] if back else ["–"] * 3
             )
-            lost = len(kills) - len(back) - failed
-            row = [name, part, "busy" if busy else "idle", str(len(kills)), *times, str(failed), str(lost)]
-            shown.add_row(*row)
+            went_on = sum(kill["completed_s"] is not None for kill in kills)
+            counts = (failed, went_on, len(kills) - len(back) - failed - went_on)
+            shown.add_row(name, part, "busy" if busy else "idle", str(len(kills)), *times, *map(str, counts))
     return shown
+
+
+def write(output: Path | None, measured: Measured) -> None:
+    """Put what was measured into the file, beside what is in it of other systems."""
+    if output is not None:
+        before = json.loads(output.read_text()) if output.exists() else {"systems": {}}
+        output.write_text(json.dumps({"systems": {**before["systems"], **measured}}, indent=1) + "\n")
 
 
 def main() -> int:
@@ -66,13 +78,12 @@ def main() -> int:
     measured: Measured = {}
     if not arguments.only_peers:
         measured["flashq"] = ours.measure(arguments.kills)
+        write(arguments.output, measured)
     if arguments.peers is not None:
-        measured |= measure_peers(arguments.peers or sorted(PEERS), arguments.patience)
+        for name, found in measure_peers(arguments.peers or sorted(PEERS), arguments.patience):
+            measured[name] = found
+            write(arguments.output, measured)
     Console().print(table(measured))
-    if arguments.output:
-        before = json.loads(arguments.output.read_text()) if arguments.output.exists() else {"systems": {}}
-        record = {"systems": {**before["systems"], **measured}}
-        arguments.output.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
 

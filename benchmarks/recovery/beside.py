@@ -83,7 +83,7 @@ class _Go:
             victims = peer.victims(unit, self._part, None)
             killed_ns = time.monotonic_ns()
             kill_all(victims)
-            wait_gone(victims)  # else the broker may still give the job to a closed connection
+            wait_gone(victims)
             job = peer.submit(f"work-{unit}", number, 0.0)
             found += self._watch([job], [0], killed_ns, busy=False, numbers=[number])
         return found
@@ -100,19 +100,24 @@ class _Go:
         busy: bool = True,
         numbers: list[int] | None = None,
     ) -> list[Kill]:
-        """Wait until each job is back or said to have failed, or patience ends."""
+        """Wait until each job is back, or said to have failed or finished, or patience ends."""
         numbers = numbers or list(range(len(jobs)))
-        failed: dict[int, float] = {}
+        ended_s: dict[str, dict[int, float]] = {"failed": {}, "finished": {}}
+        failed, finished = ended_s["failed"], ended_s["finished"]
         ask_at = 0.0
         while True:
             passed_s = (time.monotonic_ns() - killed_ns) / 1e9
             back = {n: row for n in numbers if (row := begun(self._record, n, after_ns=killed_ns))}
+            settled = back.keys() | failed.keys() | finished.keys()
             if passed_s >= ask_at:
                 for number, job in zip(numbers, jobs, strict=True):
-                    if number not in back and number not in failed and self._peer.state(job) == "failed":
-                        failed[number] = passed_s
+                    if number not in settled and (state := self._peer.state(job)) in ended_s:
+                        ended_s[state][number] = passed_s
                 ask_at = passed_s + min(5.0, 0.2 + passed_s / 20)
-            if len(back.keys() | failed.keys()) == len(numbers) or passed_s > self._patience_s:
+            if (
+                len(back.keys() | failed.keys() | finished.keys()) == len(numbers)
+                or passed_s > self._patience_s
+            ):
                 break
             time.sleep(0.02 if passed_s < 30 else 0.25)
         ended = {(row.number, row.pid) for row in lines(self._record) if row.what == "end"}
@@ -123,6 +128,7 @@ class _Go:
                 back_s=round((back[n].at_ns - killed_ns) / 1e9, 3) if n in back else None,
                 failed_s=round(failed[n], 3) if n in failed and n not in back else None,
                 went_on=(n, pid) in ended,
+                completed_s=round(finished[n], 3) if n in finished and n not in back else None,
                 watched_s=round(passed_s, 1),
             )
             for n, pid in zip(numbers, first_pids, strict=True)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PROGRAMS = Path(__file__).parent / "peer_programs"
 REQUIREMENTS = Path(__file__).parent / "peers.txt"
 ENVIRONMENT = Path("build") / "peers"
+_CLOSED_S = 0.05
 
 
 def ensure() -> Path:
@@ -72,7 +73,10 @@ def kill_all(processes: Sequence[psutil.Process]) -> None:
 
 
 def wait_gone(processes: Sequence[psutil.Process]) -> None:
-    """Wait until none of them runs any more, so that the broker sees their connections closed."""
+    """Wait until none of them runs any more, and then until the broker has seen their connections close.
+
+    Sooner, the next job may be handed to a closed connection, where RQ leaves it for many minutes.
+    """
 
     def gone(process: psutil.Process) -> bool:
         try:
@@ -82,6 +86,7 @@ def wait_gone(processes: Sequence[psutil.Process]) -> None:
 
     while not all(map(gone, processes)):
         time.sleep(0.001)
+    time.sleep(_CLOSED_S)
 
 
 class Peer:
@@ -145,7 +150,7 @@ class Peer:
         return str(self._ask("submit", queue, str(self._record), number, stay_s))
 
     def state(self, job: str) -> str:
-        """'failed', or another word."""
+        """'failed', 'finished', or another word."""
         return str(self._ask("state", job))
 
     def _ask(self, *words: Any) -> Any:

@@ -54,7 +54,9 @@ class Kill:
     failed_s: float | None = None
     """Until the system said that the job failed, for good."""
     went_on: bool = False
-    """The run that was to be killed came to its end, without who supervised it."""
+    """The run under way came to its end, without who supervised it."""
+    completed_s: float | None = None
+    """Until the system took that run's end for the job's."""
     watched_s: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:

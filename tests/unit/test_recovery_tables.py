@@ -22,7 +22,7 @@ ABOUT = {
 
 
 def kill(part: str, *, busy: bool = True, **fields: Any) -> dict[str, Any]:
-    nothing = {"back_s": None, "failed_s": None, "went_on": False, "watched_s": 900.0}
+    nothing = {"back_s": None, "failed_s": None, "went_on": False, "completed_s": None, "watched_s": 900.0}
     return {"part": part, "busy": busy, **nothing, **fields}
 
 
@@ -55,7 +55,8 @@ def test_kills_are_told_by_what_was_killed_and_what_became_of_the_job(tmp_path: 
         kill("job", failed_s=0.2),
         kill("job", failed_s=0.4),
         kill("worker", back_s=None, watched_s=1234.5),
-        kill("supervisor", went_on=True),
+        kill("supervisor", went_on=True, completed_s=150.0),
+        kill("supervisor", went_on=True, back_s=86.0),
         kill("worker", busy=False, back_s=0.05),
     ]
     folder = written(
@@ -69,8 +70,9 @@ def test_kills_are_told_by_what_was_killed_and_what_became_of_the_job(tmp_path: 
         ["RQ", "work-horse", "busy", "2", "–", "–", "–", "2 failed for good, after 0.30 s"],
         ["RQ", "work-horse and worker", "busy", "1", "–", "–", "–", "1 not back after 1,234 s"],
         [
-            *("RQ", "worker, the parent of the work-horse", "busy", "1", "–", "–", "–"),
-            "1 not back after 900 s; 1 of the first runs went on to their end, with nobody to supervise them",
+            *("RQ", "worker, the parent of the work-horse", "busy", "2", "86.0 s", "–", "86.0 s"),
+            "1 first runs went on, with nobody to supervise them, and completed the job; "
+            "1 first runs went on, with nobody to supervise them, beside what is said here",
         ],
         ["RQ", "work-horse and worker", "idle", "1", "0.05 s", "–", "0.05 s", ""],
     ]

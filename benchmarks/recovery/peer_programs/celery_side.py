@@ -23,7 +23,7 @@ def submit(queue: str, record: str, number: int, stay_s: float) -> str:
 
 
 def state(task: str) -> str:
-    return "failed" if app.AsyncResult(task).state == "FAILURE" else "other"
+    return {"FAILURE": "failed", "SUCCESS": "finished"}.get(app.AsyncResult(task).state, "other")
 
 
 if __name__ == "__main__":

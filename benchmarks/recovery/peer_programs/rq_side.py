@@ -7,6 +7,7 @@ import os
 import talk
 from redis import Redis
 from rq import Queue
+from rq.exceptions import NoSuchJobError
 from rq.job import Job
 
 CONNECTION = Redis.from_url(os.environ["RECOVERY_URL"])
@@ -17,8 +18,11 @@ def submit(queue: str, record: str, number: int, stay_s: float) -> str:
 
 
 def state(job: str) -> str:
-    """'failed', or whatever else RQ says."""
-    return str(Job.fetch(job, connection=CONNECTION).get_status().value)
+    """'failed', 'finished', 'gone', or whatever else RQ says."""
+    try:
+        return str(Job.fetch(job, connection=CONNECTION).get_status().value)
+    except NoSuchJobError:
+        return "gone"
 
 
 if __name__ == "__main__":
