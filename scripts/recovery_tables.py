@@ -23,6 +23,7 @@ NAMES = {
     "dramatiq": "Dramatiq",
     "celery": "Celery (`acks_late`)",
     "ray": "Ray (tasks)",
+    "ray_actor": "Ray (actors)",
 }
 #: By system and part: what was killed, in its own words.
 KILLED = {
@@ -30,6 +31,7 @@ KILLED = {
     ("flashq", "supervisor"): "supervisor",
     ("flashq", "worker"): "executor and supervisor",
     ("flashq", "host"): "a whole host: agent, supervisors, executors",
+    ("flashq", "cut"): "a whole host, cut off: no connection closes",
     ("rq", "job"): "work-horse",
     ("rq", "supervisor"): "worker, the parent of the work-horse",
     ("rq", "worker"): "work-horse and worker",
@@ -42,6 +44,8 @@ KILLED = {
     ("ray", "job"): "worker process",
     ("ray", "supervisor"): "raylet",
     ("ray", "host"): "a whole node: raylet and all of its own",
+    ("ray", "cut"): "a whole node, cut off: no connection closes",
+    ("ray_actor", "job"): "worker process",
 }
 _ENOUGH_FOR_P99 = 30
 
@@ -131,20 +135,22 @@ def recovery_lines(folder: Path = RESULTS) -> str:
     record = _read(folder, "recovery.json")
     if record is None:
         return ""
-    systems = record["systems"]
-    ours = _groups(systems["flashq"]["kills"])
-    worker, host = ours["worker", True], ours["host", True]
+    systems = {name: _groups(found["kills"]) for name, found in record["systems"].items()}
+    ours = systems["flashq"]
+    worker, host = ours["worker", True], [*ours["host", True], *ours["cut", True]]
     first = (
         f"A job whose worker is killed under it begins again after {_median(worker)} (median of {len(worker)} kills;"
         f" at most {_worst(worker)}), one whose whole host is gone after {_median(host)} (at most {_worst(host)})."
     )
     others = [
-        f"{NAMES[name]} {_in_short(_groups(found['kills']), name)}"
-        for name, found in systems.items()
-        if name != "flashq"
+        f"{NAMES[name]} {_in_short(groups)}" for name, groups in systems.items() if ("worker", True) in groups
     ]
-    second = f"On their defaults, in the same harness, with the whole worker killed: {'; '.join(others)}."
-    return f"{first}\n{second} [Recovery beside others](docs/reliability.md#recovery-beside-others) has the rest.\n"
+    if "ray" in systems:
+        process, node = systems["ray"]["job", True], systems["ray"]["cut", True]
+        others.append(f"{NAMES['ray']} {_in_short({('worker', True): process})}, and for a node that is cut off"
+                      f" {_in_short({('worker', True): node})}")  # fmt: skip
+    second = f"Others on their defaults, killed in the same way in the same harness: {'; '.join(others[1:])}."
+    return f"{first} {second}\n[Recovery beside others](docs/reliability.md#recovery-beside-others) has the rest.\n"
 
 
 def _median(kills: list[Record]) -> str:
@@ -155,8 +161,8 @@ def _worst(kills: list[Record]) -> str:
     return _times(kills)[2]
 
 
-def _in_short(groups: dict[tuple[str, bool], list[Record]], name: str) -> str:
-    kills = groups["host" if name == "ray" else "worker", True]
+def _in_short(groups: dict[tuple[str, bool], list[Record]]) -> str:
+    kills = groups["worker", True]
     failed = [kill["failed_s"] for kill in kills if kill["failed_s"] is not None]
     if failed and len(failed) == len(kills):
         return f"{_seconds(statistics.median(failed))}, as failed"

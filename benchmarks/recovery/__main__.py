@@ -29,9 +29,10 @@ Measured = dict[str, dict[str, Any]]
 
 def measure_peers(names: list[str], patience_s: float | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Ray first, whose cluster is many processes, then the others at the same time: they only wait."""
-    if "ray" in names:
-        yield "ray", beside.measure("ray", patience_s)
-    slow = [name for name in names if name != "ray"]
+    clusters = [name for name in names if name.startswith("ray")]
+    for name in clusters:
+        yield name, beside.measure(name, patience_s)
+    slow = [name for name in names if name not in clusters]
     with ThreadPoolExecutor(max(1, len(slow))) as pool:
         under_way = {pool.submit(beside.measure, name, patience_s): name for name in slow}
         for done in as_completed(under_way):

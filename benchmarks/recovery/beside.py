@@ -17,16 +17,19 @@ from tests.rig import BrokerServer, wait_until
 UNITS = 5
 STAY_S = 150.0
 """How long a first run stays if it is not killed: less than RQ's default timeout (180 s)."""
-PATIENCE_S = {"rq": 1000.0, "dramatiq": 1500.0, "celery": 3900.0, "ray": 300.0}
+PATIENCE_S = {"rq": 1000.0, "dramatiq": 1500.0, "celery": 3900.0, "ray": 300.0, "ray_actor": 300.0}
 """How long a job that does not come back is waited for."""
 
 
 def measure(name: str, patience_s: float | None = None) -> dict[str, Any]:
     """Every go of one peer, all at the same time: they only wait."""
     kind, patience = PEERS[name], patience_s or PATIENCE_S[name]
-    goes: list[tuple[Part, bool]] = [*((part, True) for part in kind.busy), (kind.busy[-1], False)]
+    goes: list[tuple[Part, bool]] = [
+        *((part, True) for part in kind.busy),
+        *((part, False) for part in kind.idle),
+    ]
     record = about(versions(*kind.packages), broker="Valkey 9", waited_at_most_s=patience)
-    if name == "ray":  # one cluster at a time: each is many processes
+    if name.startswith("ray"):  # one cluster at a time: each is many processes
         done = [_go(kind, part, busy, patience) for part, busy in goes]
     else:
         with ThreadPoolExecutor(len(goes)) as pool:
@@ -62,7 +65,7 @@ class _Go:
         victims = [peer.victims(unit, self._part, first[unit].pid) for unit in range(UNITS)]
         assert not any(peer.state(job) == "failed" for job in jobs), "none of them failed by itself"
         killed_ns = time.monotonic_ns()
-        kill_all([process for unit in victims for process in unit])
+        kill_all([process for unit in victims for process in unit], self._part)
         return self._watch(jobs, [row.pid for row in first], killed_ns)
 
     def idle(self) -> list[Kill]:

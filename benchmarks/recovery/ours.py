@@ -37,9 +37,11 @@ _SHARES: list[tuple[Part, bool, float]] = [
     ("job", True, 0.15),
     ("job", False, 0.10),
     ("supervisor", True, 0.10),
-    ("host", True, 0.10),
-    ("host", False, 0.10),
+    ("host", True, 0.08),
+    ("host", False, 0.06),
+    ("cut", True, 0.06),
 ]
+_OF_HOSTS = ("host", "cut")
 _AT_ONCE = 4  # hosts that are gone at the same moment
 _RANDOM = random.Random(4)  # noqa: S311 — spreads the moments of the kills
 
@@ -63,13 +65,13 @@ def measure(kills: int) -> dict[str, Any]:
     with _stack() as stack:
         one = _OneWorker(stack)
         for part, busy, share in _SHARES:
-            if part != "host":
+            if part not in _OF_HOSTS:
                 for _ in range(max(1, round(share * kills))):
                     found.append(one.busy(part) if busy else one.idle(part))
     for part, busy, share in _SHARES:
-        if part == "host":
+        if part in _OF_HOSTS:
             for _ in range(max(1, round(share * kills / _AT_ONCE))):
-                found += _hosts_gone(busy=busy)
+                found += _hosts_gone(part, busy=busy)
     record["load_average_after"] = round(os.getloadavg()[0], 2)
     return {"about": record, "kills": [kill.as_dict() for kill in found]}
 
@@ -145,8 +147,8 @@ class _OneWorker:
         return Kill(part, busy, back_s=round((again.at_ns - killed_ns) / 1e9, 3))
 
 
-def _hosts_gone(*, busy: bool) -> list[Kill]:
-    """Hosts with a worker each are gone at one moment, agent and all; one more is left to take over."""
+def _hosts_gone(part: Part, *, busy: bool) -> list[Kill]:
+    """Hosts with a worker each are gone (or cut off) at one moment, agent and all; one more is left to take over."""
     with _stack() as stack:
         jobs, folder = _Jobs(stack), stack.rig.server.folder
         stack.host.terminate()
@@ -162,16 +164,20 @@ def _hosts_gone(*, busy: bool) -> list[Kill]:
         stack.start("host", home=folder / "home")
         wait_until(lambda: len(stack.hosts()) == _AT_ONCE + 1, 30, "one more host")
         time.sleep(_RANDOM.uniform(0.0, LEASE_S / 3))
-        killed_ns = _kill([process for agent in doomed for process in family(agent.pid)])
-        if not busy:
-            numbers = [100 + n for n in numbers]
-            calls = [recover_many.spawn(*jobs.quick(n)) for n in numbers]
-        found = []
-        for number, call in zip(numbers, calls, strict=True):
-            again = jobs.begun(number, after_ns=killed_ns)
-            found.append(Kill("host", busy, back_s=round((again.at_ns - killed_ns) / 1e9, 3)))
-            assert call.result(60) == number
-        return found
+        victims = [process for agent in doomed for process in family(agent.pid)]
+        try:
+            killed_ns = _kill(victims, part)
+            if not busy:
+                numbers = [100 + n for n in numbers]
+                calls = [recover_many.spawn(*jobs.quick(n)) for n in numbers]
+            found = []
+            for number, call in zip(numbers, calls, strict=True):
+                again = jobs.begun(number, after_ns=killed_ns)
+                found.append(Kill(part, busy, back_s=round((again.at_ns - killed_ns) / 1e9, 3)))
+                assert call.result(60) == number
+            return found
+        finally:
+            kill_all(victims)  # what was cut off is still there
 
 
 def _parts(part: Part, executor: int, supervisor: int) -> list[psutil.Process]:
@@ -179,9 +185,10 @@ def _parts(part: Part, executor: int, supervisor: int) -> list[psutil.Process]:
     return [psutil.Process(pid) for pid in pids]
 
 
-def _kill(victims: list[psutil.Process]) -> int:
+def _kill(victims: list[psutil.Process], part: Part = "worker") -> int:
     """Kill them at one moment, which is returned, and wait until they are gone."""
     at_ns = time.monotonic_ns()
-    kill_all(victims)
-    wait_gone(victims)
+    kill_all(victims, part)
+    if part != "cut":
+        wait_gone(victims)
     return at_ns

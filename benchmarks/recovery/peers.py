@@ -64,9 +64,12 @@ def family(pid: int) -> list[psutil.Process]:
     return []
 
 
-def kill_all(processes: Sequence[psutil.Process]) -> None:
-    """SIGKILL at once: all are stopped before the first one dies, so that none sees another's end."""
-    for which in (signal.SIGSTOP, signal.SIGKILL):
+def kill_all(processes: Sequence[psutil.Process], part: Part = "worker") -> None:
+    """SIGKILL at once: all are stopped before the first dies, so that none sees another's end.
+
+    "cut": they are only stopped.
+    """
+    for which in (signal.SIGSTOP,) if part == "cut" else (signal.SIGSTOP, signal.SIGKILL):
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(which)
@@ -95,6 +98,7 @@ class Peer:
     name: str
     packages: tuple[str, ...]
     busy: tuple[Part, ...] = ("job", "supervisor", "worker")
+    idle: tuple[Part, ...] = ("worker",)
     prefix: tuple[str, ...] = ()
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -220,7 +224,8 @@ class Ray(Peer):
 
     name = "ray"
     packages = ("ray",)
-    busy = ("job", "supervisor", "host")
+    busy = ("job", "supervisor", "host", "cut")
+    idle = ("host",)
     prefix = (
         *("unshare", "--net", *(["--map-root-user"] if os.geteuid() else [])),
         *("sh", "-c", 'ip link set lo up && exec "$@"', "sh"),
@@ -233,4 +238,12 @@ class Ray(Peer):
         self._ask("node", count)
 
 
-PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Rq, Dramatiq, Celery, Ray)}
+class RayActor(Ray):
+    """Ray actors: by default they are not restarted."""
+
+    name = "ray_actor"
+    busy = ("job",)
+    idle = ()
+
+
+PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Rq, Dramatiq, Celery, Ray, RayActor)}

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-Part = Literal["job", "supervisor", "worker", "host"]
-"""What is killed: the process that runs the job; the one that supervises it; both; and all of a machine's."""
+Part = Literal["job", "supervisor", "worker", "host", "cut"]
+"""What is killed: the process that runs the job; the one that supervises it; both; all of a machine's.
+
+cut: all of a machine's is stopped and not killed, so that no connection closes: as when its power or network fails.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,21 +81,25 @@ def test_kills_are_told_by_what_was_killed_and_what_became_of_the_job(tmp_path: 
 
 
 def test_the_readme_has_the_medians_and_the_worst_of_ours_and_how_the_others_did(tmp_path: Path) -> None:
-    ours = system(kill("worker", back_s=0.5), kill("worker", back_s=0.7), kill("host", back_s=14.0))
+    killed = [kill("worker", back_s=0.5), kill("worker", back_s=0.7), kill("host", back_s=14.0)]
     folder = written(
         tmp_path,
-        flashq=ours,
+        flashq=system(*killed, kill("cut", back_s=16.0)),
         rq=system(kill("worker", failed_s=811.0)),
         celery=system(kill("worker", watched_s=3900.0)),
-        ray=system(kill("host", back_s=20.0)),
+        ray=system(kill("job", back_s=1.5), kill("cut", back_s=20.0)),
     )
 
     lines = recovery_tables.recovery_lines(folder)
 
     assert (
-        "after 0.60 s (median of 2 kills; at most 0.70 s), one whose whole host is gone after 14.0 s" in lines
+        "after 0.60 s (median of 2 kills; at most 0.70 s), one whose whole host is gone after 15.0 s" in lines
     )
-    assert "RQ 811 s, as failed; Celery (`acks_late`) not within 3,900 s; Ray (tasks) 20.0 s." in lines
+    assert (
+        "RQ 811 s, as failed; Celery (`acks_late`) not within 3,900 s; Ray (tasks) 1.50 s, and for a node"
+        in lines
+    )
+    assert "that is cut off 20.0 s." in lines
 
 
 def test_endurance_says_what_was_wanted_beside_what_was_found(tmp_path: Path) -> None:
