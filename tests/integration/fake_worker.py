@@ -1,6 +1,7 @@
 """Stands in for a worker: tells what it was told, joins, takes a job and holds it; its endpoint says how.
 
-`crash`: dies before it joins. `stubborn`: does not end on SIGTERM. Others leave on SIGTERM, and when drained.
+`crash`: dies before it joins. `slow`: does not come to that. `stubborn`: does not end on SIGTERM. Others leave on
+SIGTERM, and when drained.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ def main() -> int:
     print("a line on stderr", file=sys.stderr, flush=True)
     if config.endpoint == "crash":
         os._exit(9)
+    if config.endpoint == "slow":
+        signal.pause()
 
     ending, wake = os.pipe2(os.O_NONBLOCK)
     signal.set_wakeup_fd(wake)

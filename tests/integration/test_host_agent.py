@@ -371,6 +371,18 @@ def test_draining_host_says_so_and_starts_nothing(fleet: FleetRig, agent: AgentP
     assert "failures" not in fleet.endpoint_fields("embed")
 
 
+def test_worker_that_hardly_began_when_its_host_ends_is_no_failed_start(
+    fleet: FleetRig, agent: AgentProcess, host: str
+) -> None:
+    fleet.register("slow")
+    worker = fleet.order(host, "slow")
+    told(agent, worker)
+    agent.signal(signal.SIGTERM)
+    assert agent.process.wait(30) == 0
+    assert fleet.workers("slow") == []
+    assert "failures" not in fleet.endpoint_fields("slow")
+
+
 def test_second_sigterm_kills(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
     fleet.register("stubborn")
     pid = told(agent, fleet.order(host, "stubborn"))["pid"]

@@ -151,7 +151,7 @@ class HostAgent:
         with contextlib.suppress(BrokerError):
             self._beat()
             self._presence.drain(self._workers.endpoints(), f"host {self.host} is ending")
-        self._workers.terminate()
+        self._workers.terminate("its host agent ends")
 
     def _leave(self) -> None:
         until = time.monotonic() + _FAREWELL_S

@@ -39,7 +39,7 @@ class _Running:
     keys: tuple[str, ...]
     """The ids of the keys that it was told."""
     killed: str = ""
-    """Why this host killed it."""
+    """Why this host killed it, or asked it to end."""
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class Ended:
     """Its exit code; negative: the signal that ended it."""
     gpu_uuids: tuple[str, ...]
     killed: str
-    """Why this host killed it; empty where it did not."""
+    """Why this host killed it, or asked it to end; empty where it did neither."""
 
 
 class HostWorkers:
@@ -186,10 +186,11 @@ class HostWorkers:
                 found.append(Ended(worker, running.endpoint, how, code, running.gpu_uuids, running.killed))
         return found
 
-    def terminate(self) -> None:
-        """Ask every worker to finish what it holds and end."""
+    def terminate(self, why: str) -> None:
+        """Ask every worker to finish what it holds and end; one that has hardly begun simply dies."""
         for running in self._running.values():
             if running.process.returncode is None:
+                running.killed = running.killed or why
                 running.process.terminate()
 
     def kill(self, worker: str, why: str) -> bool:
