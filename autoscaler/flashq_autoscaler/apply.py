@@ -15,6 +15,7 @@ from flashq.model import host_command
 from flashq.model.envelope import Header, seal
 from flashq.model.host_command import KillWorker, StartWorker
 from flashq.model.keyring import Direction
+from flashq.store.workers import facts
 from flashq_autoscaler import reconcile, rows
 from flashq_autoscaler.views import Unknown
 
@@ -110,12 +111,12 @@ class Applier:
             patience_ms=PATIENCE_MS,
             command=self._sign(start.endpoint, start.host, word, now_ms, term),
             term=term,
-            fields={
-                "fq_gpus": ",".join(start.gpu_uuids),
-                "fq_cpus": start.cpus,
-                "fq_memory": start.memory_bytes,
-                "fq_why": start.reason,
-            },
+            fields=facts(
+                gpus=start.gpu_uuids,
+                cpus=start.cpus,
+                memory_bytes=start.memory_bytes,
+                why=start.reason,
+            ),
         )
 
     def _sign(self, endpoint: str, host: str, word: HostCommand, now_ms: int, term: Term) -> bytes:

@@ -11,9 +11,9 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from flashq.store.records import WorkerRow
+    from flashq.store.workers import WorkerRow
 
 _REMEMBERED = 16  # workers
 
@@ -34,8 +34,8 @@ class Estimates:
         """Take in what these workers report of themselves."""
         past = self._past[endpoint]
         for worker in workers:
-            _remember(past.service_s, worker, "fq_service_ms")
-            _remember(past.cold_s, worker, "fq_cold_ms")
+            _remember(past.service_s, worker, lambda row: row.service_ms)
+            _remember(past.cold_s, worker, lambda row: row.cold_ms)
 
     def forget(self, endpoint: str) -> None:
         """The endpoint is gone."""
@@ -52,12 +52,12 @@ class Estimates:
         return median(past.values()) if past else None
 
 
-def _remember(past: dict[str, float], worker: WorkerRow, name: str) -> None:
+def _remember(past: dict[str, float], worker: WorkerRow, read: Callable[[WorkerRow], float | None]) -> None:
     try:
-        value = float(worker.fields.get(name) or -1)
+        value = read(worker)
     except ValueError:
         return
-    if value < 0:
+    if value is None or value < 0:
         return
     past[worker.id] = value / 1000
     if len(past) > _REMEMBERED:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashq.errors import BrokerError, BrokerUnreachable
 from flashq.store.command import mapping, number, text
+from flashq.store.workers import endpoints_of_all
 from flashq_autoscaler import rows
 from flashq_autoscaler.estimates import Estimates
 from flashq_autoscaler.views import EndpointView, HostView, Snapshot, Unknown, WorkerView
@@ -126,16 +127,10 @@ class Observer:
         self._hosts = tuple(until)
         current = {text(name) for name in listed}
         if self._retired is None:
-            self._retired = self._find_retired()
+            self._retired = endpoints_of_all(self._broker)
         self._retired |= self._views.keys()
         self._retired -= current
         return sorted(current | self._retired), {h: (end, mapping(known[h])) for h, end in until.items()}
-
-    def _find_retired(self) -> set[str]:
-        """The endpoints of all workers on record: those of undeployed ones are found nowhere else."""
-        workers = self._broker.execute("SMEMBERS", self._broker.keys.of("rq_workers"))
-        records = self._broker.execute_all([("HGET", worker, "fq_ep") for worker in workers])
-        return {text(name) for name in records if name}
 
     def _host(self, host: str, until: float, fields: dict[str, str]) -> HostView | None:
         try:

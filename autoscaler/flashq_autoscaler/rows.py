@@ -24,7 +24,8 @@ from flashq_autoscaler.views import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flashq.store.records import Observed, WorkerRow
+    from flashq.store.records import Observed
+    from flashq.store.workers import WorkerRow
 
 HOPELESS = 2
 """So many starts in a row that would fail again: the jobs that wait are failed with the reason."""
@@ -103,27 +104,26 @@ def worker_view(row: WorkerRow, endpoint: str, now: float, *, current: str | Non
     outage: whoever is on record counts as heard. Only the workers of an endpoint that is gone have no REAP.
     A worker started by hand counts as idle since just now: it stays until a person ends it.
     """
-    fields = row.fields
-    state = fields.get("fq_state", "initializing")
-    beat_at = _seconds(fields.get("fq_beat")) or now
+    state = row.state or "initializing"
+    beat_at = (row.beat_ms or 0) / 1000 or now
     lease_s = max(0.0, row.expires_ms / 1000 - beat_at)
-    by_hand = bool(fields) and "fq_ordered" not in fields
+    by_hand = bool(row.fields) and row.ordered_ms is None
     return WorkerView(
         id=row.id,
         endpoint=endpoint,
-        host=fields.get("fq_host", ""),
+        host=row.host,
         state=cast("WorkerState", state) if state in _STATES else "running",
-        revision=fields.get("fq_rev", ""),
-        environment=fields.get("fq_env") or current or "",
-        since=now if by_hand else _seconds(fields.get("fq_since")) or now,
+        revision=row.revision,
+        environment=row.resources or current or "",
+        since=now if by_hand else (row.since_ms or 0) / 1000 or now,
         beat_at=beat_at if current is None else max(beat_at, now - lease_s),
         lease_s=lease_s,
-        draining=fields.get("fq_drain") == "1",
-        jobs=int(fields.get("fq_jobs") or 0),
-        reported="pid" in fields,
-        gpu_uuids=_words(fields.get("fq_gpus", "")),
-        cpus=float(fields.get("fq_cpus") or 0),
-        memory_bytes=int(fields.get("fq_memory") or 0),
+        draining=row.draining,
+        jobs=row.jobs,
+        reported=row.reported,
+        gpu_uuids=row.gpus,
+        cpus=row.cpus,
+        memory_bytes=row.memory_bytes,
     )
 
 
@@ -170,7 +170,3 @@ def _withheld(endpoint: str, written: str) -> Withheld | None:
 
 def _seconds(ms: str | None) -> float | None:
     return float(ms) / 1000 if ms else None
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in text.split(",") if word)

@@ -76,6 +76,11 @@ def absent(broker: Broker, job_id: str) -> JobNotFound | ResultExpired:
     return missing(job_id, kept_s(spec), int(seconds) + int(micros) / 1e6 - made / 1000)
 
 
+def cancel_requested(broker: Broker, job_id: str) -> bool:
+    """Whether a job's caller wants it stopped."""
+    return bool(broker.execute("HGET", broker.keys.of("job", job_id), "fq_cancel") == b"1")
+
+
 def delivered(fields: dict[str, str], state: JobState) -> tuple[int | None, int | None]:
     """When the present delivery of a job was claimed and when it began (ms).
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flashq.model.lifecycle import JobState
+    from flashq.store.workers import WorkerRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +157,6 @@ class Beat:
 
     now_ms: int
     epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerRow:
-    """A worker as the broker knows it; `fields` is its hash."""
-
-    id: str
-    expires_ms: int
-    fields: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from flashq.store.records import (
     Submitted,
     Term,
     Watched,
-    WorkerRow,
 )
+from flashq.store.workers import WorkerRow
 
 
 def registered(r: Any) -> Registered:

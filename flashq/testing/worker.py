@@ -9,7 +9,7 @@ import asyncio
 import threading
 from contextlib import contextmanager
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 import cloudpickle
@@ -19,6 +19,8 @@ from flashq.errors import BrokerError, FlashqError, WrongBinding
 from flashq.model.envelope import open_sealed
 from flashq.model.keyring import Direction, Keyring
 from flashq.model.outcome import Failure, FailureKind
+from flashq.store.queries import cancel_requested
+from flashq.store.workers import facts
 from flashq_worker import assignment, verdicts
 from flashq_worker.executor import delivery, outcome
 from flashq_worker.executor.frames import Frame, FrameType
@@ -27,6 +29,7 @@ from flashq_worker.outcomes import OutcomeWriter
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from flashq.store.broker import Broker
     from flashq.store.memory import MemoryBroker
     from flashq.store.records import Claimed, Settlement
     from flashq_worker.assignment import Assignment
@@ -152,7 +155,7 @@ class LocalWorker:
 
     def _join(self, endpoint: str) -> str:
         worker = self._joined[endpoint] = f"{endpoint}-{uuid4()}"
-        fields = {"hostname": "local", "fq_host": "local"}
+        fields = {"hostname": "local", **facts(host="local")}
         self._memory.run(
             self._transitions.join(endpoint, worker, lease_ms=_LEASE_MS, booked=False, fields=fields)
         )
@@ -241,8 +244,7 @@ class LocalWorker:
             self._task = None
 
     def _is_cancelled(self, held: Assignment) -> bool:
-        cancelled = self._memory.execute("HGET", self._memory.keys.of("job", held.job), "fq_cancel")
-        return bool(cancelled == b"1")
+        return cancel_requested(cast("Broker", self._memory), held.job)
 
 
 def _run_of(held: Assignment) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import pytest
 
 from flashq.model import spec as specs
 from flashq.model.spec import EndpointSpec
-from flashq.store.records import Observed, WorkerRow
+from flashq.store.records import Observed
+from flashq.store.workers import WorkerRow
 from flashq_autoscaler import rows
 from flashq_autoscaler.decide import decide
 from flashq_autoscaler.estimates import Estimates

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flashq import __version__
+from flashq.store import workers
 from flashq.store.command import text
 from flashq_worker import inventory
 
@@ -146,8 +147,8 @@ class HostPresence:
             self.beat(held, draining=draining)
         failed = loss.before_ready
         if failed is None:
-            key = self._broker.keys.of("worker", loss.worker)
-            failed = text(self._broker.execute("HGET", key, "fq_state")) == "initializing"
+            (row,) = workers.standing(self._broker, [loss.worker])
+            failed = row.state == "initializing"
         left = self._transitions.leave(loss.endpoint, loss.worker, loss.why, before_ready=failed)
         return self._broker.run(left) >= 0
 
@@ -163,19 +164,16 @@ class HostPresence:
         names = [text(name) for name in broker.execute("SMEMBERS", keys.of("endpoints"))]
         listed = broker.execute_all([("ZRANGE", keys.of("endpoint_workers", name), 0, -1) for name in names])
         pairs = [(name, text(worker)) for name, row in zip(names, listed, strict=True) for worker in row]
-        records = broker.execute_all([("HMGET", keys.of("worker", w), "fq_host", "pid") for _, w in pairs])
+        rows = workers.standing(broker, [worker for _, worker in pairs])
         return [
-            Loss(worker, endpoint, "the host agent that ran it ended")
-            for (endpoint, worker), (host, pid) in zip(pairs, records, strict=True)
-            if text(host) == self.host and pid
+            Loss(row.id, endpoint, "the host agent that ran it ended")
+            for (endpoint, _), row in zip(pairs, rows, strict=True)
+            if row.host == self.host and row.reported
         ]
 
-    def given_up(self, workers: Iterable[str]) -> set[str]:
-        """Those of `workers` that the broker does not count on any more: lost, or left."""
-        asked = list(workers)
-        requests = [("HMGET", self._broker.keys.of("worker", w), "fq_ep", "death") for w in asked]
-        records = self._broker.execute_all(requests)
-        return {w for w, (endpoint, death) in zip(asked, records, strict=True) if not endpoint or death}
+    def given_up(self, held: Iterable[str]) -> set[str]:
+        """Those of these workers that the broker does not count on any more: lost, or left."""
+        return {row.id for row in workers.standing(self._broker, list(held)) if not row.counts}
 
     def leave(self) -> None:
         """Take the host off the list."""

@@ -13,6 +13,7 @@ from flashq.codec import Revision
 from flashq.errors import JobNotFound, WrongBinding
 from flashq.model.envelope import open_sealed
 from flashq.model.keyring import Direction
+from flashq.store import workers
 from flashq.store.broker import Broker
 from flashq.store.command import Value, text
 from flashq_worker import verdicts
@@ -53,11 +54,13 @@ class Presence:
             "ip_address": "",
             "version": __version__,
             "python_version": platform.python_version(),
-            "fq_host": config.host,
-            "fq_gpus": ",".join(config.gpu_uuids),
-            "fq_cpus": config.cpus,
-            "fq_keys": ",".join(self._keys.ids),
-            "fq_takes": int(config.lease_s * 1000),  # jobs with the ring of its bell, under this lease
+            **workers.facts(
+                host=config.host,
+                gpus=config.gpu_uuids,
+                cpus=config.cpus,
+                keys=self._keys.ids,
+                takes_ms=int(config.lease_s * 1000),
+            ),
         }
         joined = self._broker.run(
             self._broker.transitions.join(
@@ -128,7 +131,7 @@ class Presence:
         self._startup_ms = dict(startup_ms)
         cold_ms = (time.monotonic() - self._began) * 1000 + max(0, self._joined_ms - self._ordered_ms)
         cold_ms -= startup_ms.get("environment", 0.0)  # built once: the next start finds it
-        fields = {"fq_cold_ms": round(cold_ms, 3)}
+        fields = workers.facts(cold_ms=round(cold_ms, 3))
         verdict = self._broker.run(
             self._broker.transitions.ready(self._config.endpoint, self._config.worker, fields)
         )

@@ -19,6 +19,7 @@ from flashq import codec
 from flashq.errors import BrokerError, EnvelopeError, FlashqError, PythonMismatch, WrongBinding
 from flashq.model.outcome import Failure, FailureKind
 from flashq.store.broker import Broker
+from flashq.store.workers import facts
 from flashq_worker import assignment, presence, verdicts
 from flashq_worker.echo import Echo
 from flashq_worker.exchange import Exchange
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from flashq.codec import Revision
+    from flashq.store.command import Value
     from flashq.store.records import Claimed
     from flashq_worker.assignment import Assignment, LiveKeys, Stop
     from flashq_worker.config import WorkerConfig
@@ -260,16 +262,14 @@ class Supervisor:
         if process is not None:
             process.keepalive()
 
-    def _vitals(self) -> dict[str, str | int | float]:
-        service = (
-            {} if self._pace.service_s is None else {"fq_service_ms": round(self._pace.service_s * 1000, 3)}
+    def _vitals(self) -> dict[str, Value]:
+        service_s = self._pace.service_s
+        return facts(
+            resources=self._presence.resources,
+            revision=self._runtime.revision,
+            keys=self._keys.ids,
+            service_ms=None if service_s is None else round(service_s * 1000, 3),
         )
-        return {
-            "fq_env": self._presence.resources,
-            "fq_rev": self._runtime.revision,
-            "fq_keys": ",".join(self._keys.ids),
-            **service,
-        }
 
     # -- what is due ---------------------------------------------------------------------------------
     def _progress(self) -> None:
