@@ -70,9 +70,13 @@ def submit(
     record = read_hash(broker, broker.keys.of("endpoint", endpoint), ("revision", "spec"))
     if not record["revision"]:
         raise errors.EndpointNotFound(f"no endpoint {endpoint} is registered: see `flashq endpoints`")
-    defaults, at_ms = {**_OLDER, **json.loads(record["spec"])["call_defaults"]}, now_ms(broker)
+    at_ms = now_ms(broker)
     job = new_job_id(endpoint, at_ms, os.urandom(RANDOM_BYTES))
-    header = _header(endpoint, job, record["revision"], defaults, at_ms)
+    try:
+        defaults = {**_OLDER, **json.loads(record["spec"])["call_defaults"]}
+        header = _header(endpoint, job, record["revision"], defaults, at_ms)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise errors.BrokerError(f"the record of endpoint {endpoint} cannot be read: {error!r}") from None
     call, digest = codec.seal_call(header, payload, keys)
     answer = broker.run(
         broker.transitions.submit(

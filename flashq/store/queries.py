@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from flashq.errors import BrokerRefused
 from flashq.model.job_id import endpoint_of, kept_s, made_ms, missing
 from flashq.model.lifecycle import TERMINAL, WAITING, JobState
 from flashq.store.broker import Broker
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from flashq.errors import JobNotFound, ResultExpired
 
+T = TypeVar("T")
 _LOG_PAGE = 200  # entries of a log read at once
 _LOG_BLOCK_MS = 500  # how long a follower waits for output before it looks whether the job has ended
 _LONGEST_LINE = 64 * 1024
@@ -36,24 +39,60 @@ def read_hash(broker: Broker, key: str, names: tuple[str, ...]) -> dict[str, str
 
 
 def read_hashes(broker: Broker, keys: Sequence[str], names: tuple[str, ...]) -> list[dict[str, str]]:
-    """Some fields of several hashes, in one round trip."""
-    replies = broker.execute_all([("HMGET", key, *names) for key in keys])
+    """Some fields of several hashes, in one round trip; what is no hash has none of them."""
+    try:
+        replies = broker.execute_all([("HMGET", key, *names) for key in keys])
+    except BrokerRefused:  # one of them, perhaps: the others are as good as ever
+        return [_read_or_empty(broker, key, names) for key in keys]
     return [_fields(names, reply) for reply in replies]
+
+
+def _read_or_empty(broker: Broker, key: str, names: tuple[str, ...]) -> dict[str, str]:
+    try:
+        return read_hash(broker, key, names)
+    except BrokerRefused:
+        return dict.fromkeys(names, "")
 
 
 def _fields(names: tuple[str, ...], reply: list[bytes | None]) -> dict[str, str]:
     return {name: text(value) for name, value in zip(names, reply, strict=True)}
 
 
-def whole(value: str | None) -> int | None:
+# Anybody who can write to the broker may have written what is read here: what is no number, no time, no JSON object
+# is as if it were not there.
+
+
+def decimal(value: int | float | str | None) -> float | None:
     """A number as a hash holds it; None where there is none."""
-    return int(float(value)) if value else None
+    try:
+        number = float(value or "nan")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def whole(value: str | None) -> int | None:
+    """The same as an integer."""
+    number = decimal(value)
+    return None if number is None else int(number)
 
 
 def moment(ms: int | float | str | None) -> datetime | None:
     """Milliseconds since 1970 as a UTC time; None where there is none (None, '' or 0)."""
-    value = float(ms) if ms else 0.0
-    return datetime.fromtimestamp(value / 1000, UTC) if value else None
+    number = decimal(ms)
+    try:
+        return datetime.fromtimestamp(number / 1000, UTC) if number else None
+    except (ValueError, OverflowError, OSError):  # before or after all times
+        return None
+
+
+def written(value: str | None, kind: type[T]) -> T:
+    """What a field says in JSON, as a dict or a list; an empty one where it does not."""
+    try:
+        found = json.loads(value or "null", parse_constant=lambda _: None)  # NaN is not JSON
+    except (ValueError, RecursionError):
+        return kind()
+    return found if isinstance(found, kind) else kind()
 
 
 def state_of(fields: dict[str, str], job_id: str) -> JobState:
@@ -114,15 +153,16 @@ def timing_of(fields: dict[str, str], job_id: str) -> dict[str, Any]:
     state = state_of(fields, job_id)
     enqueued, ended = whole(fields.get("fq_enqueued")), whole(fields.get("fq_ended"))
     claimed, began = delivered(fields, state)
-    report = _report(fields.get("fq_timing", "")) if state in TERMINAL else {}
-    startup = report.get("startup_ms") or {}
+    report = written(fields.get("fq_timing"), dict) if state in TERMINAL else {}  # what the worker measured
+    startup = report.get("startup_ms")
+    parts = startup.items() if isinstance(startup, dict) else ()
     return {
         "queued_s": _between(enqueued, claimed),
         "claimed_s": _between(claimed, began),
         "execution_s": _seconds(report.get("execution_ms")),
         "total_s": _between(enqueued, ended),
         "attempts": whole(fields.get("fq_attempts")) or 0,
-        "startup": {part: spent / 1000 for part, spent in startup.items() if isinstance(spent, int | float)},
+        "startup": {part: s for part, spent in parts if (s := _seconds(spent)) is not None},
     }
 
 
@@ -131,16 +171,10 @@ def _between(start_ms: int | None, end_ms: int | None) -> float | None:
 
 
 def _seconds(ms: Any) -> float | None:
-    return ms / 1000 if isinstance(ms, int | float) else None
+    number = decimal(ms) if isinstance(ms, int | float) else None
+    return None if number is None else number / 1000
 
 
-def _report(written: str) -> dict[str, Any]:
-    """What the worker measured (`fq_timing`); empty where it wrote nothing that can be read."""
-    try:
-        report = json.loads(written) if written else {}
-    except ValueError:
-        return {}
-    return report if isinstance(report, dict) and isinstance(report.get("startup_ms", {}), dict) else {}
 
 
 # -- its output --------------------------------------------------------------------------------------
@@ -167,7 +201,7 @@ def _chunks(broker: Broker, job_id: str, *, follow: bool) -> Iterator[bytes]:
     last, known = b"0-0", False
     while True:
         state = text(broker.execute("HGET", key, "fq_state"))
-        ended = not state or JobState(state) in TERMINAL
+        ended = not state or state in TERMINAL
         block: Sequence[str | int] = () if ended or not follow else ("BLOCK", _LOG_BLOCK_MS)
         reply = broker.execute("XREAD", "COUNT", _LOG_PAGE, *block, "STREAMS", stream, last)
         entries = reply[0][1] if reply else []

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flashq.errors import EndpointNotFound
 from flashq.store.command import mapping, text
-from flashq.store.queries import moment, read_hashes, whole
+from flashq.store.queries import decimal, moment, read_hashes, whole, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -120,6 +119,7 @@ def queue_names(broker: Broker, endpoints: Sequence[str]) -> dict[str, list[str]
 # -- endpoints and workers ---------------------------------------------------------------------------
 
 _ENDPOINT = ("revision", "scaling", "environment", "resources", "condition", "paused")
+_HOST = ("hostname", "cpus", "memory_bytes", "gpus", "started_at", "draining")
 _WORKER = ("fq_state", "fq_since", "fq_host", "hostname", "fq_env", "fq_drain", "pid")
 
 
@@ -157,22 +157,23 @@ def endpoints(broker: Broker) -> list[ListedEndpoint]:
 
 def wait_reason(record: Mapping[str, str]) -> str:
     """Why an endpoint's jobs are not begun, by its record; '' where it has what it wants."""
-    condition = _object(record.get("condition", ""))
+    condition = written(record.get("condition"), dict)
     reasons = ["paused"] if record.get("paused") == "1" else []
-    return "; ".join([*reasons, *filter(None, [condition.get("detail") or condition.get("reason")])])
+    told = condition.get("detail") or condition.get("reason")
+    return "; ".join([*reasons, *([str(told)] if told else [])])
 
 
 def _endpoint(name: str, record: dict[str, str], workers: dict[str, dict[str, str]]) -> ListedEndpoint:
     counts = Counter(_worker_state(worker, record) for worker in workers.values())
-    condition, scaling = _object(record["condition"]), _object(record["scaling"])
+    condition, scaling = written(record["condition"], dict), written(record["scaling"], dict)
     kept_from_starting = condition.get("state")
     if kept_from_starting in WORKER_STATES:
-        counts[kept_from_starting] += int(condition.get("workers") or 0)
+        counts[kept_from_starting] += whole(str(condition.get("workers"))) or 0
     return ListedEndpoint(
         name=name,
         revision=record["revision"],
-        workers_min=scaling.get("workers_min"),
-        workers_max=scaling.get("workers_max"),
+        workers_min=whole(str(scaling.get("workers_min"))),
+        workers_max=whole(str(scaling.get("workers_max"))),
         paused=record["paused"] == "1",
         reason=wait_reason(record) or None,
         **{state: counts[state] for state in WORKER_STATES},
@@ -222,23 +223,22 @@ def hosts(broker: Broker) -> list[ListedHost]:
     reply = broker.execute("ZRANGE", broker.keys.of("hosts"), 0, -1, "WITHSCORES")
     silent_at = {text(reply[i]): float(reply[i + 1]) for i in range(0, len(reply), 2)}
     names = sorted(silent_at)
-    hashes = broker.execute_all([("HGETALL", broker.keys.of("host", name)) for name in names])
+    hashes = read_hashes(broker, [broker.keys.of("host", name) for name in names], _HOST)
     at = now_ms(broker)
     fleets = _workers(broker, endpoint_names(broker)).values()
     placed = Counter(fields["fq_host"] for fleet in fleets for fields in fleet.values())
     rows = []
-    for name, flat in zip(names, hashes, strict=True):
-        fields = mapping(flat)
-        state = "draining" if fields.get("draining") == "1" else "ready"
+    for name, fields in zip(names, hashes, strict=True):
+        state = "draining" if fields["draining"] == "1" else "ready"
         rows.append(
             ListedHost(
                 id=name,
-                hostname=fields.get("hostname") or None,
-                cpus=float(fields["cpus"]) if fields.get("cpus") else None,
-                memory=whole(fields.get("memory_bytes")),
-                gpus=_gpus(fields.get("gpus", "")),
+                hostname=fields["hostname"] or None,
+                cpus=decimal(fields["cpus"]),
+                memory=whole(fields["memory_bytes"]),
+                gpus=[gpu for gpu in written(fields["gpus"], list) if isinstance(gpu, dict)],
                 workers=placed[name],
-                since=moment(fields.get("started_at")),
+                since=moment(fields["started_at"]),
                 state="silent" if silent_at[name] < at else state,
             )
         )
@@ -260,14 +260,3 @@ def autoscalers(broker: Broker) -> list[ListedAutoscaler]:
         state = "silent" if (whole(leader.get("until")) or 0) < at else "leads"
         found.append(ListedAutoscaler(holder, state, whole(leader.get("epoch")), moment(leader.get("since"))))
     return found + [ListedAutoscaler(text(one), "stands by") for one in sorted(standbys)]
-
-
-def _object(written: str) -> dict[str, Any]:
-    """A JSON object of a record; {} where there is none."""
-    found = json.loads(written) if written else {}
-    return found if isinstance(found, dict) else {}
-
-
-def _gpus(written: str) -> list[dict[str, Any]]:
-    found = json.loads(written) if written else []
-    return [gpu for gpu in found if isinstance(gpu, dict)]

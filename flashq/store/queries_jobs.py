@@ -74,6 +74,7 @@ class JobDetail(ListedJob):
     log: list[str]  # the last lines it printed
 
 
+_STATES = frozenset(JobState)
 _LISTED = tuple(
     "fq_state fq_ep fq_attempts fq_enqueued fq_claimed fq_began fq_ended worker_name fq_cold".split()
 )
@@ -109,7 +110,7 @@ def _cold(hash_: dict[str, str], state: JobState) -> bool | None:
 def job(broker: Broker, job_id: str) -> JobDetail:
     """One job. Raises JobNotFound, ResultExpired, BrokerError."""
     hash_ = read_hash(broker, broker.keys.of("job", job_id), _DETAIL)
-    if not hash_["fq_state"]:
+    if hash_["fq_state"] not in _STATES:
         raise absent(broker, job_id)
     listed = _listed(job_id, hash_)
     state = JobState(hash_["fq_state"])
@@ -228,7 +229,7 @@ def _first(broker: Broker, ids: list[str], status: Status | None, most: int) -> 
     for job_id, hash_ in _read(broker, ids):
         if len(found) >= most:
             break
-        if hash_["fq_state"] and (status is None or STATUS[JobState(hash_["fq_state"])] is status):
+        if hash_["fq_state"] in _STATES and (status is None or STATUS[JobState(hash_["fq_state"])] is status):
             found.append(_listed(job_id, hash_))
     return found
 
