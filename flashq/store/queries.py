@@ -175,8 +175,6 @@ def _seconds(ms: Any) -> float | None:
     return None if number is None else number / 1000
 
 
-
-
 # -- its output --------------------------------------------------------------------------------------
 
 
