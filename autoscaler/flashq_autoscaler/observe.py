@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashq.errors import BrokerError, BrokerUnreachable
 from flashq.store.command import mapping, number, text
-from flashq.store.workers import endpoints_of_all
+from flashq.store.queries_workers import endpoints_of_all
 from flashq_autoscaler import rows
 from flashq_autoscaler.estimates import Estimates
 from flashq_autoscaler.views import EndpointView, HostView, Snapshot, Unknown, WorkerView

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flashq import __version__
-from flashq.store import workers
 from flashq.store.command import text
+from flashq.store.queries_workers import standing
 from flashq_worker import inventory
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class HostPresence:
             self.beat(held, draining=draining)
         failed = loss.before_ready
         if failed is None:
-            (row,) = workers.standing(self._broker, [loss.worker])
+            (row,) = standing(self._broker, [loss.worker])
             failed = row.state == "initializing"
         left = self._transitions.leave(loss.endpoint, loss.worker, loss.why, before_ready=failed)
         return self._broker.run(left) >= 0
@@ -164,7 +164,7 @@ class HostPresence:
         names = [text(name) for name in broker.execute("SMEMBERS", keys.of("endpoints"))]
         listed = broker.execute_all([("ZRANGE", keys.of("endpoint_workers", name), 0, -1) for name in names])
         pairs = [(name, text(worker)) for name, row in zip(names, listed, strict=True) for worker in row]
-        rows = workers.standing(broker, [worker for _, worker in pairs])
+        rows = standing(broker, [worker for _, worker in pairs])
         return [
             Loss(row.id, endpoint, "the host agent that ran it ended")
             for (endpoint, _), row in zip(pairs, rows, strict=True)
@@ -173,7 +173,7 @@ class HostPresence:
 
     def given_up(self, held: Iterable[str]) -> set[str]:
         """Those of these workers that the broker does not count on any more: lost, or left."""
-        return {row.id for row in workers.standing(self._broker, list(held)) if not row.counts}
+        return {row.id for row in standing(self._broker, list(held)) if not row.counts}
 
     def leave(self) -> None:
         """Take the host off the list."""
