@@ -79,7 +79,8 @@ class Flight:
 
     def _land(self, call: PlannedCall, job: EndpointJob[Any]) -> None:
         self._landed.append((call, job))
-        if not self._order or call is self._head or _is_refused(job):
+        held_up = self._allowed < self.most  # then any landing makes room for a call, perhaps the head's
+        if held_up or not self._order or call is self._head or _is_refused(job):
             self._woken.set(None)
 
     def _take_in(self) -> None:

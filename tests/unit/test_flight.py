@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
@@ -113,6 +114,28 @@ def test_a_refused_call_waits_longer_each_time_that_nothing_helped(monkeypatch: 
         now += due_s
 
     assert pauses == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0]
+
+
+def test_a_refused_head_is_made_again_once_any_call_has_ended() -> None:
+    """Given a first call that was refused though later ones were accepted, expect the end of any to wake the map."""
+    desk = Desk(3, most=3, order=True, inputs=3)
+    desk.fill()
+    _, head = desk.accepted.popleft()
+
+    async def main() -> None:
+        waits = asyncio.create_task(desk.flight.await_())
+        await asyncio.sleep(0)
+        head.ended.fail(QueueFull("full"))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not waits.done(), "as many are under way as were accepted"
+        desk.end()
+        async with asyncio.timeout(10):
+            assert await waits is False
+
+    asyncio.run(main())
+    assert desk.fill() == 1
+    assert desk.asked[-1] == 0
 
 
 def test_other_errors_take_their_place_among_the_values() -> None:
