@@ -228,13 +228,17 @@ class Client:
 
         def answered(verdict: str | None, error: Exception | None) -> None:
             if verdict == "ok":
-                reply.set(self._joined(Call(call.id, call.endpoint, call.digest, call.keep_s)))
+                ended = call.ended.result(0).generation if call.settled else call.generation
+                again = Call(call.id, call.endpoint, call.digest, call.keep_s, generation=ended + 1)
+                reply.set(self._joined(again))
             elif verdict == "unknown":
                 self.waiting.explain_absence(call, reply.fail)
             else:
                 why = f"job {call.id} is {verdict}: only what failed, timed out or was cancelled can be requeued"
                 reply.fail(error or UnsupportedCall(why))
 
+        if not call.ended.done:  # the news of its end may still be on its way
+            self.waiting.watch([call.id])
         self.send(self.transitions.requeue(call.id), answered)
         return reply
 

@@ -153,17 +153,21 @@ class Call:
         "durability",
         "ended",
         "endpoint",
+        "generation",
         "id",
         "keep_s",
         "keys",
         "submitted_at",
     )
 
-    def __init__(self, job_id: str, endpoint: str, digest: str = "", keep_s: int = 0) -> None:
+    def __init__(
+        self, job_id: str, endpoint: str, digest: str = "", keep_s: int = 0, generation: int = 0
+    ) -> None:
         self.id = job_id
         self.endpoint = endpoint
         self.digest = digest  # of the call's signature, which its outcome quotes; empty: whichever was first
         self.keep_s = keep_s  # for how long its result is kept; 0: not known here
+        self.generation = generation  # of its job: what ended an earlier one is not the end of this
         self.submitted_at = time.monotonic()
         self.cold: bool | None = None
         self.durability: Durability | None = None
@@ -172,6 +176,11 @@ class Call:
         )
         self.acknowledged: Reply[None] = Reply()
         self.ended: Reply[Ending] = Reply()
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known how its job ended."""
+        return self.ended.done and self.ended.error is None
 
 
 class EndpointJob(Generic[R]):
@@ -185,11 +194,8 @@ class EndpointJob(Generic[R]):
         self._decode = threading.Lock()
 
     def __repr__(self) -> str:
-        state = self._call.ended.result(0).state.value if self._settled() else "pending"
+        state = self._call.ended.result(0).state.value if self._call.settled else "pending"
         return f"<EndpointJob {self.id} {state}>"
-
-    def _settled(self) -> bool:
-        return self._call.ended.done and self._call.ended.error is None
 
     @property
     def id(self) -> str:
@@ -244,7 +250,7 @@ class EndpointJob(Generic[R]):
 
     def status(self) -> Reply[Status]:
         """Its state now: `await job.status()`, or `job.status().result()`."""
-        if self._settled():
+        if self._call.settled:
             known: Reply[Status] = Reply()
             known.set(STATUS[self._call.ended.result(0).state])
             return known

@@ -94,6 +94,7 @@ def fetch_job(job_id: str) -> EndpointJob[Any]:
     """The job of this id, whichever process submitted it.
 
     Returns at once: `result` and `status` tell how it stands, and raise JobNotFound where there is none, or
-    ResultExpired where it completed and is kept no longer. Raises: ConfigurationError where this is no job's id.
+    ResultExpired where it completed and is kept no longer. Where this process waits for the job already, it is told
+    what that wait ends with. Raises: ConfigurationError where this is no job's id.
     """
     return current_client().job(job_id)

@@ -65,6 +65,12 @@ class Waiting:
     def join(self, call: Call) -> None:
         """Complete this call of a job that there is, and that others may wait for too."""
         first = self._calls.setdefault(call.id, call)
+        if (
+            first.generation < call.generation
+        ):  # it has not heard of its end, and now follows what was begun anew
+            self._calls[call.id] = call
+            call.ended.on_done(lambda: first.ended.copy(call.ended))
+            first = call
         if first is call:
             self.watch([call.id])
         else:
@@ -85,19 +91,21 @@ class Waiting:
         """An outcome was pushed: id, state, fence, reason, flags, outcome (see `publish` in lib.lua)."""
         try:
             raw_id, state, fence, reason, flags, outcome = message.split(b"\n", 5)
-            ending = Ending(JobState(state.decode()), int(fence), reason.decode(), "", outcome)
+            inline, noted = flags[:1], flags[1:].rstrip(b"0123456789")
+            generation = int(flags[1 + len(noted) :] or 0)
+            ending = Ending(JobState(state.decode()), int(fence), reason.decode(), "", outcome, generation)
             call = self._calls.get(raw_id.decode())
-            inline, cold = flags[:1], coldness(flags[1:])
         except ValueError:  # anybody with access to the broker can publish anything
             log.warning("flashq: a message that is no outcome was passed over")
             return
-        if call is None:
+        if call is None or generation < call.generation:  # late news of what has been begun anew since
             return
         if inline != b"1" or (state != b"finished" and not outcome):
-            self.watch([call.id])
+            told = inline == b"1" or state == b"finished"  # all that there is to know but a text, or a value
+            self.watch([call.id], ending if told else None)
             return
         if call.cold is None:
-            call.cold = bool(cold)  # of what was found idle for, nothing is noted
+            call.cold = bool(coldness(noted))  # of what was found idle for, nothing is noted
         self._end(call, ending)
 
     def _end(self, call: Call, ending: Ending) -> None:
@@ -107,15 +115,15 @@ class Waiting:
         call.ended.set(ending)
 
     # -- asked for -----------------------------------------------------------------------------------
-    def watch(self, job_ids: list[str]) -> None:
-        """Ask how these jobs stand, and to be told when they end."""
+    def watch(self, job_ids: list[str], news: Ending | None = None) -> None:
+        """Ask how these jobs stand, and to be told when they end. `news`: how they did, should they be gone by then."""
 
         def told(rows: list[Watched] | None, error: Exception | None) -> None:
             if rows is None:
                 self._unwatched(job_ids, error)
                 return
             for job_id, row in zip(job_ids, rows, strict=True):
-                self._learn(job_id, row)
+                self._learn(job_id, row, news)
 
         self._client.send(self._client.transitions.watch(job_ids, self._client.channel), told)
 
@@ -126,16 +134,19 @@ class Waiting:
             if call is not None:
                 call.ended.fail(error or errors.BrokerError("no answer"))
 
-    def _learn(self, job_id: str, row: Watched) -> None:
+    def _learn(self, job_id: str, row: Watched, news: Ending | None) -> None:
         call = self._calls.get(job_id)
         if call is None:
             return
         call.cold = row.cold if call.cold is None else call.cold
-        if row.state is None:
+        if row.state is None and news is not None:
+            self._end(call, news)
+        elif row.state is None:
             self._calls.pop(job_id, None)
             self.explain_absence(call, call.ended.fail)
         elif row.state in TERMINAL:
-            self._end(call, Ending(row.state, row.fence, row.reason, row.text, row.outcome))
+            ending = Ending(row.state, row.fence, row.reason, row.text, row.outcome, row.generation)
+            self._end(call, ending)
 
     def explain_absence(self, call: Call, tell: Callable[[Exception], None]) -> None:
         """Find out why the broker does not have this job, and tell."""

@@ -71,7 +71,7 @@ class Ending:
     """How a job ended, as the broker tells it.
 
     `outcome` is signed and not yet verified; empty where the broker itself ended the job. `reason` is a word
-    (a `FailureKind`, or empty for success), `text` is for people.
+    (a `FailureKind`, or empty for success), `text` is for people. `generation`: which of the job's ended so.
     """
 
     state: JobState
@@ -79,3 +79,4 @@ class Ending:
     reason: str = ""
     text: str = ""
     outcome: bytes = b""
+    generation: int = 0

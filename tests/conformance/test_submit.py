@@ -272,7 +272,7 @@ def test_watchers_are_told(world: World) -> None:
         told = listener.get_message(timeout=5)
         assert told is not None
         parts = told["data"].split(b"\n", 5)
-        assert parts == [held.job.encode(), b"finished", b"1", b"", b"1c", b"signed\nbytes\x00"]
+        assert parts == [held.job.encode(), b"finished", b"1", b"", b"1c0", b"signed\nbytes\x00"]
         assert listener.get_message(timeout=0) is None
         listener.close()
 
@@ -288,7 +288,7 @@ def test_a_large_outcome_does_not_travel_with_the_news(world: World) -> None:
 
     told = listener.get_message(timeout=5)
     assert told is not None
-    assert told["data"].split(b"\n") == [held.job.encode(), b"finished", b"1", b"", b"0c", b""]
+    assert told["data"].split(b"\n") == [held.job.encode(), b"finished", b"1", b"", b"0c0", b""]
     assert world.watch(held.job).outcome == outcome
     listener.close()
 

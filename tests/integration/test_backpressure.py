@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from flashq.job import EndpointJob
 
-#: In the slow tier until they hold in every order and beside a busy machine.
-pytestmark = [pytest.mark.chaos, pytest.mark.requires("valkey")]
+pytestmark = pytest.mark.requires("valkey")
 MOST = 500
 
 

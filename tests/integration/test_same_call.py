@@ -149,7 +149,7 @@ def test_a_call_in_json_and_one_of_python_are_two(shared: Rig, record: Path, tmp
     assert runs(record) == 1
 
 
-@pytest.mark.parametrize("how", ["failed", "cancelled", "deleted after it completed"])
+@pytest.mark.parametrize("how", ["failed", "cancelled", "deleted", "deleted after it completed"])
 def test_a_key_is_free_after_an_end_without_a_value(shared: Rig, record: Path, how: str) -> None:
     function = keyed.with_options(key=how)
     if how == "failed":
@@ -161,8 +161,13 @@ def test_a_key_is_free_after_an_end_without_a_value(shared: Rig, record: Path, h
         with pytest.raises(JobCancelled):
             job.result(10)
     else:
-        job = function.spawn(str(record), "x")
-        job.result(20)
+        job = function.with_options(delay_s=60 if how == "deleted" else 0).spawn(str(record), "x")
+        if how == "deleted":
+            job.cancel().result(10)
+            with pytest.raises(JobCancelled):  # a handle made before that is told would be told so too
+                job.result(10)
+        else:
+            job.result(20)
         assert shared.broker.run(shared.broker.transitions.delete(job.id)) == "ok"
         with pytest.raises(JobNotFound):
             fetch_job(job.id).result(10)

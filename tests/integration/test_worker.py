@@ -209,8 +209,8 @@ def test_a_second_sigterm_gives_the_running_job_back_uncounted(shared: Rig) -> N
         job = do.spawn("sleep", 60)
         wait_until(lambda: own.job_field(job.id, "fq_state") == "running")
         while worker.process.poll() is None:
-            worker.signal(signal.SIGTERM)  # two at once would count as one
-            time.sleep(0.05)
+            worker.signal(signal.SIGTERM)  # again and again, to its very end: two at once would count as one
+            time.sleep(0.01)
         assert worker.wait() == 0
         assert own.job_field(job.id, "fq_state") == "queued"
         assert own.job_field(job.id, "fq_attempts") == "0"

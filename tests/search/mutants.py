@@ -148,7 +148,7 @@ MUTANTS = (
     ),
     Mutant(
         "nobody is told",
-        "publish(P, id, f.watch, state, f.fence, reason, warmth(f), outcome)",
+        "publish(P, id, f.watch, state, f.fence, reason, warmth(f), f.gen, outcome)",
         "",
         "told",
         "outcomes",

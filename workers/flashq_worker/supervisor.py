@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from flashq_worker.held_keys import KeyWords
 
 log = logging.getLogger("flashq.worker")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LONGEST_WAIT_S = 5.0
 _AGAIN_S = 0.2  # while the broker cannot be asked what to load
 
@@ -98,8 +99,8 @@ class Supervisor:
     # -- from start to end ---------------------------------------------------------------------------
     def run(self) -> ExitCode:
         """Work until told to end, or until there is no use in going on."""
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
         try:
             given_up = self._presence.join()
@@ -115,6 +116,8 @@ class Supervisor:
             deterministic = isinstance(error, EnvelopeError | PythonMismatch)
             return self._fail_start(str(error), self._loading.revision, deterministic=deterministic)
         finally:
+            for number in _SIGNALS:  # it ends already: one more must not turn that into a death
+                signal.signal(number, signal.SIG_IGN)
             self._lease.stop()
             self._runtime.close()
             self._exchange.close()

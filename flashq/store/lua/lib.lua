@@ -102,12 +102,12 @@ local function ring_idle(P, ep)
 end
 
 -- Tell everybody who waits for a job how it ended. Small outcomes travel with the news. The flags: '1' where the
--- outcome is here, else '0'; then, where it was noted, 'c' or 'w' (see warmth).
-local function publish(P, id, watch, state, fence, reason, warmth, outcome)
+-- outcome is here, else '0'; then, where it was noted, 'c' or 'w' (see warmth); then which generation ended.
+local function publish(P, id, watch, state, fence, reason, warmth, generation, outcome)
   if not watch or watch == '' then return end
   local inline = '0'
   if #outcome <= 32768 then inline = '1' else outcome = '' end
-  local message = table.concat({id, state, fence, reason, inline .. warmth, outcome}, '\n')
+  local message = table.concat({id, state, fence, reason, inline .. warmth .. int(generation), outcome}, '\n')
   for channel in string.gmatch(watch, '[^,]+') do redis.call('PUBLISH', channel, message) end
 end
 
@@ -199,7 +199,7 @@ local function conclude(P, id, f, state, reason, text, outcome, ttl_s, at, timin
   end
   redis.call('EXPIRE', key, ttl_s)
   redis.call('HINCRBY', P .. N.stats .. f.ep, state, 1)
-  publish(P, id, f.watch, state, f.fence, reason, warmth(f), outcome)
+  publish(P, id, f.watch, state, f.fence, reason, warmth(f), f.gen, outcome)
 end
 
 -- Take a job out of its lease; false where it is in none.
