@@ -44,6 +44,7 @@ REAP = "conformance/test_reap.py"
 RUNNING = "conformance/test_running.py"
 STORE = "conformance/test_submit.py"
 FENCE = "chaos/test_fence.py"
+CANCELS = "integration/test_cancel_race.py"
 
 EXPIRY_RECORD = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "expiry.json"
 
@@ -358,6 +359,7 @@ ROWS = (
             f"{PRESSURE}::test_a_slow_broker_blocks_who_submits_and_nothing_is_lost",
             f"{PRESSURE}::test_an_event_loop_is_not_held_up_by_a_slow_broker",
             f"{PRESSURE}::test_a_map_waits_for_room_in_a_full_queue",
+            "unit/test_flight.py::test_a_refused_head_is_made_again_once_any_call_has_ended",
         ),
     ),
     Row(
@@ -419,7 +421,9 @@ ROWS = (
         happens="Exactly one wins, and both sides agree which: a value that was stored first, else the cancel.",
         bound="–",
         tests=(
-            "integration/test_cancel_race.py::test_exactly_one_wins_and_everybody_agrees_which",
+            f"{CANCELS}::test_exactly_one_of_a_cancel_and_a_return_wins_and_everybody_agrees_which",
+            f"{CANCELS}::test_a_cancel_that_reaches_the_broker_with_the_outcome_is_told_which_came_first",
+            f"{CANCELS}::test_a_job_that_is_cancelled_as_its_turn_comes_runs_or_does_not",
             f"{RUNNING}::test_complete_wins_over_a_cancel_that_comes_too_late",
             f"{RUNNING}::test_cancel_wins_over_every_end_without_a_value",
         ),

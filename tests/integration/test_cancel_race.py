@@ -140,7 +140,7 @@ def test_exactly_one_of_a_cancel_and_a_return_wins_and_everybody_agrees_which(co
 
 
 def test_a_cancel_that_reaches_the_broker_with_the_outcome_is_told_which_came_first(course: Course) -> None:
-    """Given an outcome on its way, expect a cancel that it comes before to be told "finished"; a value stays one."""
+    """Given an outcome that comes to the broker as a cancel does, expect the later cancel to be told so."""
     handicap = Handicap()
     for _ in range(RACES):
         said, _, _ = course.race(handicap)
