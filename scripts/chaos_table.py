@@ -21,6 +21,7 @@ _HEADINGS = (
     "attempts",
     "repeated",
     "unexplained",
+    "failed unexplained",
     "lost",
     "stale",
     "changed",
@@ -42,6 +43,7 @@ def rows(campaigns: Iterable[dict[str, Any]]) -> Iterable[tuple[str, ...]]:
             one["attempts"],
             one["repeated"],
             one["repeated_unexplained"],
+            one["failed_unexplained"],
         )
         yield (
             f"`{one['fsync']}`{', comes back empty' if one['wipes'] else ''}",

@@ -432,9 +432,10 @@ ROWS = (
         number=32,
         fault="the broker's disk is full (MISCONF)",
         happens="Submits are refused with BrokerRefused; it goes on by itself once there is room. With `appendfsync "
-        "always` the server ends itself instead, and has everything when it is started again. Jobs that run for longer "
-        "than a lease meanwhile are killed and run again: nothing could be renewed.",
-        bound="nothing acknowledged, nothing lost",
+        "always` the server ends itself instead, and has everything when it is started again. With `everysec` what it "
+        "answered as the disk filled up is in its memory until there is room: killed before that, it loses that, as by "
+        "a power cut. Jobs that outlast a lease meanwhile are killed and run again: nothing could be renewed.",
+        bound="nothing acknowledged, nothing lost (`everysec`: unless it is killed meanwhile)",
         tests=(
             f"{FAULTS}::test_a_broker_that_cannot_write_acknowledges_nothing_and_recovers",
             f"{FAULTS}::test_a_broker_that_always_syncs_ends_itself_on_a_full_disk_and_loses_nothing",

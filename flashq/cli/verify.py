@@ -124,6 +124,7 @@ def numbers(verdict: Verdict) -> dict[str, Any]:
         "attempts": verdict.attempts,
         "repeated": verdict.extra_runs,
         "repeated_unexplained": verdict.unexplained,
+        "failed_unexplained": verdict.failed_unexplained,
         "hits": verdict.hits,
         "submits_refused": verdict.refused,
         "faults_missed": verdict.missed,

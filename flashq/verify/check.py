@@ -80,6 +80,8 @@ class Verdict:
     """Attempts beyond the first of each job, but for those it asked for."""
     unexplained: int
     """Of these, how many follow on an attempt that no fault hit."""
+    failed_unexplained: int
+    """Jobs that failed with their budget used up, though fewer of their attempts were hit than it allows."""
     hits: int
     """(fault, attempt under way) pairs."""
     refused: int
@@ -150,6 +152,7 @@ class _Checker:
         self.history, self.terms = history, terms
         self.violations: list[Violation] = []
         self.unexplained = 0
+        self.failed_unexplained = 0
 
     def say(self, kind: str, subject: str, text: str) -> None:
         assert kind in KINDS
@@ -249,7 +252,12 @@ class _Checker:
         unseen = max(0, max(ending.fence for ending in job.endings) - len({run.fence for run in job.runs}))
         most = 1 if wanted is Behaviour.ONCE else self.terms.max_losses
         if read.state == JobState.FAILED and not read.value and lost + unseen >= most:
-            return  # a budget used up
+            # A budget used up. Deliveries are bounded, and one whose lease ran out counts, whatever the reason: a
+            # worker that got no CPU for a lease is as lost as one that was killed. So a job may end like this though
+            # no fault hit it. It is not lost, since its caller is told; how many did is said beside the promises.
+            hit = sum(any(self.hits(run, job.closed(at))) for at, run in enumerate(job.runs))
+            self.failed_unexplained += hit + unseen < most
+            return
         told = f"{read.state} {read.problem}".strip()
         text = (
             f"meant to end with {wanted}, ended {told} after {lost} attempts, and {unseen} that were not seen"
@@ -360,6 +368,7 @@ class _Checker:
             attempts=len(self.history.began),
             extra_runs=extra,
             unexplained=self.unexplained,
+            failed_unexplained=self.failed_unexplained,
             hits=hit.total(),
             refused=len(self.history.refused),
             lost_by_design=sum(self.excused(job) for job in acknowledged),

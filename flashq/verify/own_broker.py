@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _START_S = 30.0
+_ANSWER_S = 0.5
 
 
 class OwnBroker:
@@ -98,8 +99,11 @@ class OwnBroker:
         return True
 
     def call(self, *parts: str | int) -> object:
-        """One plain command. Raises BrokerUnreachable, BrokerRefused."""
-        with contextlib.closing(BareConnection(self.socket)) as connection:
+        """One plain command; who asks is not to be held up by a broker that is stopped.
+
+        Raises BrokerUnreachable, BrokerRefused.
+        """
+        with contextlib.closing(BareConnection(self.socket, timeout_s=_ANSWER_S)) as connection:
             return connection.call(*parts)
 
     def signal(self, number: signal.Signals) -> None:

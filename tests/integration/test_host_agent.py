@@ -424,6 +424,9 @@ def test_agent_ends_soon_though_its_brokers_name_takes_long_to_be_unknown(tmp_pa
     try:
         with contextlib.closing(Broker(server.url)) as broker:
             wait_until(lambda: broker.execute("ZCARD", broker.keys.of("hosts")), what="the host on record")
+            wait_until(
+                lambda: b"cmd=blpop" in broker.execute("CLIENT", "LIST"), what="all its connections are made"
+            )
         lost.touch()
         server.kill()
         wait_until(lambda: agent.logged("trying again"), what="it misses its broker")

@@ -21,11 +21,21 @@ def campaign(seed: int, **changes: Any) -> dict[str, Any]:
         "machine": "2 cores, x86_64",
         "load_average": 3.5,
     }
-    numbers = {"jobs": 10_001, "hits": 800, "attempts": 10_600, "repeated": 500, "repeated_unexplained": 2}
+    numbers = {"jobs": 10_001, "hits": 800, "attempts": 10_600, "repeated": 500}
+    unexplained = {"repeated_unexplained": 2, "failed_unexplained": 1}
     outcome = {"lost": 0, "stale": 0, "changed": 0, "lost_by_design": 0, "settled_s": 4.5, "violations": {}}
     faults = {"kill worker": {"count": 90, "hits": 70}, "cut all off": {"count": 10, "hits": 0}}
     terms = {"fsync": "always", "wipes": False, "lease_s": 4.0, "took_s": 840, "skipped": {}}
-    return {"about": about, "seed": seed, **terms, **numbers, **outcome, "faults": faults, **changes}
+    return {
+        "about": about,
+        "seed": seed,
+        **terms,
+        **numbers,
+        **unexplained,
+        **outcome,
+        "faults": faults,
+        **changes,
+    }
 
 
 def written(folder: Path, *campaigns: dict[str, Any]) -> str:
@@ -36,7 +46,7 @@ def written(folder: Path, *campaigns: dict[str, Any]) -> str:
 def test_a_line_a_campaign_and_the_faults_of_all(tmp_path: Path) -> None:
     table = written(tmp_path, campaign(1), campaign(2))
 
-    assert "| `always` | 1 | 10,001 | 100 | 800 | 10,600 | 500 | 2 | 0 | 0 | 0 | 0 | 4.5 |" in table
+    assert "| `always` | 1 | 10,001 | 100 | 800 | 10,600 | 500 | 2 | 1 | 0 | 0 | 0 | 0 | 4.5 |" in table
     assert "| kill worker | 180 | 140 |" in table
     assert "lease 4 s, 14 min" in table
 

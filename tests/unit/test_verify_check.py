@@ -216,6 +216,19 @@ def test_a_job_may_fail_for_losses_once_its_budget_is_used_up(kills: int, holds:
     assert verdict.holds is holds, verdict.violations
 
 
+@pytest.mark.parametrize(("kills", "unexplained"), [(2, 1), (3, 0)])
+def test_a_job_may_fail_for_lost_leases_that_no_fault_explains_and_is_counted(
+    kills: int, unexplained: int
+) -> None:
+    """Given three attempts without an outcome, some of them hit, expect its failure to be right, and counted."""
+    failed = Read("a", "reader", "failed", "", "WorkerCrashed", 29.0, 30.0)
+    starved = [began("a", 10 + n, 20.0 + n, pid=500 + 10 * n) for n in range(3 - kills)]
+    verdict = judged(Acknowledged(0, "a", "", 1.0), *reruns(kills), *starved, failed)
+
+    assert verdict.holds, verdict.violations
+    assert verdict.failed_unexplained == unexplained
+
+
 @pytest.mark.parametrize(("fence", "holds"), [(2, False), (3, True)])
 def test_a_claim_lost_before_its_attempt_began_uses_up_the_budget_too(fence: int, holds: bool) -> None:
     """Given two attempts that were hit, expect the failure to need a third claim, of which nobody saw an attempt."""
