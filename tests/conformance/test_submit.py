@@ -277,6 +277,22 @@ def test_watchers_are_told(world: World) -> None:
         listener.close()
 
 
+def test_the_news_says_which_generation_has_ended(world: World) -> None:
+    channel = world.keys.of("push", "a")
+    listener = world.redis.pubsub(ignore_subscribe_messages=True)
+    listener.subscribe(channel)
+    listener.get_message(timeout=1)
+    held = world.running(channel=channel)
+    for generation in (b"0", b"1", b"2"):
+        world.finish(held, "failed", reason="exception", outcome=b"o")
+        told = listener.get_message(timeout=5)
+        assert told is not None
+        assert told["data"].split(b"\n")[4][-1:] == generation
+        world.run(world.t.requeue(held.job))
+        (held,) = world.claim(world.worker())
+    listener.close()
+
+
 def test_a_large_outcome_does_not_travel_with_the_news(world: World) -> None:
     channel = world.keys.of("push", "a")
     listener = world.redis.pubsub(ignore_subscribe_messages=True)
