@@ -107,7 +107,7 @@ class Settings:
         for name, setting in given.items():
             values[name], sources[name] = setting.read(_READERS[name]), setting.source
         if environ.get("RQ_KEY_PREFIX"):
-            values["rq_prefix"] = environ["RQ_KEY_PREFIX"]
+            values["rq_prefix"] = _Given(environ["RQ_KEY_PREFIX"], "RQ_KEY_PREFIX", folder).read(_rq_prefix)
         if "home" not in values:
             values["home"] = _default_home()
         _settle_keys(values, sources, given)
@@ -290,6 +290,14 @@ def _namespace(given: _Given) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         raise ValueError("must be at most 64 letters, digits, '_' and '-', and begin with a letter or digit")
     return name
+
+
+def _rq_prefix(given: _Given) -> str:
+    """Names of keys go into patterns, ACL rules and listings: nothing in them may mean something there."""
+    prefix = given.text()
+    if not re.fullmatch(r"[A-Za-z0-9_.:{}-]{1,64}", prefix):
+        raise ValueError("must be at most 64 letters, digits, '_', '-', '.', ':' and braces")
+    return prefix
 
 
 def _payload_limit(given: _Given) -> int:

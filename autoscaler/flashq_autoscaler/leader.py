@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from flashq import __version__
 
 if TYPE_CHECKING:
+    from flashq.model.envelope import RootKeys
     from flashq.store.broker import Broker
     from flashq.store.command import Value
     from flashq.store.records import Led, Term
@@ -30,7 +31,7 @@ _ASK_SHARE = 0.2  # of that: how often the leader renews it, and those that stan
 class Leadership:
     """One autoscaler's part in it. Each call may raise BrokerError, and may then be made again."""
 
-    def __init__(self, broker: Broker, *, lease_s: float, take_over: bool = False) -> None:
+    def __init__(self, broker: Broker, keyring: RootKeys, *, lease_s: float, take_over: bool = False) -> None:
         """`lease_s`: that of workers. `take_over`: lead at once, in place of whoever does; the first time only."""
         host = socket.gethostname()
         self.id = f"{re.sub('[^A-Za-z0-9_.-]', '-', host)}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -42,6 +43,7 @@ class Leadership:
         self._lease_ms = max(1, int(lease_s * LEASE_SHARE * 1000))
         self._take_over = take_over
         self._fields: dict[str, Value] = {"hostname": host, "pid": os.getpid(), "version": __version__}
+        self._keyring = keyring
         self._seen: Term | None = None
 
     def keep(self) -> Term | None:
@@ -50,9 +52,11 @@ class Leadership:
         if asked_at < self.due_at:
             return self.term
         self.term = None  # until it is known again
-        transitions = self._broker.transitions
+        fields = {**self._fields, "keys": ",".join(self._keyring.ids)}
         led = self._broker.run(
-            transitions.lead(self.id, lease_ms=self._lease_ms, fields=self._fields, take_over=self._take_over)
+            self._broker.transitions.lead(
+                self.id, lease_ms=self._lease_ms, fields=fields, take_over=self._take_over
+            )
         )
         self._take_over = False
         self._learn(led)

@@ -64,7 +64,7 @@ class Autoscaler:
         self._params = params
         self._reconcile_s = reconcile_s
         self._broker = broker
-        self._leadership = Leadership(broker, lease_s=lease_s, take_over=take_over)
+        self._leadership = Leadership(broker, keyring, lease_s=lease_s, take_over=take_over)
         self._lease_ms = int(lease_s * 1000)
         self._observer = Observer(broker, lease_ms=self._lease_ms)
         self._applier = Applier(broker, keyring)

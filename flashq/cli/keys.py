@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flashq.cli import example
+from flashq.cli.acl import acl
 from flashq.cli.connection import Exit, Stop, connected, exit_codes, explained, load_settings
 from flashq.cli.render import show
 from flashq.errors import BrokerError, ConfigurationError
@@ -46,6 +47,9 @@ _wait = click.option(
 @click.group(epilog=example("flashq keys make ~/.config/flashq/key", "flashq keys rotate --wait 60"))
 def keys() -> None:
     """Make, list, rotate and retire signing keys; make users for the broker."""
+
+
+keys.add_command(acl)
 
 
 # -- make, list --------------------------------------------------------------------------------------
@@ -248,7 +252,8 @@ def _renounce(settings: Settings, key_id: str) -> None:
 def _signing_hosts(broker: Broker, key_id: str) -> str:
     from flashq.store.queries_keys import holders
 
-    names = [f"{h.what} {h.name}" for h in holders(broker) if h.what == "host" and h.keys[:1] == (key_id,)]
+    signing = [h for h in holders(broker) if h.what != "worker" and h.keys[:1] == (key_id,)]
+    names = [f"{holder.what} {holder.name}" for holder in signing]
     return f"{_some(names)} would still sign with it: copy the file there" if names else ""
 
 

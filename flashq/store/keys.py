@@ -57,6 +57,16 @@ NAMES = {
 HELD = "--held"
 
 
+#: What the kinds that end in a colon go on with, where that is not the name of an endpoint alone.
+_SUBJECTS = {
+    **dict.fromkeys(("job", "results", "logs", "worker", "bell"), "id"),  # <endpoint>-<uuid>
+    **dict.fromkeys(("queue", "wip", "finished", "failed", "scheduled", "canceled"), "queue"),
+    **dict.fromkeys(("revision", "spent", "idempotency"), "part"),  # <endpoint>:…
+    **dict.fromkeys(("host", "commands", "push"), "other"),
+}
+_UUID = "?" * 36
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Key names under one prefix (RQ's `RQ_KEY_PREFIX`, "rq" unless set)."""
@@ -71,6 +81,27 @@ class Keys:
     def of(self, kind: str, *subject: str) -> str:
         """The key of this kind (a name in `NAMES`) for a subject: `of("job", job_id)`."""
         return f"{self.prefix}:{NAMES[kind]}{':'.join(subject)}"
+
+    def patterns(self, kind: str, endpoint: str | None = None) -> list[str]:
+        """Glob patterns for the keys of this kind: all of them, or what of them is of one endpoint.
+
+        `embed-*` would match ids of `embed-large` too, so ids are given their length: 36 characters.
+        """
+        start = f"{self.prefix}:{NAMES[kind]}"
+        if not NAMES[kind].endswith(":"):
+            return [start]
+        subject = _SUBJECTS.get(kind, "endpoint")
+        if endpoint is None or subject == "other":
+            return [f"{start}*"]
+        match subject:
+            case "id":
+                return [f"{start}{endpoint}-{_UUID}"]
+            case "queue":
+                rests = ("", "--*", ":intermediate") if kind == "queue" else ("", "--*")
+                return [f"{start}{endpoint}{rest}" for rest in rests]
+            case "part":
+                return [f"{start}{endpoint}:*"]
+        return [f"{start}{endpoint}"]
 
     def idempotency(self, endpoint: str, key: str) -> str:
         """Where an idempotency key is kept; the key itself never shows."""

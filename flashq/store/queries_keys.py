@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flashq.store.command import text
-from flashq.store.queries import read_hashes
-from flashq.store.queries_fleet import endpoint_names, hosts, queue_names, workers
+from flashq.store.queries import read_hash, read_hashes, whole
+from flashq.store.queries_fleet import endpoint_names, hosts, now_ms, queue_names, workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ _HEAD_BYTES = 1024
 class Holder:
     """A process on record that holds signing keys."""
 
-    what: str  # host or worker
+    what: str  # host, worker or autoscaler
     name: str
     keys: tuple[str, ...]  # ids, the signing one first; empty where it does not say
 
@@ -44,7 +44,7 @@ class Uses:
 
 
 def holders(broker: Broker) -> list[Holder]:
-    """Every host and worker that is on record and not silent. Raises BrokerError."""
+    """Every host and worker on record, and the autoscaler that leads; none that is silent. Raises BrokerError."""
     of = broker.keys.of
     alive = [host.id for host in hosts(broker) if host.state != "silent"]
     working = [worker.id for worker in workers(broker)]
@@ -53,6 +53,10 @@ def holders(broker: Broker) -> list[Holder]:
         *(f["fq_keys"] for f in read_hashes(broker, [of("worker", one) for one in working], ("fq_keys",))),
     ]
     names = [*(("host", host) for host in alive), *(("worker", worker) for worker in working)]
+    leader = read_hash(broker, of("leader"), ("holder", "until", "keys"))
+    if leader["holder"] and (whole(leader["until"]) or 0) > now_ms(broker):
+        names.append(("autoscaler", leader["holder"]))
+        told.append(leader["keys"])
     return [
         Holder(what, name, tuple(key for key in ids.split(",") if key))
         for (what, name), ids in zip(names, told, strict=True)

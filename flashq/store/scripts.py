@@ -26,7 +26,8 @@ CLOCK = "redis.call('TIME')"
 
 
 @cache
-def _sources() -> dict[str, str]:
+def sources() -> dict[str, str]:
+    """The text of each script, and of `lib`, which they share."""
     folder = files("flashq.store") / "lua"
     found = {
         f.name.removesuffix(".lua"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".lua")
@@ -36,12 +37,12 @@ def _sources() -> dict[str, str]:
 
 def script_names() -> list[str]:
     """Every script, by name."""
-    return [name for name in _sources() if name != "lib"]
+    return [name for name in sources() if name != "lib"]
 
 
 def _shared(clock: str) -> str:
     names = ", ".join(f"{name} = '{key}'" for name, key in NAMES.items())
-    return f"local N = {{{names}}}\nlocal HELD = '{HELD}'\n" + _sources()["lib"].replace(CLOCK, clock)
+    return f"local N = {{{names}}}\nlocal HELD = '{HELD}'\n" + sources()["lib"].replace(CLOCK, clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Library:
 def library(clock: str = CLOCK) -> Library:
     """The function library. `clock` is a Lua expression giving {seconds, microseconds}; only tests replace it."""
     shared = _shared(clock)
-    bodies = [(name, _sources()[name]) for name in script_names()]
+    bodies = [(name, sources()[name]) for name in script_names()]
     digest = hashlib.sha256(repr([shared, bodies]).encode()).hexdigest()[:12]
     name = f"flashq_{digest}"
     parts = [f"#!lua name={name}", shared]
@@ -79,4 +80,4 @@ def library(clock: str = CLOCK) -> Library:
 @cache
 def plain(script: str, clock: str = CLOCK) -> str:
     """One script for EVAL."""
-    return _shared(clock) + _sources()[script]
+    return _shared(clock) + sources()[script]

@@ -73,6 +73,13 @@ def test_the_prefix_of_keys_is_rqs(tmp_path: Path) -> None:
     assert load(tmp_path, RQ_KEY_PREFIX="{rq}").rq_prefix == "{rq}"
 
 
+@pytest.mark.parametrize("prefix", ["r q", "rq\n", "rq*", "r?", "[rq]", "rq\0", "r\x1bq", "ü", "r" * 65])
+def test_a_key_prefix_that_would_mean_something_elsewhere_is_refused(prefix: str, tmp_path: Path) -> None:
+    """Given a prefix with blanks, patterns or control characters, expect an error that names the variable."""
+    with pytest.raises(SettingsError, match="RQ_KEY_PREFIX"):
+        load(tmp_path, RQ_KEY_PREFIX=prefix)
+
+
 def test_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
     assert load(tmp_path, FLASHQ_REDIS_URL="", FLASHQ_LEASE_S="").lease_s == 15.0
 

@@ -21,11 +21,11 @@ if holder ~= me then
   end
   local how = holder == '' and '' or (until_ > at and ', in place of ' or ', after the silence of ') .. holder
   epoch, since = epoch + 1, at
-  redis.call('HSET', key, 'epoch', int(epoch), 'holder', me, 'since', at, unpack(ARGV, 5))
+  redis.call('HSET', key, 'epoch', int(epoch), 'holder', me, 'since', at)
   note(P, '', 'leader', me, 'epoch ' .. int(epoch) .. how)
 end
 until_ = at + lease
-redis.call('HSET', key, 'until', until_, 'lease', lease)
+redis.call('HSET', key, 'until', until_, 'lease', lease, unpack(ARGV, 5))
 redis.call('ZREM', standbys, me)
 redis.call('ZREMRANGEBYSCORE', standbys, 0, at)
 return {at, epoch, me, since, until_}

@@ -395,7 +395,8 @@ end
 local function admit(P, ep, id, fields, at)
   local f = string.find(id, '^[%w_-]+$') and read(P, id, fields)  -- ids are RQ's: letters, digits, - and _
   if not f or f.ep ~= ep then
-    if redis.call('EXISTS', job_key(P, id)) == 1 then
+    -- A worker whose user may see its own endpoint's keys alone is refused a look: then it is there as well.
+    if redis.pcall('EXISTS', job_key(P, id)) ~= 0 then
       redis.call('RPUSH', P .. N.parked .. ep, id)
       note(P, ep, 'parked', id, f and 'belongs to endpoint ' .. f.ep
         or 'not a flashq job; it stays in the broker and will not run')
