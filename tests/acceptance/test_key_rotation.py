@@ -178,7 +178,8 @@ def test_a_key_signs_only_once_everybody_has_it_and_goes_only_once_nobody_needs_
     # If the old one is to go, expect to be told of the host that signs with it still,
     assert "would still sign with it" in command(keyed, "retire", old, *options, code=4)
     keyed.key_file.write_bytes(copy.read_bytes())
-    wait_until(lambda: host_signs_with(keyed, KeyFile.read(copy).signing.id), ROUNDS_S, what="the host")
+    now = KeyFile.read(copy).signing.id
+    wait_until(lambda: all_sign_with(keyed, now), ROUNDS_S, what="host and autoscaler")
 
     # and of a job that it signed and that waits; and to be refused the one that signs
     late = turn.with_options(delay_s=600).spawn(1)
@@ -195,10 +196,10 @@ def test_a_key_signs_only_once_everybody_has_it_and_goes_only_once_nobody_needs_
     assert len(KeyFile.read(copy).entries) == 1
 
 
-def host_signs_with(made: Stage, key_id: str) -> bool:
-    hosts = made.broker.execute("ZRANGE", made.broker.keys.of("hosts"), 0, -1)
-    told = [made.broker.execute("HGET", made.broker.keys.of("host", h.decode()), "keys") for h in hosts]
-    return all((keys or b"").decode().startswith(key_id) for keys in told)
+def all_sign_with(made: Stage, key_id: str) -> bool:
+    """Whether this is the first key of everybody who keeps the file: of workers it is their host's business."""
+    keepers = [holder for holder in holders(made.broker) if holder.what != "worker"]
+    return all(keeper.keys[:1] == (key_id,) for keeper in keepers)
 
 
 SCRIPT = """
