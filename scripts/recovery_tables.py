@@ -87,7 +87,7 @@ def _else(kills: list[Record]) -> str:
     lost = [
         kill["watched_s"]
         for kill in kills
-        if not any(kill[name] for name in ("back_s", "failed_s", "completed_s"))
+        if all(kill[name] is None for name in ("back_s", "failed_s", "completed_s"))
     ]
     said = []
     if failed:

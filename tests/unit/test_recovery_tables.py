@@ -52,8 +52,8 @@ def test_without_records_there_are_no_tables(tmp_path: Path) -> None:
 def test_kills_are_told_by_what_was_killed_and_what_became_of_the_job(tmp_path: Path) -> None:
     ours = [kill("worker", back_s=n / 10) for n in range(1, 41)]
     theirs = [
-        kill("job", failed_s=0.2),
-        kill("job", failed_s=0.4),
+        kill("job", failed_s=0.0),
+        kill("job", failed_s=0.6),
         kill("worker", back_s=None, watched_s=1234.5),
         kill("supervisor", went_on=True, completed_s=150.0),
         kill("supervisor", went_on=True, back_s=86.0),
