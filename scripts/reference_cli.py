@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flashq.cli import COMMANDS, flashq
+from flashq.doctor import judge
 from scripts import reference_words as words
 from scripts.reference_tables import cell, code, table
 
@@ -68,4 +69,15 @@ def command_line() -> str:
     return "\n\n".join(told for name in COMMANDS if name in names for told in _commands(name)) + "\n"
 
 
-TABLES: dict[str, Callable[[], str]] = {"command-line": command_line}
+def doctor_checks() -> str:
+    """One row for each check of `flashq doctor`, in the words of its judgement."""
+    found = [
+        (function.__code__.co_firstlineno, name.replace("_", " "), inspect.getdoc(function) or "")
+        for name, function in inspect.getmembers(judge, inspect.isfunction)
+        if function.__annotations__.get("return") == "Finding" and function.__module__ == judge.__name__
+    ]
+    rows = [(code(check), cell(about.partition(".")[0])) for _, check, about in sorted(found)]
+    return table(("check", "what is asked"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"command-line": command_line, "doctor-checks": doctor_checks}

@@ -35,6 +35,7 @@ class Exit(IntEnum):
     REFUSED = 4
     JOB_FAILED = 5
     BROKEN = 6
+    UNWELL = 7
 
 
 _MEANINGS = {
@@ -45,6 +46,7 @@ _MEANINGS = {
     Exit.REFUSED: "its state does not allow it",
     Exit.JOB_FAILED: "the job ended without a value",
     Exit.BROKEN: "a promise was not kept",
+    Exit.UNWELL: "something fails; warnings alone are 0",
 }
 
 

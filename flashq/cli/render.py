@@ -137,9 +137,9 @@ def age(seconds: float) -> str:
 
 
 _COLOURS = {
-    **dict.fromkeys(("COMPLETED", "idle", "ready"), "green"),
-    **dict.fromkeys(("FAILED", "TIMED_OUT", "unhealthy", "silent"), "red"),
-    **dict.fromkeys(("CANCELLED", "throttled", "outdated", "draining"), "yellow"),
+    **dict.fromkeys(("COMPLETED", "idle", "ready", "ok"), "green"),
+    **dict.fromkeys(("FAILED", "TIMED_OUT", "unhealthy", "silent", "fail"), "red"),
+    **dict.fromkeys(("CANCELLED", "throttled", "outdated", "draining", "warn"), "yellow"),
     **dict.fromkeys(("IN_PROGRESS", "running"), "cyan"),
 }
 

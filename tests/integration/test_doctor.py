@@ -1,0 +1,192 @@
+"""`flashq doctor` on real brokers, well and ill: what it finds, what it says to do, and how it ends."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from flashq import Endpoint
+from flashq.cli import flashq
+from flashq.errors import BrokerRefused
+from flashq.store import acl
+from flashq.store.broker import Broker
+from flashq.store.keys import Keys
+from tests.integration.command_line import CommandLine
+from tests.integration.stack import Stack
+from tests.rig import BrokerServer, Rig, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.timeout(120)
+UNWELL = 7
+
+
+@Endpoint(name="examined", cpu="any", workers=(0, 1))
+def examined(number: int) -> int:
+    return 10 // number
+
+
+def findings(doctor: CommandLine, *options: str, code: int = 0) -> dict[str, dict[str, Any]]:
+    """What it found, by check."""
+    import json
+
+    rows = json.loads(doctor("doctor", "--json", *options, code=code).stdout)
+    assert len({row["check"] for row in rows}) == len(rows)
+    return {row["check"]: row for row in rows}
+
+
+def states(found: dict[str, dict[str, Any]], *, without: str = "ok skipped") -> dict[str, str]:
+    return {check: row["state"] for check, row in found.items() if row["state"] not in without.split()}
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[BrokerServer]:
+    with closing(BrokerServer(getattr(request, "param", "valkey"), appendonly="always")) as made:
+        yield made
+
+
+@pytest.mark.requires("valkey")
+def test_a_whole_deployment_is_well_and_an_ended_one_is_not(tmp_path: Path) -> None:
+    # Given a broker, a host and an autoscaler, with one job done and one failed
+    with closing(Rig(appendonly="always")) as rig:
+        doctor = CommandLine(rig.server.url, tmp_path)
+        with closing(Stack(rig)) as stack:
+            assert examined.remote(2) == 5
+            with pytest.raises(ZeroDivisionError):
+                examined.remote(0)
+            wait_until(stack.hosts)
+
+            # Expect nothing to fail; the socket of the test lets anybody of this machine in
+            found = findings(doctor)
+            assert states(found) == {"password": "warn"}
+            assert found["durability"]["found"].startswith("fsync:")
+            assert "leads" in found["autoscaler"]["found"]
+            assert found["dead letters"]["found"].startswith("examined (1)")
+            assert found["functions"]["found"] == rig.broker.library.name
+
+        # If host and autoscaler have left, expect that to be said, with what to do
+        found = findings(doctor, code=UNWELL)
+        assert states(found, without="ok skipped warn") == {"hosts": "fail", "autoscaler": "fail"}
+        assert "`flashq host`" in found["hosts"]["advice"]
+
+        # As a table, and as values
+        lines = doctor("doctor", code=UNWELL).stdout.splitlines()
+        assert lines[0] == "check\tstate\tfound\tadvice"
+        assert any(
+            line.startswith("hosts\tfail\tnone: what is called waits\trun `flashq host`") for line in lines
+        )
+
+
+@pytest.mark.parametrize(
+    "server", ["valkey", pytest.param("redis", marks=pytest.mark.requires("redis"))], indirect=True
+)
+@pytest.mark.requires("valkey")
+def test_what_may_lose_jobs_is_found(server: BrokerServer, tmp_path: Path) -> None:
+    # Given a broker that evicts keys, has hardly any memory left, and keeps nothing on disk
+    with closing(Broker(server.url)) as broker:
+        broker.execute("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        broker.execute("CONFIG", "SET", "maxmemory", "1000000")
+        broker.execute("CONFIG", "SET", "appendonly", "no")
+
+    # Expect each to be told; but not where lossy operation was asked for
+    doctor = CommandLine(server.url, tmp_path)
+    found = findings(doctor, code=UNWELL)
+    assert {found[check]["state"] for check in ("eviction", "durability")} == {"fail"}
+    assert found["memory"]["state"] == "warn"
+    assert found["functions"]["state"] == "warn"
+    doctor.environ["FLASHQ_DURABILITY"] = "memory"
+    found = findings(doctor, code=UNWELL)  # nobody runs workers
+    assert {found[check]["state"] for check in ("eviction", "durability")} == {"ok"}
+
+
+@pytest.mark.requires("valkey")
+def test_a_user_with_few_rights_is_told_what_is_unknown(server: BrokerServer, tmp_path: Path) -> None:
+    # Given users, and a broker that lets nobody in without a password
+    with closing(Broker(server.url)) as broker:
+        for role in ("viewer", "admin"):
+            user = acl.user(role, Keys("rq"), "secret")
+            broker.execute("ACL", "SETUSER", user.name, "reset", *user.rules)
+        broker.execute("CONFIG", "SET", "requirepass", "other")
+    viewer = CommandLine(f"unix://flashq-viewer:secret@{server.folder}/s", tmp_path)
+    admin = CommandLine(f"unix://flashq-admin:secret@{server.folder}/s", tmp_path)
+
+    # Expect a viewer to be told that the functions are not there, who may load them, and not to be able to
+    found = findings(viewer, code=UNWELL)
+    assert found["functions"]["state"] == "fail"
+    assert "`flashq doctor --load`" in found["functions"]["advice"]
+    assert (found["password"]["found"], found["rights"]["state"]) == ("asked for", "ok")
+    assert "may not read how often it is synced" in found["durability"]["found"]
+    assert "may not load them" in viewer("doctor", "--load", code=1).output
+
+    # If the admin loads them, expect them there for everybody
+    assert ": loaded" in admin("doctor", "--load", code=UNWELL).stderr
+    assert ": there already" in admin("doctor", "--load", code=UNWELL).stderr
+    assert findings(viewer, code=UNWELL)["functions"]["state"] == "ok"
+
+    # A user who may ask nothing is told that
+    with closing(Broker(f"unix://:other@{server.folder}/s")) as broker:
+        broker.execute("ACL", "SETUSER", "nobody", "reset", "on", ">x", "+ping", "+fcall")
+    nobody = CommandLine(f"unix://nobody:x@{server.folder}/s", tmp_path)
+    unsaid = states(findings(nobody))
+    assert unsaid == dict.fromkeys(
+        ("version", "durability", "eviction", "memory", "rights", "clock", "fleet"), "unknown"
+    )
+
+
+@pytest.mark.requires("valkey")
+def test_a_full_disk_and_a_broker_that_is_gone(server: BrokerServer, tmp_path: Path) -> None:
+    doctor = CommandLine(server.url, tmp_path)
+    with closing(Broker(server.url)) as broker:
+        broker.execute("CONFIG", "SET", "appendfsync", "everysec")
+        server.disk_holds(0)
+
+        def refuses() -> bool:
+            try:
+                broker.execute("SET", "filler", "x" * 4096)
+            except BrokerRefused:
+                return True
+            return False
+
+        wait_until(refuses, what="a full disk")
+    found = findings(doctor, code=UNWELL)
+    assert found["role"]["state"] == "fail"
+    assert "append-only file failed" in found["role"]["found"]
+
+    # If it is gone, expect its findings to end there
+    server.kill()
+    found = findings(doctor, code=UNWELL)
+    assert found["broker"]["state"] == "fail"
+    assert list(found)[-1] == "broker"
+
+
+def test_without_a_broker_it_looks_at_this_machine(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+
+    def doctor(*, code: int = 0) -> str:
+        result = CliRunner().invoke(
+            flashq, ["doctor"], env={"FLASHQ_HOME": str(home), "FLASHQ_REDIS_URL": ""}
+        )
+        assert result.exit_code == code, (result.output, result.exception)
+        return result.stdout
+
+    # Expect it to change nothing
+    assert "the first call makes one" in doctor()
+    assert not home.exists()
+
+    # A key that others may read
+    home.mkdir()
+    (home / "secret.key").write_text("00" * 32)
+    (home / "secret.key").chmod(0o640)
+    said = doctor(code=UNWELL)
+    assert f"secret files\tfail\tothers may use {home}/secret.key (640)\tchmod 600 them" in said
+    (home / "secret.key").chmod(0o600)
+    assert f"signs, from {home}/secret.key" in doctor()
+
+    # Something else in the way of FLASHQ_HOME
+    home = tmp_path / "home" / "secret.key" / "below"
+    assert "cannot be written" in doctor(code=UNWELL)
