@@ -49,8 +49,8 @@ def measure(seconds: float) -> dict[str, Any]:
         for job in jobs:
             held.append(job.result(600))
         attempts = Counter(job.timing.attempts for job in jobs)
-        bad = {kind: len(stack.events(kind)) for kind in _BAD}
-        lost = [event["text"][:200] for event in stack.events("worker-lost") if "left" not in event["text"]]
+        bad = {kind: len(rig.events(kind)) for kind in _BAD}
+        lost = [event["text"][:200] for event in rig.events("worker-lost") if "left" not in event["text"]]
         load = os.getloadavg()[0]
     return {
         "seconds": round(time.monotonic() - started, 1),

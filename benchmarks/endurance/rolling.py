@@ -76,7 +76,7 @@ def measure(jobs: int) -> dict[str, Any]:
         load.join()
         took_s = time.monotonic() - started
         ran = Counter(int(line) for line in record.read_text().split())
-        events = Counter(event["kind"] for kind in _BAD for event in stack.events(kind))
+        events = Counter(event["kind"] for kind in _BAD for event in rig.events(kind))
     return {
         "jobs": jobs,
         "seconds": round(took_s, 1),
