@@ -38,7 +38,7 @@ def hold(seconds: float) -> float:
 
 def measure(seconds: float) -> dict[str, Any]:
     """Keep every worker at it for so long."""
-    with closing(Rig(lease_s=LEASE_S)) as rig, closing(Stack(rig)) as stack:
+    with closing(Rig(lease_s=LEASE_S)) as rig, closing(Stack(rig)):
         started = time.monotonic()
         jobs: list[Any] = []
         held: list[float] = []
