@@ -85,6 +85,11 @@ class Address:
             parameters.get(name, "-").lower() in values for name, values in _UNVERIFIED.items()
         )
 
+    @property
+    def key_file(self) -> str:
+        """The key of the certificate that is shown to the broker; '' where none is."""
+        return _parameters(urlsplit(self.url).query).get("ssl_keyfile", "")
+
     def exposure(self) -> str:
         """Why what travels to the broker may be read or altered on its way; '' where it may not."""
         if self.verified or not (self.service or self.beyond_loopback):

@@ -121,7 +121,7 @@ class Client:
     def on_connect(self, server: Server) -> None:
         """A connection to this server was made (again)."""
         self._server = server
-        if self.settings.durability is None:
+        if self.settings.durability is not Durability.MEMORY:
             for why in server.lossy():
                 self.told.once(
                     f"lossy:{why}",

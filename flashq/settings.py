@@ -67,7 +67,7 @@ class Settings:
     payload_limit: int = DEFAULT_PAYLOAD_LIMIT
     lease_s: float = 15.0
     durability: Durability | None = None
-    """What is wanted at least; None: nothing, but a broker that loses data by its setup is warned of."""
+    """What is wanted at least; but for `memory`, a broker that loses data by its setup is warned of."""
     rq_prefix: str = "rq"
     """First part of every key; stock RQ tools read the same variable."""
     sources: Mapping[str, str] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flashq.cli import COMMANDS, flashq
-from flashq.doctor import judge
+from flashq.doctor import judge_broker, judge_fleet, judge_machine
 from scripts import reference_words as words
 from scripts.reference_tables import cell, code, table
 
@@ -72,11 +72,12 @@ def command_line() -> str:
 def doctor_checks() -> str:
     """One row for each check of `flashq doctor`, in the words of its judgement."""
     found = [
-        (function.__code__.co_firstlineno, name.replace("_", " "), inspect.getdoc(function) or "")
-        for name, function in inspect.getmembers(judge, inspect.isfunction)
-        if function.__annotations__.get("return") == "Finding" and function.__module__ == judge.__name__
+        (place, function.__code__.co_firstlineno, name.replace("_", " "), inspect.getdoc(function) or "")
+        for place, module in enumerate((judge_machine, judge_broker, judge_fleet))
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__annotations__.get("return") == "Finding" and function.__module__ == module.__name__
     ]
-    rows = [(code(check), cell(about.partition(".")[0])) for _, check, about in sorted(found)]
+    rows = [(code(check), cell(about.partition(".")[0])) for _, _, check, about in sorted(found)]
     return table(("check", "what is asked"), rows)
 
 

@@ -46,7 +46,7 @@ _MEANINGS = {
     Exit.REFUSED: "its state does not allow it",
     Exit.JOB_FAILED: "the job ended without a value",
     Exit.BROKEN: "a promise was not kept",
-    Exit.UNWELL: "something fails; warnings alone are 0",
+    Exit.UNWELL: "something fails (what is unknown, or warned of, does not)",
 }
 
 

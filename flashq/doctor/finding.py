@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class State(StrEnum):
@@ -45,3 +49,9 @@ def unknown(check: str, found: str, advice: str = "") -> Finding:
 
 def skipped(check: str, found: str) -> Finding:
     return Finding(check, State.SKIPPED, found)
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """Some of them by name, and how many more there are."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -44,9 +44,15 @@ class Server:
     """Its `appendfsync`; None where this user may not read its configuration."""
     writes_fail: bool = False
     """Whether the last write to its append-only file failed."""
+    rewrite_fails: bool = False
+    """Whether it could not write that file anew, in short."""
+    snapshot_fails: bool = False
+    """Whether its last snapshot (RDB) failed."""
     policy: str | None = None
     maxmemory: int | None = None
     used_memory: int | None = None
+    machine_memory: int | None = None
+    """Of the machine that it runs on."""
     replicas: int | None = None
     """How many of its replicas are connected."""
 

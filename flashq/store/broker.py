@@ -70,7 +70,7 @@ class Broker:
 
     def connect(self) -> Line:
         """A new connection of its own for the caller; for loops that wait on a socket."""
-        return Line(self.url)
+        return Line(self.url, reply_timeout_s=self._reply_timeout_s)
 
     def run(self, command: Command[T]) -> T:
         """Carry out one command.

@@ -13,7 +13,7 @@ from flashq.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from flashq.store.broker import load
 from flashq.store.command import text
 from flashq.store.line import LibraryMissing, Line, pack, refusal
-from flashq.store.queries import read_hash, read_hashes, whole
+from flashq.store.queries import read_hash, read_hashes, whole, written
 from flashq.store.queries_fleet import endpoint_names, hosts, now_ms, workers
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class Process:
 
     name: str
     silent: bool = False
+    silent_s: float = 0.0
+    """For how long; told of the leader only."""
     version: str = ""
     keys: tuple[str, ...] = ()
     pythons: tuple[str, ...] = ()
@@ -95,12 +97,23 @@ def _leader(broker: Broker) -> Process | None:
     one = read_hash(broker, broker.keys.of("leader"), names)
     if not one["holder"]:
         return None
+    over_ms = now_ms(broker) - (whole(one["until"]) or 0)
     return Process(
         name=one["holder"],
-        silent=(whole(one["until"]) or 0) <= now_ms(broker),
+        silent=over_ms >= 0,
+        silent_s=max(0, over_ms) / 1000,
         version=one["version"],
         keys=_words(one["keys"]),
     )
+
+
+def endpoint_pythons(broker: Broker) -> dict[str, str]:
+    """The Python version that each endpoint wants, where its record says. Raises BrokerError."""
+    names = endpoint_names(broker)
+    records = read_hashes(broker, [broker.keys.of("endpoint", name) for name in names], ("spec",))
+    specs = (written(record["spec"], dict).get("environment") for record in records)
+    pythons = (spec.get("python") if isinstance(spec, dict) else None for spec in specs)
+    return {name: str(python) for name, python in zip(names, pythons, strict=True) if python}
 
 
 def strays(broker: Broker) -> list[Stray]:
@@ -179,10 +192,10 @@ def _library_name(row: list[Any]) -> str:
     return text(fields["library_name"])
 
 
-def asks_for_password(url: str) -> bool | None:
+def asks_for_password(url: str, patience_s: float) -> bool | None:
     """Whether the server at `url` (without user and password) refuses who gives none; None where it did not answer."""
     try:
-        with closing(Line(url)) as line:
+        with closing(Line(url, reply_timeout_s=patience_s)) as line:
             line.call(pack("PING"))
     except BrokerRefused:
         return True

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
-from flashq.model.durability import Server
+from flashq.model.durability import Durability, Server
 from flashq.store.command import text
 from flashq.store.line import pack
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from logging import Logger
 
-    from flashq.model.durability import Durability
     from flashq.store.broker import Broker
     from flashq.store.line import Line
 
@@ -51,9 +50,12 @@ def parsed(info: Any, config: Any) -> Server:
         aof=said["aof_enabled"] == "1" if "aof_enabled" in said else None,
         fsync=text(config[1]) if isinstance(config, list) and len(config) > 1 else None,
         writes_fail=said.get("aof_last_write_status", "ok") != "ok",
+        rewrite_fails=said.get("aof_last_bgrewrite_status", "ok") != "ok",
+        snapshot_fails=said.get("rdb_last_bgsave_status", "ok") != "ok",
         policy=said.get("maxmemory_policy"),
         maxmemory=_whole(said, "maxmemory"),
         used_memory=_whole(said, "used_memory"),
+        machine_memory=_whole(said, "total_system_memory"),
         replicas=_whole(said, "connected_slaves"),
     )
 
@@ -77,6 +79,6 @@ def warn(broker: Broker, log: Logger, wanted: Durability | None) -> None:
         server = look(line)
     if lack := server.lacks(wanted):
         log.error("%s", lack)
-    if wanted is None:
+    if wanted is not Durability.MEMORY:
         for why in server.lossy():
             log.warning("the broker may lose acknowledged jobs: %s; FLASHQ_DURABILITY=memory allows it", why)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -133,9 +136,8 @@ def test_a_user_with_few_rights_is_told_what_is_unknown(server: BrokerServer, tm
         broker.execute("ACL", "SETUSER", "nobody", "reset", "on", ">x", "+ping", "+fcall")
     nobody = CommandLine(f"unix://nobody:x@{server.folder}/s", tmp_path)
     unsaid = states(findings(nobody))
-    assert unsaid == dict.fromkeys(
-        ("version", "durability", "eviction", "memory", "rights", "clock", "fleet"), "unknown"
-    )
+    unsayable = "version role disk durability eviction memory rights clock fleet endpoints waiting"
+    assert unsaid == dict.fromkeys([*unsayable.split(), "stray workers"], "unknown")
 
 
 @pytest.mark.requires("valkey")
@@ -154,14 +156,72 @@ def test_a_full_disk_and_a_broker_that_is_gone(server: BrokerServer, tmp_path: P
 
         wait_until(refuses, what="a full disk")
     found = findings(doctor, code=UNWELL)
-    assert found["role"]["state"] == "fail"
-    assert "append-only file failed" in found["role"]["found"]
+    assert found["disk"]["state"] == "fail"
+    assert "append-only file failed" in found["disk"]["found"]
 
     # If it is gone, expect its findings to end there
     server.kill()
     found = findings(doctor, code=UNWELL)
     assert found["broker"]["state"] == "fail"
     assert list(found)[-1] == "broker"
+
+
+@pytest.mark.requires("valkey")
+def test_a_snapshot_that_failed(server: BrokerServer, tmp_path: Path) -> None:
+    # Given a folder in the way of the file, so that it refuses writes (MISCONF)
+    (server.folder / "dump.rdb" / "in-the-way").mkdir(parents=True)
+    with closing(Broker(server.url)) as broker:
+        broker.execute("CONFIG", "SET", "save", "3600 1")
+        broker.execute("BGSAVE")
+        wait_until(lambda: b"rdb_last_bgsave_status:err" in broker.execute("INFO", "persistence"))
+        with pytest.raises(BrokerRefused, match="MISCONF"):
+            broker.execute("SET", "a", "b")
+
+    found = findings(CommandLine(server.url, tmp_path), code=UNWELL)
+
+    assert found["disk"]["state"] == "fail"
+    assert "snapshot (RDB) failed" in found["disk"]["found"]
+    assert found["functions"]["state"] == "warn"
+
+
+@pytest.mark.requires("valkey")
+def test_a_broker_that_answers_nothing_is_given_up(server: BrokerServer, tmp_path: Path) -> None:
+    os.kill(server.pid, signal.SIGSTOP)
+
+    begun = time.monotonic()
+    found = findings(CommandLine(server.url, tmp_path), code=UNWELL)
+
+    assert time.monotonic() - begun < 15
+    assert found["broker"]["state"] == "fail"
+    assert list(found)[-1] == "broker"
+
+
+@pytest.mark.requires("valkey")
+def test_what_others_wrote_does_not_stop_it(server: BrokerServer, tmp_path: Path) -> None:
+    # Given records that are none, and a list of hosts that is no list of any
+    with closing(Broker(server.url)) as broker:
+        of = broker.keys.of
+        broker.execute("SADD", of("endpoints"), "junk", "\x1b[2J", b"\xff")
+        broker.execute("HSET", of("endpoint", "junk"), "revision", "r", "spec", "[1]", "condition", "7")
+        broker.execute("HSET", of("endpoint", "\x1b[2J"), "revision", "r", "spec", '{"environment": 5}')
+        broker.execute("RPUSH", of("queue", "junk"), "no job", b"\xff")
+        broker.execute("HSET", of("leader"), "holder", "\x1b[2J", "until", "soon")
+        broker.execute("SADD", of("rq_workers"), "x", of("worker", "y"))
+        broker.execute("SET", of("worker", "y"), "no hash")
+        doctor = CommandLine(server.url, tmp_path)
+
+        # Expect each to be judged for what it is, and nothing of it to reach a terminal
+        found = findings(doctor, code=UNWELL)
+        assert found["endpoints"]["found"].startswith("2 registered")
+        assert found["autoscaler"]["state"] == "fail"
+        assert "\x1b" not in doctor("doctor", code=UNWELL).stdout
+
+        # If one list cannot be read, expect that to be unknown, and the rest to be told
+        broker.execute("SET", of("hosts"), "no list")
+        found = findings(doctor, code=0)
+        assert found["fleet"]["state"] == "unknown"
+        assert "WRONGTYPE" in found["fleet"]["found"]
+        assert found["endpoints"]["state"] == "ok"
 
 
 def test_without_a_broker_it_looks_at_this_machine(tmp_path: Path) -> None:
@@ -184,8 +244,13 @@ def test_without_a_broker_it_looks_at_this_machine(tmp_path: Path) -> None:
     (home / "secret.key").chmod(0o640)
     said = doctor(code=UNWELL)
     assert f"secret files\tfail\tothers may use {home}/secret.key (640)\tchmod 600 them" in said
+    assert "signing key\tfail\tothers than its owner may use" in said
     (home / "secret.key").chmod(0o600)
     assert f"signs, from {home}/secret.key" in doctor()
+
+    # A key that is none
+    (home / "secret.key").write_text("short")
+    assert f"signing key\tfail\t{home}/secret.key: line 1" in doctor(code=UNWELL)
 
     # Something else in the way of FLASHQ_HOME
     home = tmp_path / "home" / "secret.key" / "below"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flashq.address import Address
-from flashq.doctor import Finding, judge
+from flashq.doctor import Finding, judge_broker, judge_fleet, judge_machine
 from flashq.doctor.finding import State
 from flashq.model.durability import Durability, Server
 from flashq.store.queries_fleet import ListedEndpoint
@@ -29,6 +29,7 @@ GOOD = Server(
 )
 HOST = Process(name="box", version="0.1.0", keys=("aa", "bb"), pythons=("3.11",), gpus=("L4", "L4"))
 LEADER = Process(name="box:1", version="0.1.0", keys=("aa",))
+SILENT = replace(LEADER, silent=True, silent_s=90.0)
 FLEET = Fleet(hosts=(HOST,), leader=LEADER, standbys=1)
 
 
@@ -60,103 +61,136 @@ def queue(**changes: Any) -> ListedQueue:
 
 
 def address(url: str) -> Finding:
-    return judge.address(Address.parse(url))
+    return judge_broker.address(Address.parse(url))
 
 
 def password(**facts: Any) -> Finding:
-    return judge.password(**{"asked_for": False, "elsewhere": False, "private": False, **facts})
+    return judge_broker.password(**{"asked_for": False, "elsewhere": False, "private": False, **facts})
+
+
+def functions(**facts: Any) -> Finding:
+    return judge_broker.functions(
+        judge_broker.Functions(**{"ours": "f_1", "loaded": True, "others": (), **facts})
+    )
+
+
+def signing_key(*ids: str, problem: str = "", private: bool = False) -> Finding:
+    return judge_machine.signing_key(judge_machine.Keys(ids, "/key", problem), private=private)
 
 
 MEMORY, FSYNC, REPLICA = Durability
-OPEN = judge.OpenFile("/home/ann/key", 0o644)
+OPEN = judge_machine.OpenFile("/home/ann/key", 0o644)
 TABLE: list[tuple[Finding, State, str]] = [
     (address("unix:///run/s"), State.OK, "unix socket"),
     (address("redis://127.0.0.1:6379"), State.OK, "this machine"),
     (address("rediss://broker:6379"), State.OK, "TLS"),
     (address("redis://broker:6379"), State.WARN, "would travel unencrypted to broker"),
     (address("rediss://broker:6379?ssl_cert_reqs=none"), State.WARN, "would not be verified"),
-    (judge.latency([0.1, 0.2, 9.0]), State.OK, r"0\.20 ms \(median of 3 round trips, longest 9\.00"),
-    (judge.latency([30.0, 31.0, 32.0]), State.WARN, "31.00 ms"),
-    (judge.version(GOOD), State.OK, "Valkey 9.1.2"),
-    (judge.version(server(kind="redis", version="6.2.14")), State.FAIL, "Redis 6.2.14"),
-    (judge.version(server(kind="")), State.UNKNOWN, "does not say"),
-    (judge.role(server(replicas=2)), State.OK, r"primary, 2 replica\(s\)"),
-    (judge.role(server(role="slave")), State.FAIL, "read-only replica"),
-    (judge.role(server(writes_fail=True)), State.FAIL, "last write"),
-    (judge.durability(GOOD, None), State.OK, "^fsync:"),
-    (judge.durability(server(fsync="everysec"), None), State.OK, "^memory:.*synced every second"),
-    (judge.durability(server(fsync="everysec"), FSYNC), State.FAIL, "FLASHQ_DURABILITY=fsync"),
-    (judge.durability(server(aof=False), None), State.FAIL, "no append-only file"),
-    (judge.durability(server(aof=False), MEMORY), State.OK, "as FLASHQ_DURABILITY allows"),
-    (judge.durability(GOOD, REPLICA), State.FAIL, "no replica is connected"),
-    (judge.durability(server(replicas=1), REPLICA), State.OK, r"^fsync\+replica:"),
-    (judge.durability(server(aof=None, fsync=None), None), State.UNKNOWN, "does not say"),
-    (judge.eviction(GOOD, None), State.OK, "noeviction"),
-    (judge.eviction(server(policy="allkeys-lru"), None), State.FAIL, "jobs are dropped"),
-    (judge.eviction(server(policy="allkeys-lru"), MEMORY), State.OK, "allows"),
-    (judge.eviction(server(policy=None), None), State.UNKNOWN, "does not say"),
-    (judge.memory(GOOD), State.OK, "1 MiB used, no limit"),
-    (judge.memory(server(maxmemory=2**21)), State.OK, "50%"),
-    (judge.memory(server(maxmemory=2**20)), State.WARN, "100%"),
-    (judge.memory(server(used_memory=None)), State.UNKNOWN, "does not say"),
+    (judge_broker.latency([0.1, 0.2, 9.0]), State.OK, r"0\.20 ms \(median of 3 round trips, longest 9\.00"),
+    (judge_broker.latency([30.0, 31.0, 32.0]), State.WARN, "31.00 ms"),
+    (judge_broker.version(GOOD), State.OK, "Valkey 9.1.2"),
+    (judge_broker.version(server(kind="redis", version="6.2.14")), State.FAIL, "Redis 6.2.14"),
+    (judge_broker.version(server(kind="")), State.UNKNOWN, "does not say"),
+    (judge_broker.role(server(replicas=2)), State.OK, r"primary, 2 replica\(s\)"),
+    (judge_broker.role(server(role="slave")), State.FAIL, "read-only replica"),
+    (judge_broker.role(server(role="")), State.UNKNOWN, "INFO"),
+    (judge_broker.disk(GOOD), State.OK, "succeeded"),
+    (judge_broker.disk(server(writes_fail=True)), State.FAIL, "last write .* refuses calls"),
+    (judge_broker.disk(server(snapshot_fails=True)), State.FAIL, "snapshot .* refuses calls"),
+    (judge_broker.disk(server(rewrite_fails=True)), State.WARN, "the file grows"),
+    (judge_broker.disk(server(kind="")), State.UNKNOWN, "INFO"),
+    (judge_broker.durability(GOOD, None), State.OK, "^fsync:"),
+    (judge_broker.durability(server(fsync="everysec"), None), State.OK, "^memory:.*synced every second"),
+    (judge_broker.durability(server(fsync="everysec"), FSYNC), State.FAIL, "FLASHQ_DURABILITY=fsync"),
+    (judge_broker.durability(server(aof=False), None), State.FAIL, "no append-only file"),
+    (judge_broker.durability(server(aof=False), MEMORY), State.OK, "as FLASHQ_DURABILITY allows"),
+    (judge_broker.durability(GOOD, REPLICA), State.FAIL, "no replica is connected"),
+    (judge_broker.durability(server(replicas=1), REPLICA), State.OK, r"^fsync\+replica:"),
+    (judge_broker.durability(server(aof=None, fsync=None), None), State.UNKNOWN, "does not say"),
+    (judge_broker.eviction(GOOD, None), State.OK, "noeviction"),
+    (judge_broker.eviction(server(policy="allkeys-lru"), None), State.FAIL, "jobs are dropped"),
+    (judge_broker.eviction(server(policy="allkeys-lru"), MEMORY), State.OK, "allows"),
+    (judge_broker.eviction(server(policy=None), None), State.UNKNOWN, "does not say"),
+    (judge_broker.memory(GOOD), State.OK, "1 MiB used, no limit"),
+    (judge_broker.memory(server(maxmemory=2**21)), State.OK, "50%"),
+    (judge_broker.memory(server(maxmemory=2**20)), State.WARN, "100%"),
+    (judge_broker.memory(server(machine_memory=2**21)), State.OK, "50% of the machine's, and no limit"),
+    (judge_broker.memory(server(machine_memory=2**20)), State.WARN, "100% of the machine's"),
+    (judge_broker.memory(server(machine_memory=2**20, maxmemory=2**21)), State.OK, "50% of its limit"),
+    (judge_broker.memory(server(used_memory=None)), State.UNKNOWN, "does not say"),
     (password(asked_for=True), State.OK, "asked for"),
     (password(asked_for=None), State.UNKNOWN, "could not be tried"),
     (password(), State.WARN, "whoever reaches"),
     (password(elsewhere=True), State.FAIL, "whoever reaches"),
     (password(private=True), State.OK, "only this user"),
-    (judge.rights(server(fsync=None), elsewhere=True), State.OK, "few of them"),
-    (judge.rights(GOOD, elsewhere=True), State.WARN, "everything"),
-    (judge.rights(GOOD, elsewhere=False), State.OK, "everything"),
-    (judge.rights(server(kind=""), elsewhere=False), State.UNKNOWN, "INFO"),
-    (judge.clock(-2.0), State.OK, "2.0 s behind"),
-    (judge.clock(3600.0), State.WARN, "3600.0 s ahead of"),
-    (judge.functions(judge.Functions("f_1", loaded=True)), State.OK, "^f_1$"),
-    (judge.functions(judge.Functions("f_1", loaded=True, others=("f_0",))), State.OK, "other versions: f_0"),
-    (judge.functions(judge.Functions("f_1", loaded=False, others=())), State.WARN, "not there"),
-    (judge.functions(judge.Functions("f_1", loaded=False)), State.FAIL, "may not load"),
-    (judge.signing_key(("aa", "bb"), "/key", private=False), State.OK, "aa signs, from /key; .*bb"),
-    (judge.signing_key((), "", private=True), State.OK, "the first call makes one"),
-    (judge.signing_key((), "", private=False), State.WARN, "nothing can be called"),
-    (judge.key_spread(("aa",), FLEET), State.OK, r"2 process\(es\) have aa"),
-    (judge.key_spread(("bb", "aa"), FLEET), State.FAIL, "without bb, .*: box:1"),
-    (judge.key_spread((), FLEET), State.SKIPPED, "no key here"),
-    (judge.key_spread(("cc",), Fleet()), State.SKIPPED, "no process"),
-    (judge.secret_files([OPEN], 2), State.FAIL, r"/home/ann/key \(644\)"),
-    (judge.secret_files([], 2), State.OK, "2 file"),
-    (judge.home("/h", "", 5 * 2**30), State.OK, "5.0 GiB"),
-    (judge.home("/h", "", 2**30), State.WARN, "1.0 GiB"),
-    (judge.home("/h", "", 0), State.FAIL, "0.0 GiB"),
-    (judge.home("/h", "", None), State.UNKNOWN, "could not be found"),
-    (judge.home("/h", "/h cannot be written", 0), State.FAIL, "cannot be written"),
-    (judge.private_broker("/bin/s", ""), State.OK, "/bin/s"),
-    (judge.private_broker("", "no program"), State.FAIL, "no program"),
-    (judge.uv("/bin/uv", workers=True), State.OK, "/bin/uv"),
-    (judge.uv(None, workers=True), State.WARN, "could not install"),
-    (judge.uv(None, workers=False), State.SKIPPED, "runs no workers"),
-    (judge.hosts(FLEET), State.OK, "box, 2 × L4"),
-    (judge.hosts(host(silent=True)), State.FAIL, "none: .*silent: box"),
-    (judge.hosts(Fleet()), State.FAIL, "none"),
-    (judge.hosts(fleet(hosts=(HOST, Process(name="b", silent=True)))), State.WARN, "silent: b"),
-    (judge.versions("0.1.0", FLEET), State.OK, "0.1.0"),
-    (judge.versions("0.2.0", FLEET), State.WARN, "here 0.2.0; 2 of 0.1.0"),
-    (judge.python("3.11", FLEET), State.OK, "3.11"),
-    (judge.python("3.12", FLEET), State.WARN, "3.12 here; hosts run 3.11"),
-    (judge.python("3.12", Fleet()), State.SKIPPED, "no host"),
-    (judge.autoscaler(FLEET), State.OK, "box:1 leads, 1 stand"),
-    (judge.autoscaler(fleet(leader=None)), State.FAIL, "none"),
-    (judge.autoscaler(fleet(leader=replace(LEADER, silent=True))), State.FAIL, "was the last"),
-    (judge.endpoints([endpoint()]), State.OK, "1 registered"),
-    (judge.endpoints([endpoint(throttled=1, reason="no GPU")]), State.WARN, r"throttled: embed \(no GPU\)"),
-    (judge.endpoints([endpoint(unhealthy=1, reason="boom")]), State.FAIL, r"unhealthy: embed \(boom\)"),
-    (judge.waiting([queue(queued=3, oldest_age_s=5.0)]), State.OK, "3 queued"),
-    (judge.waiting([queue(queued=3, oldest_age_s=90.0)]), State.WARN, r"embed \(3, the oldest for 90 s\)"),
-    (judge.waiting([queue(queued=3, oldest_age_s=90.0, paused=True)]), State.WARN, r"paused.*embed \(3\)"),
-    (judge.dead_letters([queue(failed=2)]), State.OK, r"embed \(2\)"),
-    (judge.dead_letters([queue()]), State.OK, "none"),
-    (judge.parked_jobs([queue(parked=2)]), State.WARN, r"embed \(2\)"),
-    (judge.parked_jobs([queue()]), State.OK, "none"),
-    (judge.stray_workers([Stray("w", ("embed",))]), State.WARN, "w on embed"),
-    (judge.stray_workers([]), State.OK, "none"),
+    (judge_broker.rights(server(fsync=None), elsewhere=True), State.OK, "may not read"),
+    (judge_broker.rights(GOOD, elsewhere=True), State.WARN, "does not need"),
+    (judge_broker.rights(GOOD, elsewhere=False), State.OK, "on this machine"),
+    (judge_broker.rights(server(kind=""), elsewhere=False), State.UNKNOWN, "INFO"),
+    (judge_broker.clock(-2.0), State.OK, "2.0 s behind"),
+    (judge_broker.clock(3600.0), State.WARN, "3600.0 s ahead of"),
+    (functions(), State.OK, "^f_1$"),
+    (functions(others=("f_0",)), State.OK, "other versions: f_0"),
+    (functions(loaded=False), State.WARN, "not there$"),
+    (functions(loaded=False, others=("f_0",)), State.WARN, "not there; of other versions: f_0"),
+    (functions(loaded=False, others=None), State.FAIL, "may not load"),
+    (signing_key("aa", "bb"), State.OK, "aa signs, from /key; .*bb"),
+    (signing_key(private=True), State.OK, "the first call makes one"),
+    (signing_key(), State.WARN, "nothing can be called"),
+    (signing_key(problem="/key: line 1: too short", private=True), State.FAIL, "line 1"),
+    (judge_fleet.key_spread(("aa",), FLEET), State.OK, r"2 process\(es\) have aa"),
+    (judge_fleet.key_spread(("bb", "aa"), FLEET), State.FAIL, "without bb, .*: box:1"),
+    (judge_fleet.key_spread((), FLEET), State.SKIPPED, "no key here"),
+    (judge_fleet.key_spread(("cc",), Fleet()), State.SKIPPED, "no process"),
+    (judge_machine.secret_files([OPEN], 2), State.FAIL, r"/home/ann/key \(644\)"),
+    (judge_machine.secret_files([], 2), State.OK, "2 file"),
+    (judge_machine.home("/h", "", 5 * 2**30), State.OK, "5.0 GiB"),
+    (judge_machine.home("/h", "", 2**30), State.WARN, "1.0 GiB"),
+    (judge_machine.home("/h", "", 0), State.FAIL, "0.0 GiB"),
+    (judge_machine.home("/h", "", None), State.UNKNOWN, "could not be found"),
+    (judge_machine.home("/h", "/h cannot be written", 0), State.FAIL, "cannot be written"),
+    (judge_machine.private_broker("/bin/s", ""), State.OK, "/bin/s"),
+    (judge_machine.private_broker("", "no program"), State.FAIL, "no program"),
+    (judge_machine.uv("/bin/uv", workers=True), State.OK, "/bin/uv"),
+    (judge_machine.uv(None, workers=True), State.WARN, "could not install"),
+    (judge_machine.uv(None, workers=False), State.SKIPPED, "runs no workers"),
+    (judge_fleet.hosts(FLEET), State.OK, "box, 2 × L4"),
+    (judge_fleet.hosts(host(silent=True)), State.FAIL, "none: .*silent: box"),
+    (judge_fleet.hosts(Fleet()), State.FAIL, "none"),
+    (judge_fleet.hosts(fleet(hosts=(HOST, Process(name="b", silent=True)))), State.WARN, "silent: b"),
+    (judge_fleet.versions("0.1.0", FLEET), State.OK, "0.1.0"),
+    (judge_fleet.versions("0.2.0", FLEET), State.WARN, "here 0.2.0; 2 of 0.1.0"),
+    (judge_fleet.python("3.11", {"embed": "3.11"}, FLEET), State.OK, "3.11"),
+    (judge_fleet.python("3.12", {}, FLEET), State.WARN, "3.12 here; hosts run 3.11$"),
+    (judge_fleet.python("3.11", {"embed": "3.12"}, FLEET), State.WARN, r"of another: embed \(3.12\)"),
+    (judge_fleet.python("3.12", {}, Fleet()), State.SKIPPED, "no host"),
+    (judge_fleet.autoscaler(FLEET), State.OK, "box:1 leads, 1 stand"),
+    (judge_fleet.autoscaler(fleet(leader=None)), State.FAIL, "none"),
+    (judge_fleet.autoscaler(fleet(leader=SILENT)), State.FAIL, "none for 90 s; box:1 was the last"),
+    (judge_fleet.endpoints([endpoint()]), State.OK, "1 registered"),
+    (
+        judge_fleet.endpoints([endpoint(throttled=1, reason="no GPU")]),
+        State.WARN,
+        r"throttled: embed \(no GPU\)",
+    ),
+    (judge_fleet.endpoints([endpoint(unhealthy=1, reason="boom")]), State.FAIL, r"unhealthy: embed \(boom\)"),
+    (judge_fleet.waiting([queue(queued=3, oldest_age_s=5.0)]), State.OK, "3 queued"),
+    (
+        judge_fleet.waiting([queue(queued=3, oldest_age_s=90.0)]),
+        State.WARN,
+        r"embed \(3, the oldest for 90 s\)",
+    ),
+    (
+        judge_fleet.waiting([queue(queued=3, oldest_age_s=90.0, paused=True)]),
+        State.WARN,
+        r"paused.*embed \(3\)",
+    ),
+    (judge_fleet.dead_letters([queue(failed=2)]), State.OK, r"embed \(2\)"),
+    (judge_fleet.dead_letters([queue()]), State.OK, "none"),
+    (judge_fleet.parked_jobs([queue(parked=2)]), State.WARN, r"embed \(2\)"),
+    (judge_fleet.parked_jobs([queue()]), State.OK, "none"),
+    (judge_fleet.stray_workers([Stray("w", ("embed",))]), State.WARN, "w on embed"),
+    (judge_fleet.stray_workers([]), State.OK, "none"),
 ]
 
 

@@ -89,7 +89,8 @@ def test_what_a_server_says_is_read() -> None:
     info = (
         b"# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\nrun_id:abc\r\n\r\n"
         b"# Replication\r\nrole:master\r\nconnected_slaves:2\r\n# Persistence\r\naof_enabled:1\r\n"
-        b"aof_last_write_status:err\r\n# Memory\r\nused_memory:5\r\nmaxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n"
+        b"aof_last_write_status:err\r\naof_last_bgrewrite_status:err\r\nrdb_last_bgsave_status:err\r\n"
+        b"# Memory\r\nused_memory:5\r\ntotal_system_memory:9\r\nmaxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n"
     )
     assert parsed(info, [b"appendfsync", b"always"]) == Server(
         kind="valkey",
@@ -99,9 +100,12 @@ def test_what_a_server_says_is_read() -> None:
         aof=True,
         fsync="always",
         writes_fail=True,
+        rewrite_fails=True,
+        snapshot_fails=True,
         policy="allkeys-lru",
         maxmemory=0,
         used_memory=5,
+        machine_memory=9,
         replicas=2,
     )
 
