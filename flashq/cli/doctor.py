@@ -41,7 +41,10 @@ def doctor(as_json: bool, load: bool) -> None:
             _load(settings)
         found = list(examine(settings))
     show(found, as_json=as_json, columns=("state", "check", "found", "advice"), none="")
-    if any(finding.state is State.FAIL for finding in found):
+    counts = {state: sum(one.state is state for one in found) for state in State}
+    if not as_json:
+        click.echo(", ".join(f"{count} {state}" for state, count in counts.items() if count), err=True)
+    if counts[State.FAIL]:
         sys.exit(Exit.UNWELL)
 
 

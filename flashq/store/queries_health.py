@@ -88,7 +88,7 @@ def fleet(broker: Broker) -> Fleet:
         hosts=tuple(machines),
         workers=tuple(working),
         leader=_leader(broker),
-        standbys=int(broker.execute("ZCARD", of("standbys"))),
+        standbys=int(broker.execute("ZCOUNT", of("standbys"), f"({now_ms(broker)}", "+inf")),
     )
 
 

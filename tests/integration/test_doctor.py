@@ -17,9 +17,11 @@ from flashq.errors import BrokerRefused
 from flashq.store import acl
 from flashq.store.broker import Broker
 from flashq.store.keys import Keys
+from tests.certificates import Authority
 from tests.integration.command_line import CommandLine
 from tests.integration.stack import Stack
-from tests.rig import BrokerServer, Rig, wait_until
+from tests.rig import BrokerServer, Rig, free_port, wait_until
+from tests.sentinels import SentinelSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +80,9 @@ def test_a_whole_deployment_is_well_and_an_ended_one_is_not(tmp_path: Path) -> N
         assert "`flashq host`" in found["hosts"]["advice"]
 
         # As a table, and as values
-        lines = doctor("doctor", code=UNWELL).stdout.splitlines()
+        said = doctor("doctor", code=UNWELL)
+        assert said.stderr == "21 ok, 2 skipped, 1 warn, 2 fail\n"
+        lines = said.stdout.splitlines()
         assert lines[0] == "check\tstate\tfound\tadvice"
         assert any(
             line.startswith("hosts\tfail\tnone: what is called waits\trun `flashq host`") for line in lines
@@ -125,6 +129,9 @@ def test_a_user_with_few_rights_is_told_what_is_unknown(server: BrokerServer, tm
     assert (found["password"]["found"], found["rights"]["state"]) == ("asked for", "ok")
     assert "may not read how often it is synced" in found["durability"]["found"]
     assert "may not load them" in viewer("doctor", "--load", code=1).output
+
+    # Expect it to be let see all the rest
+    assert states(found, without="ok skipped warn fail") == {"durability": "unknown"}
 
     # If the admin loads them, expect them there for everybody
     assert ": loaded" in admin("doctor", "--load", code=UNWELL).stderr
@@ -182,6 +189,68 @@ def test_a_snapshot_that_failed(server: BrokerServer, tmp_path: Path) -> None:
     assert found["disk"]["state"] == "fail"
     assert "snapshot (RDB) failed" in found["disk"]["found"]
     assert found["functions"]["state"] == "warn"
+
+
+@pytest.mark.requires("valkey")
+def test_a_replica_and_its_sentinels(tmp_path: Path) -> None:
+    with closing(SentinelSet()) as servers:
+        # Given the address of the sentinels, expect the primary and its replica to be found
+        doctor = CommandLine(servers.url, tmp_path)
+        doctor.environ |= {"FLASHQ_DURABILITY": "fsync+replica", "FLASHQ_ALLOW_PLAINTEXT": "1"}
+        found = findings(doctor, code=UNWELL)
+        assert found["role"]["found"] == "primary, 1 replica(s)"
+        assert found["durability"]["found"].startswith("fsync+replica:")
+        assert found["address"]["found"].startswith(
+            "passwords, arguments and results would travel unencrypted"
+        )
+        assert "password" not in found
+
+        # If the replica is named itself, expect that to fail
+        doctor.environ["FLASHQ_REDIS_URL"] = f"redis://127.0.0.1:{servers.ports[1]}"
+        found = findings(doctor, code=UNWELL)
+        assert found["role"] == {
+            "check": "role",
+            "state": "fail",
+            "found": "a read-only replica",
+            "advice": "name the primary, or its sentinels, in FLASHQ_REDIS_URL",
+        }
+
+
+@pytest.mark.requires("redis")
+def test_over_tls(tmp_path: Path) -> None:
+    # Given a broker that wants to see a certificate, and one whose key others may read
+    authority, port = Authority(tmp_path), free_port()
+    file, key = authority.certificate("broker", "localhost")
+    ours, our_key = authority.certificate("caller")
+    our_key.chmod(0o644)
+    tls = {"port": port, "cert-file": file, "key-file": key, "ca-cert-file": authority.file}
+    arguments = [part for name, value in tls.items() for part in (f"--tls-{name}", str(value))]
+    with closing(BrokerServer("redis", arguments=arguments)) as made:
+        doctor = CommandLine(f"rediss://localhost:{port}", tmp_path)
+        doctor.environ |= {"FLASHQ_TLS_CA": str(authority.file), "FLASHQ_TLS_CERT": str(ours)}
+        doctor.environ["FLASHQ_TLS_KEY"] = str(our_key)
+
+        # Expect the connection to be well, and the key not
+        found = findings(doctor, code=UNWELL)
+        assert found["address"]["found"].startswith("TLS")
+        assert found["latency"]["state"] == "ok"
+        assert found["secret files"]["found"] == f"others may use {our_key} (644)"
+
+        # Without the authority, expect to be told which setting is wrong
+        del doctor.environ["FLASHQ_TLS_CA"]
+        found = findings(doctor, code=UNWELL)
+        assert "FLASHQ_TLS_CA names the file" in found["broker"]["found"]
+
+        # With a password that is wrong
+        with closing(Broker(made.url)) as broker:
+            broker.execute("CONFIG", "SET", "requirepass", "other")
+        doctor.environ["FLASHQ_TLS_CA"] = str(authority.file)
+        doctor.environ["FLASHQ_REDIS_URL"] = f"rediss://:wrong@localhost:{port}"
+        found = findings(doctor, code=UNWELL)
+        assert "refused" in found["broker"]["found"]
+        assert "wrong" not in found["broker"]["found"].replace("WRONGPASS", "")
+        doctor.environ["FLASHQ_REDIS_URL"] = f"rediss://:other@localhost:{port}"
+        assert findings(doctor, code=UNWELL)["password"]["found"] == "asked for"
 
 
 @pytest.mark.requires("valkey")

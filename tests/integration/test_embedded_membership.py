@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flashq import embedded
+from flashq.doctor.examine import examine
+from flashq.doctor.finding import State
 from flashq.embedded.places import SOCKET_PATH_LIMIT
 from flashq.embedded.server import find_server
 from flashq.errors import BrokerError, BrokerRefused, ConfigurationError, SettingsError
@@ -277,6 +279,8 @@ def test_a_process_that_dies_is_started_again(rig: EmbeddedRig) -> None:
     assert status["processes"]["host"]["last_end"] == "exit code 7"
     assert not status["processes"]["autoscaler"]["failing"]
     assert membership.alive
+    told = {finding.check: finding for finding in examine(rig.settings)}["private stack"]
+    assert (told.state, told.found) == (State.FAIL, "keeps ending: host (exit code 7)")
 
 
 def test_a_broker_that_dies_ends_the_stack_with_the_reason(rig: EmbeddedRig) -> None:
