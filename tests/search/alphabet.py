@@ -18,7 +18,7 @@ from flashq.store.records import Settlement, Term
 from flashq.store.transitions import Transitions
 from tests.conformance.world import EP
 from tests.search.rules import CHANNEL, DELAY_MS, LEASE_MS, MOST_LOSSES, MOST_RETRIES, TTL_MS, UNIT_MS
-from tests.search.view import USED
+from tests.search.view import USED, finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,7 +127,17 @@ def _on_jobs(name: str, make: Callable[[str], Command[Any]]) -> Callable[[View, 
 
 cancel = _on_jobs("cancel", t.cancel)
 requeue = _on_jobs("requeue", t.requeue)
-delete = _on_jobs("delete", t.delete)
+
+
+def delete(view: View, cast: Cast) -> Iterator[Action]:
+    for job in view.jobs:
+        steps = (*_remembered(view, job), t.delete(job))
+        yield Action(f"delete {job}", "delete", steps, facts={"job": job})
+
+
+def _remembered(view: View, job: str) -> tuple[Step, ...]:
+    """Keep in mind that a job which is about to be gone was finished: its idempotency key stays taken."""
+    return (("SADD", USED, finished(job)),) if view.state(job) is JobState.FINISHED else ()
 
 
 def requeue_failed(view: View, cast: Cast) -> Iterator[Action]:
@@ -163,7 +173,8 @@ def expire_result(view: View, cast: Cast) -> Iterator[Action]:
     """An ended job has been kept for as long as promised."""
     for job in view.ended:
         gone = (keys.of("job", job), keys.of("results", job))
-        yield Action(f"expire {job}", "delete", (("DEL", *gone),), again=False, facts={"expired": job})
+        steps = (*_remembered(view, job), ("DEL", *gone))
+        yield Action(f"expire {job}", "delete", steps, again=False, facts={"expired": job})
 
 
 # -- workers, as they move jobs ----------------------------------------------------------------------
@@ -203,9 +214,15 @@ def claim_again(view: View, cast: Cast) -> Iterator[Action]:
 
 
 def _on_leases(
-    name: str, script: str, make: Callable[[View, Lease], Command[Any] | None], *, others: bool = False
+    name: str,
+    script: str,
+    make: Callable[[View, Lease], Command[Any] | None],
+    *,
+    others: bool = False,
+    unbegun: bool = False,
 ) -> Callable[[View, Cast], Iterator[Action]]:
-    """`others`: also under the name of a worker that does not hold the job (a fence given out twice)."""
+    """`others`: also under the name of a worker that does not hold the job (a fence given out twice); `unbegun`: its
+    worker says that the function was never entered."""
 
     def letter(view: View, cast: Cast) -> Iterator[Action]:
         for job in view.jobs:
@@ -213,7 +230,7 @@ def _on_leases(
                 command = make(view, lease)
                 if command is not None:
                     label = f"{name} {job}:{lease.fence} as {lease.worker or 'anybody'}"
-                    yield Action(label, script, (command,), facts={"lease": lease})
+                    yield Action(label, script, (command,), facts={"lease": lease, "unbegun": unbegun})
 
     return letter
 
@@ -245,7 +262,7 @@ time_out = _on_leases("time out", "finish", _settle("timed_out"))
 retry_now = _on_leases("retry", "finish", _settle("retry"))
 retry_later = _on_leases("retry later", "finish", _settle("retry", DELAY_MS))
 release = _on_leases("release", "release", lambda _, held: t.release(*held), others=True)
-give_back = _on_leases("give back", "release", lambda _, held: t.release(*held, begun=False))
+give_back = _on_leases("give back", "release", lambda _, held: t.release(*held, begun=False), unbegun=True)
 crash = _on_leases(
     "crash",
     "crash",

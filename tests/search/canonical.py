@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from tests.search.view import View
 
 #: Fields of a job that no script decides by: texts, timestamps, what goes into answers alone.
-#: `fq_attempts` is held to losses and retries in every state (judge.py), so they stand for it.
+#: (`fq_requeue` names the last requeue, and is asked for by that one alone, sent again.) `fq_attempts` is held to losses and retries in every state (judge.py), so they stand for it.
 JOB_IGNORES = frozenset(
     "created_at enqueued_at started_at ended_at description data fq_call fq_cold fq_ended fq_error fq_gen fq_reason"
-    " fq_ready fq_timing fq_watch fq_attempts".split()
+    " fq_ready fq_timing fq_watch fq_attempts fq_requeue".split()
 )
 #: Of an ended job, what the next generation does not begin with.
 ENDED_IGNORES = frozenset(
@@ -69,7 +69,10 @@ class Names:
 
 
 class Canon:
-    """Canonical texts of views with these names. `blind`: kinds and fields that no command of the search reads."""
+    """Canonical texts of views with these names.
+
+    `blind`: kinds of keys, and fields of workers and of the clock, that no command of the search reads.
+    """
 
     def __init__(self, names: Names, blind: Iterable[str] = ()) -> None:
         self._signs = names.signs()
@@ -104,7 +107,7 @@ def _unknown(stored: Stored, view: View, blind: frozenset[str]) -> Iterator[str]
 def _job(stored: Stored, view: View, blind: frozenset[str]) -> Iterator[str]:
     job: Job = stored.value
     state = JobState(job["fq_state"])
-    ignored = JOB_IGNORES | blind
+    ignored = JOB_IGNORES
     if state in TERMINAL:
         ignored = ignored | ENDED_IGNORES
     elif job.get("fq_began"):  # it expires no more
@@ -138,7 +141,8 @@ _FIELDS: dict[str, Callable[[str, Job, View], object]] = {
 
 def _worker(stored: Stored, view: View, blind: frozenset[str]) -> Iterator[str]:
     worker: dict[str, str] = stored.value
-    if "death" in worker:  # as good as none: its name is not used again before its record is gone
+    if "death" in worker:  # whatever it says, it is told that it is gone
+        yield "closed"
         return
     yield "known"
     for name, value in worker.items():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flashq.model.lifecycle import LEASED, TERMINAL, WAITING, JobState
 from tests.conformance import snapshot
 from tests.search.rules import CHANNEL, LEASE_MS, MOST_AWAY_MS, MOST_RETRIES
+from tests.search.view import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,7 +179,8 @@ def _due_answer(how: Submission, before: View) -> tuple[str, str]:
     if key := how.terms.get("idempotency_key"):
         stands_for, _, rest = (before.key(key) or "").partition(" ")
         state = before.state(stands_for)
-        free = state in TERMINAL - {JobState.FINISHED} or (state is None and not rest.endswith(" done"))
+        gone = state is None and finished(stands_for) not in before.used
+        free = gone or state in TERMINAL - {JobState.FINISHED}
         if stands_for and not free:
             same = rest.removesuffix(" done") == " ".join(how.terms["stands_for"])
             return ("conflict" if not same else "spent" if state is None else "hit"), stands_for
@@ -223,6 +225,9 @@ def _release(action: Action, answer: str, before: View, after: View) -> Iterator
         return
     said = {JobState.QUEUED: "ok", JobState.CANCELLED: "cancelled", JobState.FAILED: "failed"}
     yield from _expect(action.label, answer, said.get(after.state(job) or JobState.RUNNING))
+    entered = before.state(job) is JobState.RUNNING and not action.facts["unbegun"]
+    if entered and before.jobs[job].get("fq_mode") == "at_most_once" and after.state(job) in WAITING:
+        yield f"I5 {action.label}: what may run once, and ran, waits again"
     yield from _given_back(action.label, job, before, after)
 
 

@@ -47,7 +47,7 @@ MUTANTS = (
         "what waits counts as held",
         "(f.state == 'claimed' or f.state == 'running') and ",
         "",
-        "I1",
+        "I4",
         "outcomes",
     ),
     Mutant("the fence stays", "int(tonumber(f.fence) + 1)", "int(tonumber(f.fence))", "I2", "outcomes"),
@@ -130,7 +130,11 @@ MUTANTS = (
         "outcomes",
     ),
     Mutant(
-        "an end without a result", "redis.call('XADD', results,", "local _ = ({results,", "I3", "outcomes"
+        "an end without a result",
+        "redis.call('XADD', results, 'MAXLEN', 10, '*', 'type', state == 'finished' and 1 or 2, 'worker_name', f.worker or '')",
+        "",
+        "I3",
+        "outcomes",
     ),
     Mutant(
         "two results for one end",
@@ -389,7 +393,7 @@ MUTANTS = (
         "what runs is deleted",
         "if not TERMINAL[f.state] then return f.state end\nforget",
         "forget",
-        "I1",
+        "answer",
         "ends",
     ),
     Mutant(

@@ -59,7 +59,7 @@ SCOPES = (
     # What may run once, beside what may run again.
     Scope(
         "once",
-        replace(PAIR, submissions=(a.PLAIN, a.ONCE), most_losses=1),
+        replace(PAIR, submissions=(a.PLAIN, a.ONCE)),
         "submit join claim_only start finish crash release give_back leave lapse reap",
     ),
     # A user's exception: tried again at once, or later.
@@ -112,7 +112,7 @@ SCOPES = (
     # The private broker starts again; jobs of before are set aside and come back.
     Scope(
         "restarts",
-        replace(PAIR, submissions=(a.PLAIN, a.ONCE), most_losses=1),
+        replace(PAIR, submissions=(a.PLAIN, a.ONCE)),
         "submit join claim_only claim_and_start finish restart cancel lapse reap",
         restarts=True,
     ),

@@ -44,6 +44,10 @@ class Found:
         """Whether the fixpoint was reached: then I8 was judged too."""
         return not self.left
 
+    def named(self, name: str) -> list[str]:
+        """The problems whose names begin so."""
+        return [problem for problem in self.problems if problem.startswith(name)]
+
     def __str__(self) -> str:
         end = "complete" if self.complete else f"stopped with {self.left} states to expand"
         return (
@@ -64,15 +68,15 @@ class Search:
         self.graph = Graph()
         self.found = Found(scope.name)
 
-    def run(self, *, most_states: int = 0, most_problems: int = 1) -> Found:
-        """To the fixpoint, to the first problem, or to so many states."""
+    def run(self, *, most_states: int = 0, until: str = "") -> Found:
+        """To the fixpoint, to the first problem whose name begins so, or to so many states."""
         began = time.monotonic()
         with closing(self._bench):
             first = self._bench.first(START_MS, self.scope.before)
             view = read(first)
             self._add(self._number(view), first, view, -1, "")
             under_way: deque[tuple[int, Frozen, View, list[Action]]] = deque()
-            while (self._frontier or under_way) and len(self.found.problems) < most_problems:
+            while (self._frontier or under_way) and not self.found.named(until):
                 if (
                     self._frontier
                     and len(under_way) < 2

@@ -37,10 +37,9 @@ def mutated(old: str, new: str) -> Library:
 @pytest.mark.parametrize("mutant", [pytest.param(m, id=m.name) for m in MUTANTS])
 def test_a_mistake_is_caught(mutant: Mutant, url: str) -> None:
     small = scope(mutant.scope).of_size(mutant.jobs, mutant.workers)
-    found = Search(small, url, mutated(mutant.old, mutant.new)).run()
+    found = Search(small, url, mutated(mutant.old, mutant.new)).run(until=mutant.caught_by)
 
-    caught = [problem for problem in found.problems if problem.startswith(mutant.caught_by)]
-    assert caught, f"{found}, and what was found: {found.problems}"
+    assert found.named(mutant.caught_by), f"{found}, and what was found: {found.problems}"
 
 
 @pytest.mark.parametrize("mutant", [pytest.param(m, id=m.name) for m in EQUIVALENT])

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 
     from tests.conformance.snapshot import Job, Snapshot
 
-#: Where the search remembers which names were given away: an id is never used twice.
+#: Where the search remembers which names were given away (an id is never used twice), and what is `finished` and gone.
 USED = "search:used"
 BELL = ROOT + NAMES["bell"]
+
+
+def finished(job: str) -> str:
+    """The note in `USED` that a job was finished before it was deleted, or was forgotten."""
+    return f"{job} finished"
 
 
 @dataclass(frozen=True, slots=True)
