@@ -23,16 +23,14 @@ if TYPE_CHECKING:
     from tests.conformance.snapshot import Job, Stored
     from tests.search.view import View
 
-#: Fields of a job that no script decides by: texts, timestamps, what goes into answers alone.
-#: (`fq_requeue` names the last requeue, and is asked for by that one alone, sent again.) `fq_attempts` is held to losses and retries in every state (judge.py), so they stand for it.
+#: Fields of a job that no script decides by: texts, timestamps, what goes into answers alone. `fq_requeue` names the
+#: last requeue, for that one alone, sent again; `fq_attempts` is held to losses and retries in every state (judge.py).
 JOB_IGNORES = frozenset(
     "created_at enqueued_at started_at ended_at description data fq_call fq_cold fq_ended fq_error fq_gen fq_reason"
     " fq_ready fq_timing fq_watch fq_attempts fq_requeue".split()
 )
-#: Of an ended job, what the next generation does not begin with.
-ENDED_IGNORES = frozenset(
-    "fq_cancel fq_losses fq_retries fq_began fq_ttl_at fq_timed fq_claimed worker_name".split()
-)
+#: Of an ended job, what only its next generation could go on with (blind to: "ended").
+ENDED_IGNORES = frozenset("fq_cancel fq_losses fq_retries fq_ttl_at fq_timed".split())
 WORKER_IGNORES = frozenset(
     "birth last_heartbeat queues fq_since fq_beat fq_end fq_drain_why fq_ordered fq_nonce".split()
 )
@@ -97,7 +95,7 @@ class Canon:
             subject = key.removeprefix(snapshot.ROOT + NAMES[kind]) if kind else key
             for fact in _FACTS.get(kind, _unknown)(stored, view, self._blind):
                 yield f"{kind} {subject} {fact}"
-        yield from (f"named {job}" for job in view.used if job not in view.jobs)
+        yield from (f"named {note}" for note in view.used if note not in view.jobs and view.recalls(note))
 
 
 def _unknown(stored: Stored, view: View, blind: frozenset[str]) -> Iterator[str]:
@@ -106,10 +104,9 @@ def _unknown(stored: Stored, view: View, blind: frozenset[str]) -> Iterator[str]
 
 def _job(stored: Stored, view: View, blind: frozenset[str]) -> Iterator[str]:
     job: Job = stored.value
-    state = JobState(job["fq_state"])
     ignored = JOB_IGNORES
-    if state in TERMINAL:
-        ignored = ignored | ENDED_IGNORES
+    if JobState(job["fq_state"]) in TERMINAL:
+        ignored = ignored | ENDED_IGNORES if "ended" in blind else ignored
     elif job.get("fq_began"):  # it expires no more
         ignored = ignored | {"fq_ttl_at", "fq_timed"}
     yield f"expires {stored.expires}"

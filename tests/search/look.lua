@@ -1,8 +1,9 @@
 #!lua name=flashq_search
 -- What the search needs of a broker beside the scripts: to be put into a state, again and again, and to say what
 -- state it is in. Keys of the state are rq:* and search:*; events and the autoscaler's bell are told and left out.
-local base, base_rows, base_clock = {}, {}, ''  -- the state entered: each key's row, read and packed
-local last = {}  -- what LOOK saw
+local base, base_clock = {rows = {}, marks = {}}, ''  -- the state entered
+local entries = {}  -- its rows, unpacked
+local last = base  -- what LOOK saw
 
 local readers = {
   hash = function(key) return redis.call('HGETALL', key) end,
@@ -17,27 +18,33 @@ local readers = {
   end,
 }
 
--- Every key as a packed row: its name, type, whether it expires, what it holds.
-local function dump()
-  local rows = {}
+local function row_of(key)
+  local type = redis.call('TYPE', key).ok
+  return cmsgpack.pack({key, type, redis.call('PTTL', key) >= 0 and 1 or 0, readers[type](key)})
+end
+
+-- Every key as a packed row (its name, type, whether it expires, what it holds), and its mark: what DUMP and PTTL say.
+-- What has the mark of `before` has its row too, and is not read: most of a state stays as it is.
+local function dump(before)
+  local found = {rows = {}, marks = {}}
   for _, key in ipairs(redis.call('KEYS', '*')) do
     if string.sub(key, 1, 12) ~= 'conformance:' then
-      local type = redis.call('TYPE', key).ok
-      local expires = redis.call('PTTL', key) >= 0 and 1 or 0
-      rows[key] = cmsgpack.pack({key, type, expires, readers[type](key)})
+      local mark = (redis.call('PTTL', key) >= 0 and '1' or '0') .. redis.call('DUMP', key)
+      found.marks[key] = mark
+      found.rows[key] = mark == before.marks[key] and before.rows[key] or row_of(key)
     end
   end
-  return rows
+  return found
 end
 
 -- Rows of `now` that are not those of `before`, and the keys that are no more.
 local function changes(before, now)
   local changed, gone = {}, {}
-  for key, row in pairs(now) do
-    if before[key] ~= row then changed[#changed + 1] = row end
+  for key, row in pairs(now.rows) do
+    if before.rows[key] ~= row then changed[#changed + 1] = row end
   end
-  for key in pairs(before) do
-    if not now[key] then gone[#gone + 1] = key end
+  for key in pairs(before.rows) do
+    if not now.rows[key] then gone[#gone + 1] = key end
   end
   return changed, gone
 end
@@ -70,12 +77,14 @@ end
 -- ENTER: be in this state (clock, packed rows), and come back to it after each AGAIN.
 redis.register_function('flashq_search_enter', function(_, args)
   redis.call('FLUSHDB')
-  base, base_rows, base_clock = {}, {}, args[1]
+  entries, base_clock = {}, args[1]
   for i = 2, #args do
     local row = cmsgpack.unpack(args[i])
-    base[row[1]], base_rows[row[1]] = row, args[i]
+    entries[row[1]] = row
     write(row)
   end
+  base = dump({rows = {}, marks = {}})
+  for i = 2, #args do base.rows[cmsgpack.unpack(args[i])[1]] = args[i] end
   redis.call('SET', 'conformance:clock', base_clock)
   return 1
 end)
@@ -84,24 +93,24 @@ end)
 redis.register_function('flashq_search_look', function()
   local woken = redis.call('DEL', 'rq:fq:wake')
   redis.call('DEL', 'rq:fq:events')
-  last = dump()
-  local changed, gone = changes(base_rows, last)
+  last = dump(base)
+  local changed, gone = changes(base, last)
   return {changed, gone, woken, redis.call('GET', 'conformance:clock')}
 end)
 
 -- AGAIN: {rows that are not those LOOK saw, keys that are gone}; then the state that was entered is there again.
 redis.register_function('flashq_search_again', function()
   redis.call('DEL', 'rq:fq:wake', 'rq:fq:events')
-  local now = dump()
+  local now = dump(last)
   local changed, gone = changes(last, now)
-  for key, row in pairs(now) do
-    if base_rows[key] ~= row then
+  for key, row in pairs(now.rows) do
+    if base.rows[key] ~= row then
       redis.call('DEL', key)
-      if base[key] then write(base[key]) end
+      if entries[key] then write(entries[key]) end
     end
   end
-  for key, row in pairs(base) do
-    if not now[key] then write(row) end
+  for key, row in pairs(entries) do
+    if not now.rows[key] then write(row) end
   end
   redis.call('SET', 'conformance:clock', base_clock)
   return {changed, gone}

@@ -41,6 +41,11 @@ class Scope:
         """Everything that may be done in this state."""
         return [action for name in self.letters.split() for action in getattr(a, name)(view, self.cast)]
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """What no command reads. What has ended matters less where nothing begins anew."""
+        return self.blind if "requeue" in self.letters else self.blind | {"ended"}
+
     def of_size(self, jobs: int, workers: int) -> Scope:
         """The same with so many jobs and workers."""
         cast = replace(self.cast, jobs=JOBS[:jobs], workers=WORKERS[:workers])
@@ -84,6 +89,12 @@ SCOPES = (
         "ttls",
         replace(PAIR, submissions=(a.TIMED, a.QUEUE_TIMED)),
         "submit join claim_only start release requeue fail_waiting lapse reap",
+    ),
+    # Claimed while its ttl ends, and given back unbegun, behind what has none.
+    Scope(
+        "unbegun",
+        replace(PAIR, submissions=(a.PLAIN, a.TIMED)),
+        "submit join claim_only renew release lapse reap",
     ),
     # Jobs that come with the ring of a bell.
     Scope(

@@ -62,7 +62,7 @@ class Search:
     def __init__(self, scope: Scope, url: str, scripts: Library | None = None) -> None:
         self.scope = scope
         self._bench = Bench(url, scripts or library(LUA_CLOCK))
-        self._canon = Canon(Names(scope.cast.jobs, scope.cast.workers), scope.blind)
+        self._canon = Canon(Names(scope.cast.jobs, scope.cast.workers), scope.unread)
         self._ids: dict[bytes, int] = {}
         self._frontier: deque[tuple[int, Frozen]] = deque()
         self.graph = Graph()

@@ -139,6 +139,14 @@ class View:
         stored = self.snapshot.get(Keys().idempotency(EP, key))
         return None if stored is None else stored.value
 
+    def recalls(self, note: str) -> bool:
+        """Whether what is kept in mind of a job that is gone (`USED`) may still decide: while a key stands for it."""
+        job, _, rest = note.partition(" ")
+        if not rest:
+            return True
+        remembered = [s.value for key, s in self.snapshot.items() if snapshot.kind(key) == "idempotency"]
+        return any(str(value).startswith(job + " ") for value in remembered)
+
     @property
     def paused(self) -> bool:
         return self.endpoint.get("paused") == "1"
