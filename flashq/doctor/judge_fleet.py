@@ -89,7 +89,9 @@ def autoscaler(fleet: Fleet) -> Finding:
         tell = fail if fleet.hosts or not fleet.workers else warn  # those workers were started by somebody
         return tell("autoscaler", "none: no worker is started or ended", "run one: `flashq autoscaler`")
     if fleet.leader.silent:
-        found = f"none for {fleet.leader.silent_s:,.0f} s; {fleet.leader.name} was the last"
+        silent_s = fleet.leader.silent_s
+        since = "" if silent_s is None else f" for {silent_s:,.0f} s"
+        found = f"none{since}; {fleet.leader.name} was the last"
         return fail("autoscaler", found, "run one: `flashq autoscaler`")
     return ok("autoscaler", f"{fleet.leader.name} leads, {fleet.standbys} stand(s) by")
 

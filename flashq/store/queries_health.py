@@ -28,8 +28,8 @@ class Process:
 
     name: str
     silent: bool = False
-    silent_s: float = 0.0
-    """For how long; told of the leader only."""
+    silent_s: float | None = None
+    """For how long a leader has been; None: not known."""
     version: str = ""
     keys: tuple[str, ...] = ()
     pythons: tuple[str, ...] = ()
@@ -97,11 +97,11 @@ def _leader(broker: Broker) -> Process | None:
     one = read_hash(broker, broker.keys.of("leader"), names)
     if not one["holder"]:
         return None
-    over_ms = now_ms(broker) - (whole(one["until"]) or 0)
+    until, at = whole(one["until"]), now_ms(broker)
     return Process(
         name=one["holder"],
-        silent=over_ms >= 0,
-        silent_s=max(0, over_ms) / 1000,
+        silent=until is None or until <= at,
+        silent_s=None if until is None else max(0, at - until) / 1000,
         version=one["version"],
         keys=_words(one["keys"]),
     )

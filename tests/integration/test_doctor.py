@@ -13,10 +13,11 @@ from click.testing import CliRunner
 
 from flashq import Endpoint
 from flashq.cli import flashq
-from flashq.errors import BrokerRefused
+from flashq.errors import BrokerRefused, BrokerUnreachable
 from flashq.store import acl
 from flashq.store.broker import Broker
 from flashq.store.keys import Keys
+from flashq.store.line import pack
 from tests.certificates import Authority
 from tests.integration.command_line import CommandLine
 from tests.integration.stack import Stack
@@ -255,7 +256,15 @@ def test_over_tls(tmp_path: Path) -> None:
 
 @pytest.mark.requires("valkey")
 def test_a_broker_that_answers_nothing_is_given_up(server: BrokerServer, tmp_path: Path) -> None:
-    os.kill(server.pid, signal.SIGSTOP)
+    # Given one that lets nobody in any more, and answers no question on a connection that it had accepted
+    with (
+        closing(Broker(server.url, reply_timeout_s=0.1)) as broker,
+        closing(broker.connect()) as line,
+    ):
+        os.kill(server.pid, signal.SIGSTOP)
+        line.send(pack("PING"))
+        with pytest.raises(BrokerUnreachable, match=r"no answer within 0\.1 s"):
+            line.read()
 
     begun = time.monotonic()
     found = findings(CommandLine(server.url, tmp_path), code=UNWELL)
@@ -275,6 +284,10 @@ def test_what_others_wrote_does_not_stop_it(server: BrokerServer, tmp_path: Path
         broker.execute("HSET", of("endpoint", "\x1b[2J"), "revision", "r", "spec", '{"environment": 5}')
         broker.execute("RPUSH", of("queue", "junk"), "no job", b"\xff")
         broker.execute("HSET", of("leader"), "holder", "\x1b[2J", "until", "soon")
+        broker.execute("ZADD", of("hosts"), "+inf", "box", "-inf", b"\xfe", 5, "third")
+        broker.execute("HSET", of("host", "box"), "gpus", '[1, {"name": "\\u001b[2J"}]', "version", "\x1b[2J")
+        broker.execute("HSET", of("host", "box"), "keys", ",,\x1b[2J", "pythons", "\x1b[2J")
+        broker.execute("SET", of("host", "third"), "no hash")
         broker.execute("SADD", of("rq_workers"), "x", of("worker", "y"))
         broker.execute("SET", of("worker", "y"), "no hash")
         doctor = CommandLine(server.url, tmp_path)
@@ -282,7 +295,10 @@ def test_what_others_wrote_does_not_stop_it(server: BrokerServer, tmp_path: Path
         # Expect each to be judged for what it is, and nothing of it to reach a terminal
         found = findings(doctor, code=UNWELL)
         assert found["endpoints"]["found"].startswith("2 registered")
-        assert found["autoscaler"]["state"] == "fail"
+        assert found["autoscaler"]["found"] == "none; \x1b[2J was the last"
+        assert found["hosts"]["found"].startswith("box, 1 × \x1b[2J; silent: third, ")
+        assert {found[check]["state"] for check in ("versions", "python")} == {"warn"}
+        assert found["key spread"]["state"] == "fail"
         assert "\x1b" not in doctor("doctor", code=UNWELL).stdout
 
         # If one list cannot be read, expect that to be unknown, and the rest to be told
