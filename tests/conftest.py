@@ -1,8 +1,9 @@
 """What holds for every test: settings and a home of its own, missing servers, no sockets in unit tests.
 
 `@pytest.mark.requires("redis")` names the servers of tests/servers.py that a test, or a parameter of it, runs
-against. Where one is missing the test is skipped with the server's name; in CI (CI=true), which installs them
-all, that is a failure, so that a test can't quietly stop running.
+against; "nvml" stands for the compiler that makes up machines with GPUs (tests/nvml). Where one is missing the test
+is skipped with its name; in CI (CI=true), which installs them all, that is a failure, so that a test can't quietly
+stop running.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import NoReturn
 import hypothesis
 import pytest
 
+from tests.nvml import machine
 from tests.servers import missing_server
 
 UNIT_TESTS = Path(__file__).parent / "unit"
@@ -47,7 +49,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("no NVIDIA GPU on this machine")
     for marker in item.iter_markers("requires"):
         for server in marker.args:
-            reason = missing_server(server)
+            reason = machine.missing() if server == "nvml" else missing_server(server)
             if reason is None:
                 continue
             if os.environ.get("CI") == "true":

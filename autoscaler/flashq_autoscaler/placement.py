@@ -101,7 +101,11 @@ class Ledger:
             self._take_in(worker, now)
         for room in self._rooms.values():
             room.gpus = sorted(
-                (gpu for gpu in room.host.gpus if not gpu.foreign and gpu.uuid not in self._holders),
+                (
+                    gpu
+                    for gpu in room.host.gpus
+                    if not (gpu.foreign or gpu.fault or gpu.uuid in self._holders)
+                ),
                 key=lambda gpu: (gpu.memory_bytes, gpu.uuid),
             )
 
@@ -161,7 +165,8 @@ class Ledger:
     def _obstacle(self, room: _Room, needs: Needs) -> ThrottleCode | None:
         """The first thing that keeps a worker off a host; None: it fits."""
         if needs.gpus and not _on_cpu(room, needs) and len(_suitable(room.gpus, needs)) < needs.gpus:
-            present = [gpu for gpu in _suitable(room.host.gpus, needs) if gpu.uuid not in self._holders]
+            sound = (gpu for gpu in room.host.gpus if not gpu.fault)
+            present = [gpu for gpu in _suitable(sound, needs) if gpu.uuid not in self._holders]
             return "FOREIGN_MEMORY" if len(present) >= needs.gpus else "NO_GPU"
         if room.slots < 1:
             return "QUOTA"
@@ -207,9 +212,10 @@ class Ledger:
         wanted = f"{needs.gpus} GPU{'s' * (needs.gpus > 1)}"
         if needs.gpu_models:
             wanted += f" ({' or '.join(needs.gpu_models)})"
-        if not host.gpus:
+        if not host.gpus and not host.gpu_faults:
             return f"needs {wanted}; host {host.id} has none"
         parts = [self._explain_gpu(gpu, needs) for gpu in sorted(host.gpus, key=lambda gpu: gpu.uuid)]
+        parts += host.gpu_faults
         return f"needs {wanted}; host {host.id}: {', '.join(parts)}"
 
     def _explain_gpu(self, gpu: GpuView, needs: Needs) -> str:
@@ -218,6 +224,8 @@ class Ledger:
             return f"{gpu.uuid} is a {gpu.name} with {gpu.memory_bytes / _GIB:.0f} GiB"
         if holder is not None:
             return f"{gpu.uuid} is held by {holder}"
+        if gpu.fault:
+            return f"{gpu.uuid} is unfit: {gpu.fault}"
         if gpu.foreign:
             return f"{gpu.uuid} has memory in use by another program"
         return f"{gpu.uuid} is free"
@@ -234,8 +242,9 @@ def _room(host: HostView, now: float) -> _Room:
 
 
 def _on_cpu(room: _Room, needs: Needs) -> bool:
-    """Whether a worker runs without a GPU there: it needs none, or the host has none and allows that."""
-    return needs.gpus == 0 or (room.host.fallback_cpu and not room.host.gpus)
+    """Whether a worker runs without a GPU there: it needs none, or the host surely has none and allows that."""
+    host = room.host
+    return needs.gpus == 0 or (host.fallback_cpu and not host.gpus and not host.gpu_faults)
 
 
 def _suits(gpu: GpuView, needs: Needs) -> bool:

@@ -138,6 +138,7 @@ def host_view(host: str, fields: Mapping[str, str], expires_ms: float) -> HostVi
             cpus=float(fields["cpus"]) if fields.get("cpus") else None,
             memory_bytes=int(fields["memory_bytes"]) if fields.get("memory_bytes") else None,
             gpus=tuple(_gpu(gpu) for gpu in json.loads(fields.get("gpus") or "[]")),
+            gpu_faults=tuple(str(fault) for fault in json.loads(fields.get("gpu_faults") or "[]")),
             fallback_cpu=fields.get("fallback_cpu") == "1",
             draining=fields.get("draining") == "1",
             slots=int(fields["slots"]) if fields.get("slots") else None,
@@ -147,7 +148,13 @@ def host_view(host: str, fields: Mapping[str, str], expires_ms: float) -> HostVi
 
 
 def _gpu(gpu: Mapping[str, Any]) -> GpuView:
-    return GpuView(str(gpu["uuid"]), str(gpu["name"]), int(gpu["memory_bytes"]), bool(gpu["foreign"]))
+    return GpuView(
+        uuid=str(gpu["uuid"]),
+        name=str(gpu["name"]),
+        memory_bytes=int(gpu["memory_bytes"]),
+        foreign=bool(gpu["foreign"]),
+        fault=str(gpu.get("fault", "")),
+    )
 
 
 def condition_json(condition: Condition | None) -> str:

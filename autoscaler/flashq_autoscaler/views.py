@@ -148,6 +148,8 @@ class GpuView:
     memory_bytes: int
     foreign: bool = False
     """Its memory is in use by something that is not a worker on record."""
+    fault: str = ""
+    """Why nothing can run on it; empty: it is sound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,8 @@ class HostView:
     memory_bytes: int | None = None
     """Memory to give to workers; None: not limited."""
     gpus: tuple[GpuView, ...] = ()
+    gpu_faults: tuple[str, ...] = ()
+    """What it cannot tell of its GPUs: there may be more."""
     fallback_cpu: bool = False
     """Having no GPU at all, it runs `gpu=` endpoints on the CPU."""
     draining: bool = False

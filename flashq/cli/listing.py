@@ -17,6 +17,8 @@ from flashq.store import queries_fleet as fleet
 from flashq.store.queries import moment
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flashq.settings import Settings
     from flashq.store.broker import Broker
 
@@ -160,10 +162,16 @@ class _HostForPeople:
 def _short_host(host: fleet.ListedHost) -> _HostForPeople:
     names = [str(gpu.get("name", "?")) for gpu in host.gpus]
     counted = ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names))
+    unusable = [f"{gpu.get('uuid', '?')}: {why}" for gpu in host.gpus if (why := _unusable(gpu))]
+    counted += "".join(f" ({why})" for why in [*unusable, *host.gpu_faults])
     memory = None if host.memory is None else f"{host.memory / 2**30:.1f} GiB"
-    return _HostForPeople(
-        **{**{f.name: getattr(host, f.name) for f in fields(host)}, "memory": memory, "gpus": counted or None}
-    )
+    values = {f.name: getattr(host, f.name) for f in fields(_HostForPeople)}
+    return _HostForPeople(**{**values, "memory": memory, "gpus": counted.strip() or None})
+
+
+def _unusable(gpu: Mapping[str, Any]) -> str:
+    """Why no worker gets this GPU; empty: one may."""
+    return str(gpu.get("fault") or "") or ("in use by another program" if gpu.get("foreign") else "")
 
 
 @click.command(epilog=example("flashq hosts", "flashq hosts --json") + exit_codes())

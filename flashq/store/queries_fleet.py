@@ -60,7 +60,12 @@ class ListedHost:
     hostname: str | None
     cpus: float | None
     memory: int | None  # bytes
-    gpus: list[dict[str, Any]]  # uuid, name, memory_bytes, foreign (in use by others)
+    gpus: list[
+        dict[str, Any]
+    ]  # uuid, name, memory_bytes, foreign (in use by others), and what else is told of each
+    gpu_faults: list[str]  # what its driver does not tell of them
+    driver: str | None
+    cuda: str | None  # the newest that the driver can run
     workers: int
     since: datetime | None
     state: str
@@ -119,7 +124,7 @@ def queue_names(broker: Broker, endpoints: Sequence[str]) -> dict[str, list[str]
 # -- endpoints and workers ---------------------------------------------------------------------------
 
 _ENDPOINT = ("revision", "scaling", "environment", "resources", "condition", "paused")
-_HOST = ("hostname", "cpus", "memory_bytes", "gpus", "started_at", "draining")
+_HOST = ("hostname", "cpus", "memory_bytes", "gpus", "gpu_faults", "driver", "cuda", "started_at", "draining")
 _WORKER = ("fq_state", "fq_since", "fq_host", "hostname", "fq_env", "fq_drain", "pid")
 
 
@@ -237,6 +242,9 @@ def hosts(broker: Broker) -> list[ListedHost]:
                 cpus=decimal(fields["cpus"]),
                 memory=whole(fields["memory_bytes"]),
                 gpus=[gpu for gpu in written(fields["gpus"], list) if isinstance(gpu, dict)],
+                gpu_faults=[str(fault) for fault in written(fields["gpu_faults"], list)],
+                driver=fields["driver"] or None,
+                cuda=fields["cuda"] or None,
                 workers=placed[name],
                 since=moment(fields["started_at"]),
                 state="silent" if silent_at[name] < at else state,

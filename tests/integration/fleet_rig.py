@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from flashq.model.host_command import HostCommand
     from flashq.store.records import Term
+    from tests.nvml.machine import Machine
 
 HERE = Path(__file__).parent
 FAKE_WORKER = (sys.executable, "-P", str(HERE / "fake_worker.py"))
@@ -43,9 +44,13 @@ class AgentProcess:
         worker_command: Sequence[str] | None,
         *,
         name_is_lost: Path | None = None,
+        machine: Machine | None = None,
         **options: Any,
     ) -> None:
-        """`name_is_lost`: while there is such a file, the resolver takes its time over LOCAL_NAME, in vain."""
+        """`name_is_lost`: while there is such a file, the resolver takes its time over LOCAL_NAME, in vain.
+
+        `machine`: where it finds its GPUs.
+        """
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         self.log = home / "agent.log"
@@ -58,6 +63,7 @@ class AgentProcess:
                 stderr=log,
                 start_new_session=True,
                 cwd=HERE.parent.parent,
+                env=None if machine is None else machine.environ(os.environ),
             )
 
     def signal(self, which: signal.Signals) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flashq import Endpoint
-from flashq_worker import inventory
+from flashq_worker.gpus.nvml import Gpus
+from flashq_worker.gpus.records import Sample
 from tests.integration.command_line import CommandLine
 from tests.rig import SECRET, Rig, wait_until
 
@@ -74,7 +75,7 @@ def test_worker_of_an_endpoint_that_is_not_there(rig: Rig, tmp_path: Path) -> No
 def test_worker_of_a_gpu_endpoint_without_a_gpu_says_so(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inventory.Gpus, "sample", lambda self: [])
+    monkeypatch.setattr(Gpus, "sample", lambda self: Sample())
 
     @Endpoint(name="render", workers=(0, 1))
     def render() -> None:

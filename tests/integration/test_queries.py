@@ -387,7 +387,7 @@ def beat(broker: Broker, host: str, **fields: Any) -> None:
 
 def test_a_host_in_its_row(broker: Broker, made: Fabricated) -> None:
     made.endpoint()
-    beat(broker, "host-1", **HOST)
+    beat(broker, "host-1", **HOST, gpu_faults='["GPU 1 is lost"]', driver="550.54.15", cuda="12.4")
     made.worker()
 
     (row,) = queries_fleet.hosts(broker)
@@ -396,6 +396,7 @@ def test_a_host_in_its_row(broker: Broker, made: Fabricated) -> None:
     assert row.gpus == [
         {"uuid": "GPU-1", "name": "NVIDIA H100", "memory_bytes": 80 * 2**30, "foreign": False}
     ]
+    assert (row.gpu_faults, row.driver, row.cuda) == (["GPU 1 is lost"], "550.54.15", "12.4")
     assert row.since is not None
     assert row.since.isoformat() == "2023-11-14T22:13:20+00:00"
     assert row.state == "ready"
@@ -444,6 +445,7 @@ def test_what_is_not_known_of_a_host_is_none(broker: Broker) -> None:
     (row,) = queries_fleet.hosts(broker)
 
     assert (row.hostname, row.cpus, row.memory, row.gpus, row.since) == (None, None, None, [], None)
+    assert (row.gpu_faults, row.driver, row.cuda) == ([], None, None)
 
 
 # -- jobs --------------------------------------------------------------------------------------------

@@ -196,7 +196,17 @@ def test_host_has_what_its_record_says() -> None:
     assert rows.host_view("h1", host_fields(slots="3", draining="1"), NOW_MS).slots == 3
 
 
-@pytest.mark.parametrize("broken", [{"beat": ""}, {"gpus": "7"}, {"gpus": "[{}]"}, {"cpus": "two"}])
+def test_host_tells_of_gpus_that_are_unfit_or_cannot_be_read() -> None:
+    gpus = json.loads(host_fields()["gpus"])
+    assert rows.host_view("h1", host_fields(), NOW_MS).gpus[0].fault == ""
+    gpus[0]["fault"] = "XID 79"
+    seen = rows.host_view("h1", host_fields(gpus=json.dumps(gpus), gpu_faults='["GPU 1 is lost"]'), NOW_MS)
+    assert (seen.gpus[0].fault, seen.gpu_faults) == ("XID 79", ("GPU 1 is lost",))
+
+
+@pytest.mark.parametrize(
+    "broken", [{"beat": ""}, {"gpus": "7"}, {"gpus": "[{}]"}, {"gpu_faults": "7"}, {"cpus": "two"}]
+)
 def test_unreadable_host_is_an_error(broken: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"."):
         rows.host_view("h1", host_fields(**broken), NOW_MS)

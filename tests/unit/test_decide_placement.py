@@ -49,6 +49,26 @@ H200 = GpuView("GPU-h200", "NVIDIA H200", 141 * GIB)
             "FOREIGN_MEMORY",
             "needs 1 GPU; host h1: GPU-1 has memory in use by another program",
         ),
+        (
+            GPU,
+            [
+                host(
+                    gpus=[
+                        GpuView(
+                            "GPU-1", "NVIDIA L4", 24 * GIB, foreign=True, fault="XID 79: it is off the bus"
+                        )
+                    ]
+                )
+            ],
+            "NO_GPU",
+            "needs 1 GPU; host h1: GPU-1 is unfit: XID 79: it is off the bus",
+        ),
+        (
+            GPU,
+            [host(gpu_faults=("NVML does not start: Unknown Error",), fallback_cpu=True)],
+            "NO_GPU",
+            "needs 1 GPU; host h1: NVML does not start: Unknown Error",
+        ),
     ],
 )
 def test_without_a_place_the_endpoint_is_throttled(

@@ -13,6 +13,7 @@ from flashq.errors import ConfigurationError, EndpointNotFound
 from flashq.store.command import text
 from flashq_worker import inventory
 from flashq_worker.config import WorkerConfig
+from flashq_worker.gpus.nvml import Gpus
 from flashq_worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -66,12 +67,14 @@ def _free_gpus(wanted: Mapping[str, Any] | None) -> tuple[str, ...]:
     if wanted is None:
         return ()
     products = [name.casefold() for name in wanted["products"]]
-    suitable = [gpu for gpu in inventory.Gpus().sample() if not products or gpu.name.casefold() in products]
-    free = [gpu.uuid for gpu in suitable if not gpu.foreign]
+    found = Gpus().sample()
+    suitable = [gpu for gpu in found.gpus if not products or gpu.name.casefold() in products]
+    free = [gpu.uuid for gpu in suitable if not found.unfit([gpu.uuid])]
     if len(free) < wanted["count"]:
         names = ", ".join(wanted["products"]) or "any"
         raise ConfigurationError(
             f"it wants {wanted['count']} GPU(s) ({names}), and of {len(suitable)} such here {len(free)} are free:"
             " --gpu names one all the same, --cpu runs it without"
+            + "".join(f"; {fault}" for fault in found.faults)
         )
     return tuple(free[: wanted["count"]])

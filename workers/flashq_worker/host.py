@@ -25,6 +25,7 @@ from flashq.store.broker import Broker
 from flashq.store.inbox import Inbox
 from flashq_worker import inventory
 from flashq_worker.config import WorkerConfig
+from flashq_worker.gpus.nvml import Gpus
 from flashq_worker.host_commands import CommandReader, Received
 from flashq_worker.host_home import HostHome
 from flashq_worker.host_presence import HostOptions, HostPresence, Loss
@@ -61,7 +62,6 @@ class HostAgent:
         options: HostOptions | None = None,
         *,
         worker_command: Sequence[str] = WORKER_COMMAND,
-        gpus: inventory.Gpus | None = None,
         lifeline: int | None = None,
     ) -> None:
         """`home` is locked by the caller. `environ`: what workers inherit, less what is flashq's own.
@@ -73,7 +73,8 @@ class HostAgent:
         self._keyring = keyring
         self._home = home
         self._options = options or HostOptions()
-        self._presence = HostPresence(broker, self.host, self._options, gpus or inventory.Gpus(), keyring)
+        self._gpus = Gpus()
+        self._presence = HostPresence(broker, self.host, self._options, self._gpus, keyring)
         self._workers = HostWorkers(home.folder, environ, worker_command)
         self._reader = CommandReader(keyring, self.host, home.epoch())
         self._presence.epoch = self._reader.epoch
@@ -107,6 +108,7 @@ class HostAgent:
                 self._inbox.close()
                 self._workers.kill_all("the host agent ended")
                 self._workers.close()
+                self._gpus.close()
                 os.close(self._wake_r)
                 os.close(self._wake_w)
         return int(self._signals > 1)

@@ -17,12 +17,14 @@ from flashq.store.queries_workers import standing
 from flashq_worker import inventory
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping
 
     from flashq.model.durability import Durability
     from flashq.model.envelope import RootKeys
     from flashq.store.broker import Broker
     from flashq.store.command import Value
+    from flashq_worker.gpus.nvml import Gpus
+    from flashq_worker.gpus.records import Sample
 
 _FREEING_S = 10.0  # how long a GPU may take to be free after its worker's end
 _FREEING_CHECK_S = 0.25  # how often it is looked at meanwhile
@@ -63,7 +65,7 @@ class HostPresence:
     """The record of one host, and those of the workers on it."""
 
     def __init__(
-        self, broker: Broker, host: str, options: HostOptions, gpus: inventory.Gpus, keyring: RootKeys
+        self, broker: Broker, host: str, options: HostOptions, gpus: Gpus, keyring: RootKeys
     ) -> None:
         self.host = host
         self._broker = broker
@@ -115,11 +117,11 @@ class HostPresence:
         self._set_clock(beat.now_ms)
         self.known_epoch = beat.epoch
         now = time.monotonic()
-        busy = {gpu.uuid for gpu in found if gpu.foreign}
+        busy = {gpu.uuid for gpu in found.gpus if gpu.foreign}
         self._freeing = {uuid: until for uuid, until in self._freeing.items() if uuid in busy and until > now}
         self.beat_at = now + (_FREEING_CHECK_S if self._freeing else lease_s / 3)
 
-    def _fields(self, gpus: Sequence[inventory.Gpu]) -> dict[str, Value]:
+    def _fields(self, found: Sample) -> dict[str, Value]:
         options = self._options
         return {
             "hostname": inventory.hostname(),
@@ -127,7 +129,10 @@ class HostPresence:
             "version": __version__,
             "cpus": f"{inventory.cores():g}",
             "memory_bytes": inventory.memory_bytes(),
-            "gpus": json.dumps([gpu.as_dict() for gpu in gpus]),
+            "gpus": json.dumps([gpu.as_dict() for gpu in found.gpus]),
+            "gpu_faults": json.dumps(found.faults),
+            "driver": found.driver,
+            "cuda": found.cuda,
             "keys": ",".join(self._keyring.ids),
             "labels": ",".join(options.labels),
             "pythons": inventory.PYTHON,
