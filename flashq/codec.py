@@ -266,7 +266,7 @@ def open_environment(raw: bytes, keys: Keys, endpoint: str) -> dict[str, str]:
         )
     try:
         plain = ChaCha20Poly1305(key.secret).decrypt(nonce, sealed, endpoint.encode())
-    except (InvalidTag, ValueError):
+    except (InvalidTag, ValueError, TypeError):
         raise errors.BadSignature(f"env of endpoint {endpoint} was altered") from None
     values: dict[str, str] = json.loads(plain)
     return values

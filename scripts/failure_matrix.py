@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from scripts.results_table import markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 VALUES = "acceptance/test_bad_luck_values.py"
 FUNCTIONS = "acceptance/test_bad_luck_functions.py"
@@ -464,15 +464,18 @@ ROWS = (
 )
 
 
-def _shown_by(row: Row) -> str:
+def shown_by(tests: Iterable[str], unmet: str) -> str:
     """The tests as links, and what is not met."""
-    links = [f"[{test.rpartition('::')[2]}](../tests/{test.partition('::')[0]})" for test in row.tests]
-    return "<br>".join([*links, *([f"**not met**: {row.unmet}"] if row.unmet else [])])
+    links = [f"[{test.rpartition('::')[2]}](../tests/{test.partition('::')[0]})" for test in tests]
+    return "<br>".join([*links, *([f"**not met**: {unmet}"] if unmet else [])])
 
 
 def failure_matrix() -> str:
     """The table of the page."""
-    lines = [(str(row.number), row.fault, row.happens, row.bound or "–", _shown_by(row)) for row in ROWS]
+    lines = [
+        (str(row.number), row.fault, row.happens, row.bound or "–", shown_by(row.tests, row.unmet))
+        for row in ROWS
+    ]
     return markdown(("#", "fault", "what happens", "bound", "shown by"), lines).replace("---:", "---")
 
 

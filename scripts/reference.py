@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts import (
+    attack_table,
     chaos_table,
     failure_matrix,
     recovery_tables,
@@ -34,6 +35,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **reference_cli.TABLES,
     **results_table.TABLES,
     **failure_matrix.TABLES,
+    **attack_table.TABLES,
     **recovery_tables.TABLES,
     **reference_verify.TABLES,
     **chaos_table.TABLES,

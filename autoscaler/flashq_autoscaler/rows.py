@@ -6,6 +6,7 @@ A record that cannot be read raises ValueError: whoever asks makes it Unknown, n
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -47,7 +48,7 @@ def endpoint_view(
             environment=record["resources"],
             minimum=int(scaling["workers_min"]),
             maximum=int(scaling["workers_max"]),
-            idle_timeout_s=float(scaling["idle_timeout"]),
+            idle_timeout_s=_finite(scaling["idle_timeout"]),
             queued=seen.queued,
             waits_s=tuple(max(0, now_ms - at) / 1000 for at in sorted(seen.enqueued_ms)),
             running=len(seen.began_ms),
@@ -55,7 +56,7 @@ def endpoint_view(
             service_s=service_s,
             cold_s=cold_s,
             scaler_type=scaling["scaler_type"],
-            scaler_value=float(scaling["scaler_value"]),
+            scaler_value=_finite(scaling["scaler_value"]),
             concurrency=int(resources["concurrency"]),
             needs=needs(resources),
             paused=record.get("paused") == "1",
@@ -66,7 +67,7 @@ def endpoint_view(
             condition=_condition(record.get("condition", "")),
             withheld=_withheld(name, record.get("withheld", "")),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
@@ -92,7 +93,7 @@ def needs(resources: Mapping[str, Any]) -> Needs:
     if gpu is not None:
         return Needs(gpus=int(gpu["count"]), gpu_models=tuple(gpu["products"]))
     if cpu is not None:
-        return Needs(cpus=float(cpu["cores"] or 0), memory_bytes=int(cpu["memory_gib"] or 0) << 30)
+        return Needs(cpus=_finite(cpu["cores"] or 0), memory_bytes=int(cpu["memory_gib"] or 0) << 30)
     return Needs()
 
 
@@ -135,7 +136,7 @@ def host_view(host: str, fields: Mapping[str, str], expires_ms: float) -> HostVi
             id=host,
             beat_at=beat_at,
             lease_s=expires_ms / 1000 - beat_at,
-            cpus=float(fields["cpus"]) if fields.get("cpus") else None,
+            cpus=_finite(fields["cpus"]) if fields.get("cpus") else None,
             memory_bytes=int(fields["memory_bytes"]) if fields.get("memory_bytes") else None,
             gpus=tuple(_gpu(gpu) for gpu in json.loads(fields.get("gpus") or "[]")),
             gpu_faults=tuple(str(fault) for fault in json.loads(fields.get("gpu_faults") or "[]")),
@@ -143,7 +144,7 @@ def host_view(host: str, fields: Mapping[str, str], expires_ms: float) -> HostVi
             draining=fields.get("draining") == "1",
             slots=int(fields["slots"]) if fields.get("slots") else None,
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
@@ -175,5 +176,13 @@ def _withheld(endpoint: str, written: str) -> Withheld | None:
     return Withheld(endpoint, **json.loads(written)) if written else None
 
 
+def _finite(value: Any) -> float:
+    """A number to reckon with. Raises ValueError, TypeError: infinity and what is no number make no plan."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is no quantity")
+    return number
+
+
 def _seconds(ms: str | None) -> float | None:
-    return float(ms) / 1000 if ms else None
+    return _finite(ms) / 1000 if ms else None

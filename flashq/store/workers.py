@@ -6,6 +6,7 @@ lacks is '' or None here, and a number that is none raises ValueError.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,11 @@ class WorkerRow:
 
     def _number(self, name: str) -> float | None:
         value = self.fields.get(name)
-        return float(value) if value else None
+        if not value:
+            return None
+        if not math.isfinite(number := float(value)):
+            raise ValueError(f"{name} is {value[:20]!r}")
+        return number
 
     @property
     def endpoint(self) -> str:

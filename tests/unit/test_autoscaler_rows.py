@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +51,11 @@ def worker_row(**fields: Any) -> WorkerRow:
     }  # fmt: skip
     kept = {name: str(value) for name, value in (written | fields).items() if value is not None}
     return WorkerRow("embed-1", NOW_MS + 14_000, kept)
+
+
+def scaling(number: str) -> str:
+    """`scaling` of a record with this in the place of its numbers."""
+    return re.sub(r"(\"\w+\"):\d+(\.\d+)?", rf"\1:{number}", record()["scaling"])
 
 
 # -- endpoints -----------------------------------------------------------------------------------------
@@ -111,6 +117,9 @@ def test_start_that_would_fail_again_holds_others_back_only_from_the_second_on(
         {"failures": "many"},
         {"condition": "{}"},
         {"condition": "7"},
+        *({"scaling": scaling(junk)} for junk in ("NaN", "Infinity", "-Infinity", "1e400", "[]", '"x"')),
+        {"failures": "1", "failed_at": "inf"},
+        {"failures": "1", "first_failed_at": "nan"},
     ],
 )
 def test_unreadable_record_is_an_error_never_a_zero(broken: dict[str, str]) -> None:
@@ -139,6 +148,13 @@ def test_worker_has_what_its_record_says() -> None:
     assert (seen.since, seen.beat_at, seen.lease_s) == (NOW - 2, NOW - 1, 15.0)
     assert (seen.jobs, seen.gpu_uuids, seen.cpus, seen.memory_bytes) == (2, ("GPU-1", "GPU-2"), 2.0, 7)
     assert seen.draining
+
+
+@pytest.mark.parametrize("name", ["fq_since", "fq_beat", "fq_cpus", "fq_memory", "fq_jobs", "fq_ordered"])
+@pytest.mark.parametrize("junk", ["x", "nan", "inf", "-inf", "1e400"])
+def test_a_worker_whose_numbers_are_none_is_an_error(name: str, junk: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        rows.worker_view(worker_row(**{name: junk}), "embed", NOW, current="digest")
 
 
 def test_a_booked_worker_has_not_reported_until_its_process_is_known() -> None:
@@ -205,7 +221,14 @@ def test_host_tells_of_gpus_that_are_unfit_or_cannot_be_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", [{"beat": ""}, {"gpus": "7"}, {"gpus": "[{}]"}, {"gpu_faults": "7"}, {"cpus": "two"}]
+    "broken",
+    [
+        {"beat": ""},
+        {"gpus": "7"},
+        {"gpus": "[{}]"},
+        {"gpu_faults": "7"},
+        *({"cpus": junk} for junk in ("two", "nan", "inf")),
+    ],
 )
 def test_unreadable_host_is_an_error(broken: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"."):

@@ -1,4 +1,7 @@
-"""The failure matrix of docs/reliability.md has every row, and names tests that are there: all that say so."""
+"""The failure matrix of docs/reliability.md has every row, and names tests that are there: all that say so.
+
+So does the table of attacks of docs/security.md.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from scripts.attack_table import ATTACKS, Attack
 from scripts.failure_matrix import ROWS, Row
 
 if TYPE_CHECKING:
@@ -29,8 +33,8 @@ def test_each_of_the_34_faults_has_a_row() -> None:
     assert [row.number for row in ROWS] == list(range(1, 35))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row.number))
-def test_a_row_names_tests_that_exist_or_says_what_is_not_met(row: Row) -> None:
+@pytest.mark.parametrize("row", [*ROWS, *ATTACKS], ids=lambda row: getattr(row, "fault", None) or row.attack)
+def test_a_row_names_tests_that_exist_or_says_what_is_not_met(row: Row | Attack) -> None:
     assert row.tests or row.unmet
     for test in row.tests:
         file, _, function = test.partition("::")

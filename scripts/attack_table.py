@@ -1,0 +1,315 @@
+"""The attacks of docs/security.md: each one, what becomes of it, and the tests that try it.
+
+Tests are named as in failure_matrix.py; a unit test sees to it that each one exists. A row without a test says in
+`unmet` why nothing can be tried, or what is not kept. `python -m scripts.reference` writes the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scripts.failure_matrix import shown_by
+from scripts.results_table import markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIGNING = "acceptance/test_bad_luck_signing.py"
+WIRE = "integration/test_wire_attacks.py"
+ENVELOPE = "unit/test_envelope.py"
+ISOLATION = "integration/test_isolation.py"
+EXECUTOR = "integration/test_hostile_executor.py"
+ACL = "integration/test_acl.py"
+TLS = "integration/test_tls.py"
+ROTATION = "acceptance/test_key_rotation.py"
+FORGED = "conformance/test_forged_hashes.py"
+STRANGERS = "conformance/test_strangers.py"
+JUNK = "integration/test_junk_listings.py"
+STOCK = "integration/test_stock_rq.py"
+VALUES = "acceptance/test_bad_luck_values.py"
+ENVIRONMENT = "acceptance/test_sdk_environment.py"
+NO_HTTP = "there is no HTTP in this version"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attack:
+    """One attack. `unmet`: why it is not refused, or cannot be tried; '' where `tests` show that it is."""
+
+    attack: str
+    becomes: str = ""
+    tests: tuple[str, ...] = ()
+    unmet: str = ""
+
+
+ATTACKS = (
+    Attack(
+        attack="a call or an outcome without signature, with another, an empty or a truncated one, one byte "
+        "changed; "
+        "`alg=none`",
+        becomes="The job fails as refused, the caller gets JobRefused or EnvelopeError; nothing of it is "
+        "unpickled.",
+        tests=(
+            f"{SIGNING}::test_a_forged_call_is_refused_and_its_payload_never_unpickled",
+            f"{SIGNING}::test_a_waiting_callers_tampered_call_is_told",
+            f"{WIRE}::test_what_was_altered_is_refused",
+            f"{ENVELOPE}::test_no_flipped_byte_survives",
+        ),
+    ),
+    Attack(
+        attack="a key that is not known, or was retired",
+        becomes="JobRefused, naming the key's id.",
+        tests=(
+            f"{SIGNING}::test_a_different_key_is_told_to_the_caller",
+            f"{ROTATION}::test_keys_are_rotated_under_load_and_nothing_is_refused",
+            f"{ROTATION}::test_what_a_stolen_key_signed_does_not_go_under_the_new_one",
+        ),
+    ),
+    Attack(
+        attack="a signed call under another job's id, endpoint, revision or generation; an expired one",
+        becomes="Refused: each is bound in the signature.",
+        tests=(
+            f"{WIRE}::test_what_was_signed_for_something_else_is_refused",
+            f"{WIRE}::test_a_call_under_another_jobs_id_is_refused",
+            f"{SIGNING}::test_a_real_call_on_another_endpoint_is_refused",
+            f"{ENVELOPE}::test_an_expired_record_is_refused",
+        ),
+    ),
+    Attack(
+        attack="another code or environment in the place of an endpoint's",
+        becomes="The worker refuses to load it and says why; nothing of it is unpickled. An older signed "
+        "revision of the "
+        "same endpoint is accepted.",
+        tests=(
+            f"{SIGNING}::test_tampered_code_is_refused_and_never_unpickled",
+            f"{SIGNING}::test_code_of_another_endpoint_is_refused",
+            f"{WIRE}::test_a_forged_revision_is_not_loaded",
+            "unit/test_sealed_env.py::test_what_was_altered_is_refused",
+        ),
+    ),
+    Attack(
+        attack="a call used as an outcome and the reverse; the outcome of another job or of an earlier call; a "
+        "forged push",
+        becomes="Not believed: the caller gets an error, never the value.",
+        tests=(
+            f"{SIGNING}::test_a_forged_outcome_is_not_believed",
+            f"{WIRE}::test_an_outcome_of_another_job_is_not_believed",
+            f"{SIGNING}::test_a_forged_push_is_not_believed",
+        ),
+    ),
+    Attack(
+        attack="a call replayed: while its job is kept, after it was deleted, through a worker's bell",
+        becomes="Not run again. Who may write any key can make the broker forget that it ran; then only the "
+        "workers that "
+        "completed it refuse it.",
+        tests=(
+            f"{SIGNING}::test_a_call_replayed_after_its_end_is_not_run_again",
+            f"{WIRE}::test_a_completed_call_submitted_again_after_its_job_was_deleted_makes_no_job",
+            f"{WIRE}::test_a_call_put_back_after_its_job_was_deleted_is_refused_by_another_worker_too",
+            f"{WIRE}::test_a_worker_refuses_what_it_completed_though_the_broker_was_made_to_forget",
+            f"{WIRE}::test_forged_rings_are_passed_over",
+        ),
+    ),
+    Attack(
+        attack="a forged id in a queue, a hash of another type, junk in any field of a record",
+        becomes="Set aside or passed over; other jobs go on, the autoscaler plans for the other endpoints, "
+        "listings list.",
+        tests=(
+            f"{FORGED}::test_what_makes_no_sense_stops_nothing",
+            f"{FORGED}::test_an_id_that_is_none_is_set_aside",
+            f"{WIRE}::test_a_hash_of_the_wrong_type_and_an_id_of_nothing_are_passed_over",
+            f"{STRANGERS}::test_a_job_key_of_another_type_is_parked",
+            f"{JUNK}::test_junk_in_a_record_stops_no_listing",
+            "unit/test_autoscaler_rows.py::test_unreadable_record_is_an_error_never_a_zero",
+            "integration/test_autoscaler_loop.py::test_unreadable_record_stops_no_other_endpoint",
+        ),
+    ),
+    Attack(
+        attack="an evil pickle in `meta`, `data`, a result, then flashq's command line",
+        becomes="flashq's tools unpickle nothing that lies there.",
+        tests=(f"{STOCK}::test_an_evil_pickle_is_never_loaded_by_our_tools",),
+        unmet="stock `Job.fetch`, `rq info` and rq-dashboard with RQ's default serializer do unpickle it",
+    ),
+    Attack(
+        attack="an exception of an evil class, from a worker",
+        becomes="An exception that cannot be rebuilt, or raises when it is, comes as RemoteError with its text; "
+        "one of a "
+        "worker whose signature is right is unpickled by its caller, and may run code there.",
+        tests=(
+            f"{VALUES}::test_an_exception_that_cannot_be_rebuilt_comes_with_its_words",
+            f"{VALUES}::test_what_raises_when_it_is_unpickled_here",
+        ),
+    ),
+    Attack(
+        attack="an executor that lies to its supervisor: frames of any shape, outcomes of other jobs",
+        becomes="It costs that executor its life, and no other job anything; nothing is signed for a job that "
+        "it was not given.",
+        tests=(
+            f"{EXECUTOR}::test_a_lie_costs_the_executor_and_nobody_else",
+            f"{EXECUTOR}::test_a_forged_outcome_is_not_signed_for_a_job_of_another_worker",
+            f"{EXECUTOR}::test_its_supervisor_stays_small",
+            "unit/test_hostile_frames.py::test_an_outcome_is_refused_or_can_be_stored_and_signed",
+        ),
+    ),
+    Attack(
+        attack="terminal escapes in names, descriptions, errors and output",
+        becomes="Shown as their codes.",
+        tests=(
+            "unit/test_visible.py::test_nothing_that_steers_a_terminal_is_sent_to_it",
+            "unit/test_visible.py::test_a_name_neither_steers_a_log_nor_forges_a_line_of_it",
+            f"{JUNK}::test_junk_in_a_record_stops_no_listing",
+        ),
+    ),
+    Attack(attack="HTML in names and descriptions", unmet="there is no page that shows them in this version"),
+    Attack(
+        attack="hostile msgpack: extension types, huge lengths, depth, a key twice",
+        becomes="MalformedEnvelope, within the limits of size and depth.",
+        tests=(
+            f"{SIGNING}::test_a_forged_call_is_refused_and_its_payload_never_unpickled",
+            f"{ENVELOPE}::test_anything_wrong_is_refused",
+            f"{ENVELOPE}::test_duplicate_header_keys_are_refused",
+            f"{ENVELOPE}::test_no_bytes_crash_the_reader",
+            "unit/test_host_command.py::test_garbage_is_malformed",
+        ),
+    ),
+    Attack(
+        attack="a payload of any size",
+        becomes="Refused unread above the limit (64 MiB by default). Nothing is compressed, so nothing inflates.",
+        tests=(
+            f"{ENVELOPE}::test_a_record_over_the_limit_is_refused_unread",
+            f"{VALUES}::test_arguments_up_to_the_limit_pass_and_above_it_are_refused",
+            f"{EXECUTOR}::test_a_result_over_the_limit_does_not_reach_the_supervisor",
+        ),
+    ),
+    Attack(
+        attack="NaN, infinity, NUL, newlines, invalid UTF-8, `../x`, `a:b`, `*`, 10 kB as names, numbers, "
+        "prefixes",
+        becomes="Refused by name where a user gives them; passed over where they stand in the broker.",
+        tests=(
+            "acceptance/test_sdk_parameters.py::test_a_wrong_parameter_is_refused_by_name",
+            "unit/test_settings.py::test_a_key_prefix_that_would_mean_something_elsewhere_is_refused",
+            "unit/test_cli_help.py::test_logs_takes_only_what_may_be_an_id",
+            f"{FORGED}::test_what_makes_no_sense_stops_nothing",
+            "unit/test_autoscaler_rows.py::test_a_worker_whose_numbers_are_none_is_an_error",
+        ),
+    ),
+    Attack(
+        attack="options, URLs, paths, commands as `dependencies`",
+        becomes="Refused when the endpoint is made, and again on the host; uv gets requirements alone, after "
+        "`--`.",
+        tests=(
+            "integration/test_environment.py::test_anything_but_a_requirement_is_refused",
+            "unit/test_spec.py::test_a_wrong_value_is_refused_with_the_parameters_name_and_what_is_allowed",
+            "integration/test_environment.py::test_the_installer_sees_no_key",
+        ),
+    ),
+    Attack(
+        attack="commands and options as `system_dependencies`",
+        becomes="flashq installs none of them.",
+        tests=(
+            "unit/test_spec.py::test_a_wrong_value_is_refused_with_the_parameters_name_and_what_is_allowed",
+        ),
+    ),
+    Attack(
+        attack="a forged, repeated, expired or outdated command to a host",
+        becomes="Not obeyed: signed for one host, for 60 s, once, by the newest leader that the host knows of.",
+        tests=(
+            "unit/test_host_command.py::test_reader_refuses_what_is_not_for_it",
+            "unit/test_host_command.py::test_reader_gives_each_command_once",
+            "unit/test_host_command.py::test_command_of_an_epoch_before_the_newest_is_stale",
+            "unit/test_host_command.py::test_epoch_cannot_be_changed_after_signing",
+        ),
+    ),
+    Attack(
+        attack="user code that reads its supervisor's environment, memory or descriptors",
+        becomes="Denied by the kernel; its own environment names neither key nor broker.",
+        tests=(
+            f"{ISOLATION}::test_user_code_cannot_look_into_its_supervisor",
+            f"{ISOLATION}::test_processes_that_hold_the_key_show_it_to_nobody",
+            f"{ENVIRONMENT}::test_the_executor_sees_nothing_of_flashqs_settings",
+        ),
+        unmet="executors of one user read each other, and files of that user (the key file too): run host "
+        "agents as a user "
+        "of their own",
+    ),
+    Attack(
+        attack="a fork bomb, a memory hog, a full disk",
+        becomes="It ends with its job, and the worker goes on.",
+        tests=(
+            f"{ISOLATION}::test_a_fork_bomb_ends_with_its_job",
+            f"{ISOLATION}::test_a_memory_hog_costs_its_job",
+            f"{ISOLATION}::test_where_memory_runs_out_user_code_dies_first",
+            f"{ISOLATION}::test_a_full_disk_costs_the_log",
+        ),
+        unmet="there are no limits of their number, memory or disk beside the system's own; children that go "
+        "into a session "
+        "of their own outlive their job",
+    ),
+    Attack(
+        attack="every role trying FLUSHALL, CONFIG, KEYS, EVAL, another role's scripts, another endpoint's keys",
+        becomes="Refused by the broker to every user that `flashq keys acl` makes.",
+        tests=(
+            f"{ACL}::test_no_role_runs_code_or_looks_elsewhere",
+            f"{ACL}::test_no_role_does_the_work_of_another",
+            f"{ACL}::test_a_script_of_another_role_is_refused_and_changes_nothing",
+            f"{ACL}::test_a_user_of_one_endpoint_is_kept_to_it",
+        ),
+        unmet="a user may run single commands on the keys that its scripts write: a client can delete any job "
+        "it may submit",
+    ),
+    Attack(
+        attack="secrets (keys, `env=` values, the broker's password) looked for in the broker, logs, argv, "
+        "tracebacks, listings",
+        becomes="Not there.",
+        tests=(
+            f"{SIGNING}::test_no_key_is_in_the_broker_or_in_a_workers_argv_or_log",
+            f"{SIGNING}::test_the_key_is_in_nothing_that_is_shown",
+            f"{ENVIRONMENT}::test_env_is_sealed_in_the_broker",
+            f"{ENVIRONMENT}::test_env_is_not_in_argv_nor_in_logs_of_the_worker",
+            f"{ENVIRONMENT}::test_listings_mask_env",
+            "acceptance/test_sdk_parameters.py::test_the_value_of_env_is_never_in_an_error",
+            "unit/test_settings.py::test_the_brokers_password_is_masked",
+            f"{ACL}::test_passwords_are_kept_private_and_only_hashes_are_printed",
+        ),
+    ),
+    Attack(
+        attack="a broker beyond this machine without encryption, a certificate of another name, authority or date",
+        becomes="Refused before a password is sent: ConfigurationError, BrokerUntrusted.",
+        tests=(
+            "unit/test_settings.py::test_a_broker_elsewhere_without_verified_tls_needs_a_word",
+            f"{TLS}::test_a_certificate_of_another_authority_is_not_trusted",
+            f"{TLS}::test_a_certificate_for_another_name_is_not_trusted",
+            f"{TLS}::test_an_expired_certificate_is_not_trusted_and_the_caller_told_at_once",
+        ),
+    ),
+    Attack(
+        attack="a key file that others may read; a short or missing key",
+        becomes="Refused at start.",
+        tests=(
+            f"{SIGNING}::test_a_key_file_that_others_can_read_is_refused",
+            f"{SIGNING}::test_no_key_or_a_short_one_is_refused_at_once",
+            "integration/test_doctor.py::test_without_a_broker_it_looks_at_this_machine",
+        ),
+    ),
+    Attack(
+        attack="a missing, wrong, other-scope or expired API key, or one in the URL; another tenant's job; CSRF "
+        "and DNS "
+        "rebinding; slow bodies; webhooks to link-local addresses",
+        unmet=NO_HTTP,
+    ),
+    Attack(
+        attack="tar with `..`, absolute paths, links, devices, setuid, FIFO, duplicate names, bombs; an "
+        "artifact that is "
+        "swapped between check and use",
+        unmet="there are no artifacts in this version",
+    ),
+)
+
+
+def attacks() -> str:
+    """The table of the page."""
+    lines = [(one.attack, one.becomes or "–", shown_by(one.tests, one.unmet)) for one in ATTACKS]
+    return markdown(("attack", "what becomes of it", "shown by"), lines).replace("---:", "---")
+
+
+TABLES: dict[str, Callable[[], str]] = {"attacks": attacks}
