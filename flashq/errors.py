@@ -236,6 +236,10 @@ class EndpointNotFound(FlashqError):
     """No endpoint of this name is registered."""
 
 
+class HostNotFound(FlashqError):
+    """No host of this name is on record."""
+
+
 # -- elsewhere ---------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,8 @@
 | FLASHQ_NAMESPACE | namespace | keeps apart what shares a broker; default "default" |
 | FLASHQ_DURABILITY | durability | what an acknowledged call has to survive: `memory`, `fsync` or `fsync+replica` |
 | FLASHQ_PAYLOAD_LIMIT | payload_limit | bytes of one call's arguments or one result; default 64 MiB |
+| FLASHQ_ENVIRONMENTS_DAYS | environments_days | days that a host keeps an environment which nobody uses; default 30 |
+| FLASHQ_ENVIRONMENTS_GIB | environments_gib | GiB beyond which a host removes the longest unused ones; default 50 |
 | FLASHQ_LEASE_S | lease_s | seconds of silence after which a worker is lost; default 15 |
 | RQ_KEY_PREFIX | – | first part of every key in the broker, as for RQ itself; default "rq" |
 
@@ -66,6 +68,8 @@ class Settings:
     namespace: str = "default"
     payload_limit: int = DEFAULT_PAYLOAD_LIMIT
     lease_s: float = 15.0
+    environments_days: float = 30.0
+    environments_gib: float = 50.0
     durability: Durability | None = None
     """What is wanted at least; but for `memory`, a broker that loses data by its setup is warned of."""
     rq_prefix: str = "rq"
@@ -310,6 +314,14 @@ def _lease_s(given: _Given) -> float:
     return float(number(value, minimum=0.1, maximum=3600, unit="seconds"))
 
 
+def _environments_days(given: _Given) -> float:
+    return float(number(_parsed(given.value, float), minimum=0, maximum=3650, unit="days"))
+
+
+def _environments_gib(given: _Given) -> float:
+    return float(number(_parsed(given.value, float), minimum=0, maximum=1_000_000, unit="GiB"))
+
+
 def _durability(given: _Given) -> Durability:
     try:
         return Durability(given.text())
@@ -336,6 +348,8 @@ _READERS: dict[str, Callable[[_Given], Any]] = {
     "home": _home,
     "namespace": _namespace,
     "payload_limit": _payload_limit,
+    "environments_days": _environments_days,
+    "environments_gib": _environments_gib,
     "lease_s": _lease_s,
     "durability": _durability,
 }

@@ -12,7 +12,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from flashq.errors import BrokerUnreachable, EndpointNotFound, FlashqError, JobNotFound, ResultExpired
+from flashq.errors import (
+    BrokerUnreachable,
+    EndpointNotFound,
+    FlashqError,
+    HostNotFound,
+    JobNotFound,
+    ResultExpired,
+)
 from flashq.model.visible import visible_lines
 
 if TYPE_CHECKING:
@@ -42,7 +49,7 @@ _MEANINGS = {
     Exit.OK: "done",
     Exit.ERROR: "no broker, or another error",
     Exit.USAGE: "wrong usage",
-    Exit.NOT_FOUND: "there is no such job, endpoint or worker",
+    Exit.NOT_FOUND: "there is no such job, endpoint, worker or host",
     Exit.REFUSED: "its state does not allow it",
     Exit.JOB_FAILED: "the job ended without a value",
     Exit.BROKEN: "a promise was not kept",
@@ -83,7 +90,7 @@ def explained() -> Iterator[None]:
     """Turn our errors into messages with exit codes."""
     try:
         yield
-    except (JobNotFound, ResultExpired, EndpointNotFound) as error:
+    except (JobNotFound, ResultExpired, EndpointNotFound, HostNotFound) as error:
         raise Stop(str(error), Exit.NOT_FOUND) from error
     except FlashqError as error:
         raise Stop(str(error), Exit.ERROR) from error

@@ -174,16 +174,52 @@ def _unusable(gpu: Mapping[str, Any]) -> str:
     return str(gpu.get("fault") or "") or ("in use by another program" if gpu.get("foreign") else "")
 
 
-@click.command(epilog=example("flashq hosts", "flashq hosts --json") + exit_codes())
+@click.command(
+    epilog=example("flashq hosts", "flashq hosts --json", "flashq hosts gpu1-5f0c2b1a")
+    + exit_codes(Exit.NOT_FOUND)
+)
+@click.argument("host", required=False)
 @_JSON
-def hosts(as_json: bool) -> None:
-    """List the machines that can run workers, and what they have."""
+def hosts(host: str | None, as_json: bool) -> None:
+    """List the machines that can run workers, and what they have.
+
+    Of one HOST, by its id: also the environments built there, with each package's version.
+    """
+    if host is not None:
+        _one_host(host, as_json)
+        return
     with connected() as broker:
         rows = fleet.hosts(broker)
         now = moment(fleet.now_ms(broker))
     columns = [f.name for f in fields(_HostForPeople)]
     none = "no hosts: `flashq host` makes this machine one"
     show(rows, as_json=as_json, columns=columns, now=now, none=none, people=[_short_host(r) for r in rows])
+
+
+def _one_host(name: str, as_json: bool) -> None:
+    with connected() as broker:
+        found = fleet.host(broker, name)
+    if as_json:
+        click.echo(as_json_text([found]))
+        return
+    short = asdict(_short_host(found))
+    for line in entries({**short, "environments": len(found.environments)}):
+        click.echo(line)
+    for one in found.environments:
+        click.echo("")
+        size = None if one.size is None else f"{one.size / 2**20:.1f} MiB"
+        told = {
+            "environment": one.digest[:12],
+            "python": one.python,
+            "size": size,
+            "endpoints": ", ".join(one.endpoints) or None,
+            "built_at": one.built_at,
+            "used_at": one.used_at,
+            "requirements": "\n".join(one.requirements),
+            "packages": "\n".join(one.packages),
+        }
+        for line in entries(told):
+            click.echo(line)
 
 
 # -- one job -----------------------------------------------------------------------------------------

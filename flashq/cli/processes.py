@@ -80,6 +80,9 @@ def host(
             lease_s=settings.lease_s,
             payload_limit=settings.payload_limit,
             durability=settings.durability,
+            environments=program.Limits(
+                settings.environments_days * 86_400, int(settings.environments_gib * 2**30)
+            ),
             drain_s=drain_s,
             labels=labels,
             slots=slots,

@@ -45,6 +45,8 @@ class Plan(NamedTuple):
     rq_prefix: str = "rq"
     lease_s: float = 15.0
     payload_limit: int = 64 * 2**20
+    environments_days: float = 30.0
+    environments_gib: float = 50.0
     leftovers: Leftovers = Leftovers.HOLD
     """What becomes of the jobs that an earlier run left."""
     listen: tuple[str, int] | None = None
@@ -65,6 +67,8 @@ class Plan(NamedTuple):
             rq_prefix=settings.rq_prefix,
             lease_s=settings.lease_s,
             payload_limit=settings.payload_limit,
+            environments_days=settings.environments_days,
+            environments_gib=settings.environments_gib,
         )._replace(**further)
 
     def dump(self) -> str:

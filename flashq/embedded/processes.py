@@ -169,6 +169,8 @@ class Processes:
             "FLASHQ_NAMESPACE": plan.namespace,
             "FLASHQ_LEASE_S": str(plan.lease_s),
             "FLASHQ_PAYLOAD_LIMIT": str(plan.payload_limit),
+            "FLASHQ_ENVIRONMENTS_DAYS": str(plan.environments_days),
+            "FLASHQ_ENVIRONMENTS_GIB": str(plan.environments_gib),
             "RQ_KEY_PREFIX": plan.rq_prefix,
         }
 

@@ -72,7 +72,7 @@ _HOST = replace(
     scripts=_WORKER.scripts | _words("host_beat host_leave"),
     commands=_WORKER.commands | _words("smembers zrange hmget"),
     reads=_WORKER.reads | _words("endpoints endpoint_workers worker"),
-    writes=_WORKER.writes | _words("commands"),
+    writes=_WORKER.writes | _words("commands host_environments"),
     by_endpoint=False,
 )
 _VIEWER = Role("listings: `flashq queues`, `jobs`, `workers` …", commands=_READS, reads=_LISTS)

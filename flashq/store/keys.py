@@ -49,6 +49,7 @@ NAMES = {
     "events": "fq:events",  # stream: what happened, for people, capped
     "hosts": "fq:hosts",  # zset: hosts by the time their silence means they are gone (ms)
     "host": "fq:host:",  # hash: a host's record
+    "host_environments": "fq:environments:",  # hash: the environments built on a host, as JSON
     "commands": "fq:commands:",  # list: signed commands for a host
     "push": "fq:push:",  # pub/sub channel: a client's outcomes
 }
@@ -62,7 +63,7 @@ _SUBJECTS = {
     **dict.fromkeys(("job", "results", "logs", "worker", "bell"), "id"),  # <endpoint>-<uuid>
     **dict.fromkeys(("queue", "wip", "finished", "failed", "scheduled", "canceled"), "queue"),
     **dict.fromkeys(("revision", "spent", "idempotency"), "part"),  # <endpoint>:…
-    **dict.fromkeys(("host", "commands", "push"), "other"),
+    **dict.fromkeys(("host", "host_environments", "commands", "push"), "other"),
 }
 _UUID = "?" * 36
 

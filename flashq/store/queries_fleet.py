@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flashq.errors import EndpointNotFound
+from flashq.errors import EndpointNotFound, HostNotFound
 from flashq.store.command import mapping, text
 from flashq.store.queries import decimal, moment, read_hashes, whole, written
 
@@ -69,6 +69,27 @@ class ListedHost:
     workers: int
     since: datetime | None
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedEnvironment:
+    """One set of dependencies, as it is installed on a host."""
+
+    digest: str
+    python: str
+    requirements: list[str]
+    packages: list[str]  # what these were resolved to: name==version
+    size: int | None  # bytes; most are shared with the installer's cache
+    endpoints: list[str]  # that want it now
+    built_at: datetime | None
+    used_at: datetime | None  # when it was last seen in use
+
+
+@dataclass(frozen=True, slots=True)
+class HostDetail(ListedHost):
+    """A host with what is installed there."""
+
+    environments: list[ListedEnvironment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +272,31 @@ def hosts(broker: Broker) -> list[ListedHost]:
             )
         )
     return rows
+
+
+def host(broker: Broker, name: str) -> HostDetail:
+    """One host. Raises HostNotFound, BrokerError."""
+    found = next((row for row in hosts(broker) if row.id == name), None)
+    if found is None:
+        raise HostNotFound(f"no host {name} is on record: see `flashq hosts`")
+    records = _records(broker, endpoint_names(broker))
+    (told,) = read_hashes(broker, [broker.keys.of("host_environments", name)], ("listed",))
+    listed = [_environment(one, records) for one in written(told["listed"], list) if isinstance(one, dict)]
+    return HostDetail(**{part: getattr(found, part) for part in ListedHost.__slots__}, environments=listed)
+
+
+def _environment(told: Mapping[str, Any], records: Mapping[str, Mapping[str, str]]) -> ListedEnvironment:
+    digest = str(told.get("digest", ""))
+    return ListedEnvironment(
+        digest=digest,
+        python=str(told.get("python", "")),
+        requirements=[str(one) for one in told.get("requirements") or ()],
+        packages=[str(one) for one in told.get("packages") or ()],
+        size=whole(str(told.get("size_bytes"))),
+        endpoints=[name for name, record in records.items() if record["environment"] == digest],
+        built_at=moment(str(told.get("built_at"))),
+        used_at=moment(str(told.get("used_at"))),
+    )
 
 
 # -- autoscalers -------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.environment_rig import Site, make_wheels
 from tests.integration.fleet_rig import FleetRig
 
 if TYPE_CHECKING:
@@ -24,3 +25,17 @@ def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FleetRig]:
         yield rig
     finally:
         rig.close()
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tiny wheels, an operator's only index."""
+    folder = tmp_path_factory.mktemp("wheels")
+    make_wheels(folder)
+    return folder
+
+
+@pytest.fixture
+def site(tmp_path: Path, wheels: Path) -> Site:
+    """A host with no environments yet."""
+    return Site(tmp_path, wheels)

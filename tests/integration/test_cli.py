@@ -121,6 +121,21 @@ def test_jobs_are_filtered_and_limited(cli: CommandLine, made: Fabricated) -> No
     assert "no endpoint nope" in cli("jobs", "--endpoint", "nope", code=3).stderr
 
 
+def test_one_host_shows_what_its_environments_were_resolved_to(cli: CommandLine, made: Fabricated) -> None:
+    made.broker.run(made.broker.transitions.host_beat("box-1", lease_ms=15_000, fields={"hostname": "box"}))
+    told = {"digest": "d" * 64, "python": "3.11", "requirements": ["tiny-b"], "size_bytes": 3 << 20}
+    told |= {"packages": ["tiny-a==1.0", "tiny-b==1.0"]}
+    made.set("host_environments", "box-1", listed=json.dumps([told]))
+
+    (row,) = cli.rows("hosts", "box-1")
+    shown = cli("hosts", "box-1").stdout
+
+    assert row["environments"][0]["packages"] == ["tiny-a==1.0", "tiny-b==1.0"]
+    assert [line.strip() for line in shown.splitlines() if line.endswith("tiny-b==1.0")] == ["tiny-b==1.0"]
+    assert "3.0 MiB" in shown
+    assert "no host nope" in cli("hosts", "nope", code=3).stderr
+
+
 @pytest.mark.parametrize("command", ["endpoints", "queues", "jobs", "workers", "hosts"])
 def test_nothing_to_list(cli: CommandLine, command: str) -> None:
     assert cli.rows(command) == []

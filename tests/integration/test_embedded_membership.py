@@ -107,6 +107,8 @@ def test_what_runs_beside_the_broker_is_told_where_it_is_and_which_key_to_use(ri
             "FLASHQ_NAMESPACE": "default",
             "FLASHQ_LEASE_S": "3.5",
             "FLASHQ_PAYLOAD_LIMIT": str(64 * 2**20),
+            "FLASHQ_ENVIRONMENTS_DAYS": "30.0",
+            "FLASHQ_ENVIRONMENTS_GIB": "50.0",
         }
 
 

@@ -1,15 +1,10 @@
-"""Environments built by the real uv out of tiny wheels made here: no network is needed."""
+"""What an environment is: requirements and nothing else, resolved by uv; and what is lent to it."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,76 +15,8 @@ from flashq.errors import EnvironmentBuildError, SpecError
 from flashq.model import spec
 from flashq_worker import environment
 from flashq_worker.inject import PACKAGES, inject_folder
-from tests.integration.executor_rig import PYTHON, is_running, until
-
-
-def make_wheel(folder: Path, name: str, version: str, code: str = "", requires: str | None = None) -> None:
-    """A wheel of one module, with a console script that prints the version."""
-    module = name.replace("-", "_")
-    dist_info = f"{module}-{version}.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    files = {
-        f"{module}.py": f"__version__ = {version!r}\ndef main(): print(__version__)\n{code}",
-        f"{dist_info}/METADATA": metadata + (f"Requires-Dist: {requires}\n" if requires else ""),
-        f"{dist_info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{dist_info}/entry_points.txt": f"[console_scripts]\n{name} = {module}:main\n",
-    }
-    record = [
-        f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip('=')},"
-        f"{len(text.encode())}"
-        for path, text in files.items()
-    ]
-    files[f"{dist_info}/RECORD"] = "\n".join([*record, f"{dist_info}/RECORD,,", ""])
-    with zipfile.ZipFile(folder / f"{module}-{version}-py3-none-any.whl", "w") as wheel:
-        for path, text in files.items():
-            wheel.writestr(path, text)
-
-
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of wheels: tiny-a 1.0 and 2.0, tiny-b which needs tiny-a<2, and one that lacks a part."""
-    folder = tmp_path_factory.mktemp("wheels")
-    make_wheel(folder, "tiny-a", "1.0")
-    make_wheel(folder, "tiny-a", "2.0")
-    make_wheel(folder, "tiny-b", "1.0", requires="tiny-a<2")
-    make_wheel(folder, "tiny-broken", "1.0", requires="tiny-missing>=3")
-    return folder
-
-
-class Site:
-    """A host's folder of environments, with an operator who has only those wheels."""
-
-    def __init__(self, root: Path, wheels: Path) -> None:
-        self.root = root / "environments"
-        self.lines: list[str] = []
-        self.variables = {
-            "HOME": str(root),
-            "PATH": os.environ["PATH"],
-            "PIP_CONFIG_FILE": os.devnull,
-            "PIP_FIND_LINKS": str(wheels),
-            "PIP_NO_INDEX": "1",
-            "UV_CACHE_DIR": str(root / "cache"),
-            "FLASHQ_SECRET_KEY": "canary",
-        }
-
-    def ensure(self, *dependencies: str, python: str = PYTHON) -> environment.Environment:
-        """The environment of these dependencies."""
-        return environment.ensure(dependencies, python, self.root, self.lines.append, self.variables)
-
-
-@pytest.fixture
-def site(tmp_path: Path, wheels: Path) -> Site:
-    """A host with no environments yet."""
-    return Site(tmp_path, wheels)
-
-
-def version_of(built: environment.Environment, module: str = "tiny_a") -> str:
-    """The version of a module in an environment."""
-    code = f"import {module}; print({module}.__version__)"
-    return subprocess.run(
-        [built.python, "-I", "-c", code], check=True, capture_output=True, text=True
-    ).stdout.strip()
-
+from tests.integration.environment_rig import Site, version_of
+from tests.integration.executor_rig import PYTHON
 
 # -- requirements and digests ------------------------------------------------------------------------
 
@@ -199,7 +126,7 @@ def test_a_set_that_cannot_be_resolved(site: Site, dependency: str, said: str) -
     assert "No solution found" in failed.value.log_tail
     assert said in failed.value.log_tail
     left = sorted(path.suffix for path in site.root.iterdir())
-    assert left == [".lock", ".log"]
+    assert left == [".lock", ".log", ".use"]
 
 
 def test_two_requirements_that_contradict(site: Site) -> None:
@@ -270,68 +197,6 @@ def test_a_real_package_from_the_index(tmp_path: Path) -> None:
     """Given this machine's own configuration, expect a small real package to be installed."""
     built = environment.ensure(["six==1.17.0"], PYTHON, tmp_path, lambda line: None)
     assert version_of(built, "six") == "1.17.0"
-
-
-# -- several at once, and crashes --------------------------------------------------------------------
-
-
-def test_one_builds_while_the_others_wait(site: Site) -> None:
-    """Given ten workers that need one environment at once, expect one build, and all to have it."""
-    with ThreadPoolExecutor(10) as workers:
-        ready = list(workers.map(lambda _: site.ensure("tiny-a"), range(10)))
-    assert sum(one.built for one in ready) == 1
-    assert len({one.python for one in ready}) == 1
-    assert any("waiting for another worker" in line for line in site.lines)
-
-
-BUILDER = """
-import json, sys
-from pathlib import Path
-from flashq_worker import environment
-environment.ensure(["tiny-a"], sys.argv[1], Path(sys.argv[2]), lambda line: None, json.loads(sys.argv[3]))
-"""
-
-
-def test_a_build_killed_midway_is_begun_anew(site: Site, tmp_path: Path) -> None:
-    """Given kill -9 of a worker in the middle of a build, expect the next to remove it and build its own."""
-    stuck = tmp_path / "bin" / "uv"
-    stuck.parent.mkdir()
-    script = (
-        "#!/bin/sh",
-        f"echo $$ > {tmp_path}/pid",
-        "for last; do :; done",
-        "mkdir $last/bin",
-        "exec sleep 1000",
-    )
-    stuck.write_text("\n".join(script))
-    stuck.chmod(0o755)
-    variables = json.dumps({**site.variables, "PATH": f"{stuck.parent}:/usr/bin:/bin"})
-    code = "import sys; sys.modules['uv'] = None\n" + BUILDER
-    builder = subprocess.Popen([sys.executable, "-c", code, PYTHON, site.root, variables])
-    until(lambda: list(site.root.glob(".*/bin")))
-    (half_built,) = site.root.glob(".*")
-    builder.send_signal(signal.SIGKILL)
-    builder.wait()
-    stuck_pid = int((tmp_path / "pid").read_text())
-    os.kill(stuck_pid, signal.SIGKILL)
-    until(lambda: not is_running(stuck_pid))
-
-    built = site.ensure("tiny-a")
-
-    assert built.built
-    assert version_of(built) == "2.0"
-    assert not half_built.exists()
-
-
-def test_a_folder_without_its_marker_is_built_anew(site: Site) -> None:
-    """Given an environment whose marker or interpreter is gone, expect it to be replaced."""
-    first = site.ensure("tiny-a")
-    place = first.python.parent.parent
-    (place / environment._MARKER).unlink()
-    assert site.ensure("tiny-a").built
-    first.python.unlink()
-    assert site.ensure("tiny-a").built
-    assert version_of(first) == "2.0"
 
 
 # -- the inject folder -------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ import pytest
 
 from flashq.model.host_command import KillWorker, StartWorker
 from flashq.model.keyring import Direction, Keyring
+from flashq.store import queries_fleet
 from flashq.store.broker import Broker
+from flashq_worker import environment_store
 from tests.integration.agent_process import LOCAL_NAME, RESOLVER_S
 from tests.integration.fleet_rig import FAKE_WORKER, AgentProcess, FleetRig, alive
 from tests.rig import BrokerServer, wait_until
@@ -56,6 +58,29 @@ def test_host_on_record_says_what_it_has_and_beats(fleet: FleetRig, agent: Agent
         fields
     )
     wait_until(lambda: int(fleet.host_fields(host)["beat"]) > int(fields["beat"]), what="another heartbeat")
+
+
+def test_environments_are_listed_and_removed_when_due(fleet: FleetRig) -> None:
+    """Given two environments of which one is unused for long, expect the other alone to stay, and to be listed."""
+    root = fleet.folder / "home" / "environments"
+    for digit, used_s in (("a", 0.0), ("b", 40 * 86_400.0)):
+        place = root / (digit * 64)
+        (place / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+        environment_store.complete(place, (f"tiny-{digit}",), "3.11")
+        (root / f"{digit * 64}.use").touch()
+        os.utime(root / f"{digit * 64}.use", (time.time() - used_s, time.time() - used_s))
+    agent = fleet.agent(lease_s=0.3)
+    host = fleet.host(agent)
+
+    def listed() -> list[str]:
+        return [one.digest[0] for one in queries_fleet.host(fleet.broker, host).environments]
+
+    wait_until(lambda: listed() == ["a"], what="the list of environments")
+    assert not list(root.glob("b*"))
+    assert agent.logged("unused for 40.0 days")
+    agent.signal(signal.SIGTERM)
+    agent.process.wait(10)
+    assert fleet.broker.execute("EXISTS", fleet.broker.keys.of("host_environments", host)) == 0
 
 
 def test_host_id_is_kept_with_its_home(fleet: FleetRig, agent: AgentProcess, host: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rq import Queue
 
-from flashq.errors import BrokerUnreachable, EndpointNotFound, JobNotFound
+from flashq.errors import BrokerUnreachable, EndpointNotFound, HostNotFound, JobNotFound
 from flashq.model.lifecycle import Status
 from flashq.store import queries, queries_fleet, queries_jobs, queries_queues
 from flashq.store.broker import Broker
@@ -411,6 +412,38 @@ def test_a_host_drains_or_is_silent(broker: Broker) -> None:
         ("a", "draining"),
         ("b", "silent"),
     ]
+
+
+def test_one_host_with_its_environments(broker: Broker, made: Fabricated) -> None:
+    # Given a host that listed an environment which one of two endpoints wants
+    made.endpoint()
+    made.set("endpoint", "embed", environment="d" * 64)
+    beat(broker, "host-1", **HOST)
+    told = {
+        "digest": "d" * 64,
+        "python": "3.11",
+        "requirements": ["numpy>=2"],
+        "packages": ["numpy==2.3.1"],
+        "size_bytes": 4096,
+        "built_at": 1_700_000_000_000,
+        "used_at": 1_700_000_001_000,
+    }
+    broker.execute("HSET", broker.keys.of("host_environments", "host-1"), "listed", json.dumps([told]))
+
+    # If it is asked for, expect its row and what is installed there
+    found = queries_fleet.host(broker, "host-1")
+    assert (found.id, found.cpus) == ("host-1", 16)
+    (one,) = found.environments
+    assert (one.packages, one.size, one.endpoints) == (["numpy==2.3.1"], 4096, ["embed"])
+    assert one.used_at is not None
+    assert one.built_at is not None
+    assert (one.used_at - one.built_at).total_seconds() == 1.0
+
+    # Expect an error for another, and the list to go with the host
+    with pytest.raises(HostNotFound, match="host-2"):
+        queries_fleet.host(broker, "host-2")
+    broker.run(broker.transitions.host_leave("host-1"))
+    assert broker.execute("EXISTS", broker.keys.of("host_environments", "host-1")) == 0
 
 
 # -- autoscalers -------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 An environment is a folder ``<root>/<digest>``. It is built beside its place, marked as complete, then renamed
 into place, all under a lock: whoever finds the folder finds a whole one, and what a killed build left behind
-is removed by the next. It holds the dependencies only; flashq's executor comes from `inject`.
+is removed by the next. While somebody uses it, it is not removed (`environment_store`). It holds the dependencies
+only; flashq's executor comes from `inject`.
 
 The operator's uv configuration is in force (its variables and files; pip's indexes where uv has none). The
 caller's words are requirements and nothing else. This module owns `os.environ`: what the installer is given.
@@ -10,8 +11,6 @@ caller's words are requirements and nothing else. This module owns `os.environ`:
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -25,13 +24,13 @@ from typing import TYPE_CHECKING
 
 from flashq.errors import EnvironmentBuildError, SpecError
 from flashq.model import parameters
-from flashq_worker import environment_index
+from flashq_worker import environment_index, environment_store
 from flashq_worker.environment_uv import Uv
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-_MARKER = ".flashq-environment.json"  # written last; a folder without it is not whole
+    from flashq_worker.environment_store import Hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,13 @@ class Environment:
     """How long that took, waiting for another builder included; about 0 where it was found."""
     log: Path | None
     """The installer's output of when it was built; None for the worker's own interpreter."""
+    hold: Hold | None = None
+    """Says that it is in use; to be released by who asked for it. None for the worker's own interpreter."""
+
+    @property
+    def place(self) -> Path:
+        """Its folder."""
+        return self.python.parent.parent
 
 
 def requirements(dependencies: Sequence[str]) -> tuple[str, ...]:
@@ -73,63 +79,76 @@ def ensure(
     root: Path,
     on_output: Callable[[str], None],
     variables: Mapping[str, str] | None = None,
+    *,
+    fresh: bool = False,
 ) -> Environment:
     """The environment of `dependencies` under Python `python_version` ("3.11"), built where it is not there.
 
     No dependencies and the worker's own Python version: the worker's own interpreter, with its packages.
     Blocks while it builds, or while another process does; `on_output` gets the installer's lines, without
     their ends. `variables` is the installer's environment, by default this process's; flashq's own are taken
-    out. Raises SpecError (see `requirements`), and with the installer's last lines Unresolvable, which another try
-    would not change, or EnvironmentBuildError.
+    out. `fresh`: packages are fetched anew, should the installer's cache be damaged. Raises SpecError (see
+    `requirements`), and with the installer's last lines Unresolvable, which another try would not change, or
+    EnvironmentBuildError.
     """
     wanted = requirements(dependencies)
     digest = environment_digest(wanted, python_version)
     if not wanted and python_version == f"{sys.version_info.major}.{sys.version_info.minor}":
         return Environment(Path(sys.executable), digest, built=False, build_ms=0.0, log=None)
     place, log = root / digest, root / f"{digest}.log"
-    python = place / "bin" / "python"
-    if _is_whole(place):
-        return Environment(python, digest, built=False, build_ms=0.0, log=log)
     started = time.monotonic()
+    hold: Hold | None = None
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f"{digest}.lock", on_output):
-            built = not _is_whole(place)
-            if built:
-                _build(
-                    wanted,
-                    python_version,
-                    place,
-                    log,
-                    on_output,
-                    os.environ if variables is None else variables,
-                )
-    except OSError as error:
-        raise EnvironmentBuildError(
-            f"the environment {place} cannot be built: {error}", _tail(log)
-        ) from error
-    return Environment(python, digest, built, round((time.monotonic() - started) * 1000, 1), log)
+        hold = environment_store.use(root, digest)
+        built = not environment_store.is_whole(place)
+        if built:
+            built = _build_once(_Order(wanted, python_version, place, log, fresh), on_output, variables)
+    except BaseException as error:
+        if hold is not None:
+            hold.release()
+        if isinstance(error, OSError):
+            raise EnvironmentBuildError(
+                f"the environment {place} cannot be built: {error}", _tail(log)
+            ) from error
+        raise
+    build_ms = round((time.monotonic() - started) * 1000, 1)
+    return Environment(place / "bin" / "python", digest, built, build_ms, log, hold)
 
 
-def _is_whole(place: Path) -> bool:
-    """Whether the folder was completed, and its interpreter is still on this host."""
-    return (place / _MARKER).exists() and (place / "bin" / "python").exists()
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be built, and where."""
+
+    requirements: tuple[str, ...]
+    python: str
+    place: Path
+    log: Path
+    fresh: bool
 
 
-def _build(
-    wanted: tuple[str, ...],
-    python_version: str,
-    place: Path,
-    log: Path,
-    on_output: Callable[[str], None],
-    variables: Mapping[str, str],
-) -> None:
-    """Build `place`; to be called under its lock."""
+def _build_once(order: _Order, on_output: Callable[[str], None], variables: Mapping[str, str] | None) -> bool:
+    """Build it, unless somebody else has by the time that the lock is ours; whether this call did."""
+
+    def say() -> None:
+        on_output("waiting for another worker that is building this environment")
+
+    place = order.place
+    with environment_store.lock(place.with_name(f"{place.name}.lock"), on_wait=say):
+        if environment_store.is_whole(place):
+            return False
+        _build(order, on_output, os.environ if variables is None else variables)
+    return True
+
+
+def _build(order: _Order, on_output: Callable[[str], None], variables: Mapping[str, str]) -> None:
+    """Build it; to be called under its lock."""
+    place = order.place
     for leftover in (place, *place.parent.glob(f".{place.name}.*")):
         shutil.rmtree(leftover, ignore_errors=True)
     under_way = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
-        with log.open("w", encoding="utf-8", errors="backslashreplace") as lines:
+        with order.log.open("w", encoding="utf-8", errors="backslashreplace") as lines:
 
             def keep(line: str) -> None:
                 lines.write(line + "\n")
@@ -138,28 +157,15 @@ def _build(
 
             indexes = environment_index.pip_indexes(variables, prefix=Path(sys.prefix))
             uv = Uv(place.parent, variables, indexes, keep)
-            uv.make(under_way, uv.interpreter(python_version))
-            if wanted:
-                uv.install(under_way, wanted)
-        marker = json.dumps({"requirements": wanted, "python": python_version}, indent=1)
-        (under_way / _MARKER).write_text(marker, encoding="utf-8")
+            uv.make(under_way, uv.interpreter(order.python))
+            if order.requirements:
+                uv.install(under_way, order.requirements, cached=not order.fresh)
+        environment_store.complete(under_way, order.requirements, order.python)
         under_way.rename(place)
     except EnvironmentBuildError as error:
-        raise type(error)(str(error), _tail(log)) from None
+        raise type(error)(str(error), _tail(order.log)) from None
     finally:
         shutil.rmtree(under_way, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, on_output: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock on `path`; the kernel lets go of it when this process dies."""
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_output("waiting for another worker that is building this environment")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _tail(log: Path, lines: int = 40) -> str:

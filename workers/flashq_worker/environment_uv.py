@@ -86,14 +86,16 @@ class Uv:
         if status := self._run("venv", *options, str(environment)):
             raise EnvironmentBuildError(f"could not make an environment: uv venv exited with status {status}")
 
-    def install(self, environment: Path, requirements: Sequence[str]) -> None:
+    def install(self, environment: Path, requirements: Sequence[str], *, cached: bool = True) -> None:
         """Install the requirements. Packages are hard links into uv's cache where the file system allows.
 
+        `cached`: whether what the cache has is taken.
         Raises Unresolvable; EnvironmentBuildError where it is the machine's or the index's trouble.
         """
         names = ", ".join(requirements)
         self._on_output(f"installing {names}")
         options = ("--python", str(environment / "bin" / "python"), *self._indexes.options)
+        options = options if cached else ("--no-cache", *options)
         if status := self._run("pip", "install", *options, "--", *requirements):
             hopeless = self._said_unresolvable and not self._said_unasked
             kind = Unresolvable if hopeless else EnvironmentBuildError

@@ -25,8 +25,10 @@ from flashq.store.broker import Broker
 from flashq.store.inbox import Inbox
 from flashq_worker import inventory
 from flashq_worker.config import WorkerConfig
+from flashq_worker.environment_expiry import Limits as Limits
 from flashq_worker.gpus.nvml import Gpus
 from flashq_worker.host_commands import CommandReader, Received
+from flashq_worker.host_environments import HostEnvironments
 from flashq_worker.host_home import HostHome
 from flashq_worker.host_presence import HostOptions, HostPresence, Loss
 from flashq_worker.host_workers import WORKER_COMMAND, HostWorkers
@@ -75,6 +77,7 @@ class HostAgent:
         self._options = options or HostOptions()
         self._gpus = Gpus()
         self._presence = HostPresence(broker, self.host, self._options, self._gpus, keyring)
+        self._environments = HostEnvironments(broker, self.host, home.folder, self._options.environments)
         self._workers = HostWorkers(home.folder, environ, worker_command)
         self._reader = CommandReader(keyring, self.host, home.epoch())
         self._presence.epoch = self._reader.epoch
@@ -351,6 +354,7 @@ class HostAgent:
                 self._beat()
                 self._kill_given_up()
                 self._home.tidy_logs(frozenset(self._workers.endpoints()))
+                self._environments.tend()
             while self._losses:
                 self._report(self._losses[0])
                 self._losses.popleft()

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flashq import __version__
 from flashq.store.command import text
 from flashq.store.queries_workers import standing
 from flashq_worker import inventory
+from flashq_worker.environment_expiry import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -47,6 +48,8 @@ class HostOptions:
     """Without any GPU, run `gpu=` endpoints on the CPU."""
     spare: bool = True
     """Keep one process with a worker's imports done, for the next start."""
+    environments: Limits = field(default_factory=Limits)
+    """How long environments are kept, and how many."""
 
 
 @dataclass(frozen=True, slots=True)

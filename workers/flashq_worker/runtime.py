@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from flashq import codec
 from flashq.errors import FlashqError, SpecError
-from flashq_worker import environment, environment_uv, inject
+from flashq_worker import environment, environment_store, environment_uv, inject
 from flashq_worker.executor.frames import Frame, FrameError, FrameType
 from flashq_worker.executor_process import ExecutorProcess
 
@@ -58,6 +58,7 @@ class Runtime:
         self._record: Revision | None = None
         self._env: Mapping[str, str] = {}
         self._built: environment.Environment | FlashqError | OSError | None = None
+        self._environment: environment.Environment | None = None  # what the executor runs in, if one was made
         self._started_at = 0.0
 
     def prepare(self, digest: str, record: Revision, env: Mapping[str, str]) -> None:
@@ -69,9 +70,13 @@ class Runtime:
         if not record.dependencies and record.python == codec.PYTHON:
             self._start(Path(sys.executable))
             return
+        self._prepare_environment(record)
+
+    def _prepare_environment(self, record: Revision, *, fresh: bool = False) -> None:
         self.phase = Phase.BUILDING
         self._built = None
-        threading.Thread(target=self._build, args=(record,), name="environment", daemon=True).start()
+        building = threading.Thread(target=self._build, args=(record, fresh), name="environment", daemon=True)
+        building.start()
 
     @property
     def python(self) -> str:
@@ -83,13 +88,14 @@ class Runtime:
         assert self._record is not None
         self.prepare(self.revision, self._record, self._env)
 
-    def _build(self, record: Revision) -> None:
+    def _build(self, record: Revision, fresh: bool) -> None:
         try:
             self._built = environment.ensure(
                 record.dependencies,
                 record.python,
                 self._config.home / "environments",
                 lambda line: log.info("environment: %s", line),
+                fresh=fresh,
             )
         except (FlashqError, OSError) as error:
             self._built = error
@@ -101,6 +107,7 @@ class Runtime:
             return
         built = self._built
         if isinstance(built, environment.Environment):
+            self._environment = built
             self.startup_ms["environment"] = round(built.build_ms, 3)
             self._start(built.python)
         else:
@@ -158,7 +165,7 @@ class Runtime:
             self.startup_ms["executor"] = round(max(0.0, spent - frame.meta["load_ms"]), 3)
         elif frame.type is FrameType.FAILED:
             error = frame.meta
-            self._fail(
+            self._not_loaded(
                 f"the function does not load: {error['type']}: {error['message']}\n{error['traceback']}",
                 deterministic=not _MACHINES.intersection(error.get("types", [])),
             )
@@ -168,10 +175,27 @@ class Runtime:
         assert self.process is not None
         self.process.kill()
         how = self.process.exit_description()
-        self._fail(
+        self._not_loaded(
             f"the executor {how} while it loaded the function\n{self.process.tail.text()}",
             deterministic=how.startswith("exited"),  # a signal: out of memory, as a rule
         )
+
+    def _not_loaded(self, why: str, *, deterministic: bool) -> None:
+        """The function did not load. Where that may be its environment's fault, which is damaged, it is built anew."""
+        found = self._environment
+        if found is None or found.built:
+            self._fail(why, deterministic=deterministic)
+            return
+        wrong, altered = environment_store.damage(found.place)
+        if not wrong:
+            self._fail(why, deterministic=deterministic)
+            return
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        log.warning("environment %s is damaged and is built anew: %s%s", found.digest[:12], wrong[0], more)
+        environment_store.forget(found.place)
+        assert self._record is not None
+        self.close()
+        self._prepare_environment(self._record, fresh=altered)
 
     def _fail(self, why: str, *, deterministic: bool) -> None:
         self.failure, self.deterministic = why, deterministic
@@ -182,4 +206,8 @@ class Runtime:
         if self.process is not None and not self.process.kill():
             log.error("executor %d does not die; it may hold its GPU", self.process.pid)
         self.process = None
+        if self._environment is not None and self._environment.hold is not None:
+            self._environment.hold.touch()
+            self._environment.hold.release()
+        self._environment = None
         self.phase = Phase.EMPTY

@@ -8,6 +8,6 @@ if refusal then return refusal end
 local until_ = redis.call('ZSCORE', P .. N.hosts, host)
 if not until_ or (ARGV[3] == '1' and tonumber(until_) > at) then return 0 end
 redis.call('ZREM', P .. N.hosts, host)
-redis.call('DEL', P .. N.host .. host, P .. N.commands .. host)
+redis.call('DEL', P .. N.host .. host, P .. N.commands .. host, P .. N.host_environments .. host)
 wake(P)
 return 1
