@@ -64,7 +64,7 @@ class Endpoint:
             scaler_type: str | None = None,
             scaler_value: float = 4,
             template: Any = None,
-            min_cuda_version: Any = None,
+            min_cuda_version: str | None = None,
             python_version: str | None = None,
             max_concurrency: int = 1,
             retries: int | Retries | Mapping[str, Any] = 0,

@@ -14,7 +14,8 @@ DEFAULTS = {
 PARAMETERS = {
     "name": "Names the endpoint and its queue: letters, digits, `_` and `-`, at most 64, no `--`. Same name, same"
     " settings: reused; same name, other settings: updated.",
-    "gpu": "A `GpuGroup`, a `GpuType`, a string such as `'RTX 4090'`, or a list of these, the preferred first.",
+    "gpu": "A `GpuGroup`, a `GpuType`, a string such as `'RTX 4090'`, or a list of these, the preferred first"
+    " (`'any'` at its end: any other after them).",
     "cpu": "A CPU worker instead of a GPU worker: an instance name, or `'any'` (takes what the host leaves it).",
     "workers": "`(min, max)`, or `n` for `(0, n)`. Changing it replaces no worker.",
     "idle_timeout": "Seconds that a worker above `min` stays without a job. At most 30 days.",
@@ -23,7 +24,9 @@ PARAMETERS = {
     "accelerate_downloads": "`True` only: uv downloads in parallel.",
     "env": "Environment variables of the function's process, as a dict of strings. Encrypted in the broker, in no"
     " digest, shown as `***`.",
-    "gpu_count": "GPUs that each worker holds, all on one host. 1 to 128.",
+    "gpu_count": "GPUs that each worker holds, all on one host, and of one model where enough of one are free."
+    " 1 to 128.",
+    "min_cuda_version": "The oldest CUDA that the driver of its host must run, such as `'12.4'`; `None`: any.",
     "execution_timeout_ms": "Milliseconds one run may take; 0: as long as it likes.",
     "flashboot": "`True` only: there are no pre-warmed starts to turn off yet.",
     "scaler_type": "`'QUEUE_DELAY'` or `'REQUEST_COUNT'`; unset: flashq's own rule ([scaling](scaling.md)).",

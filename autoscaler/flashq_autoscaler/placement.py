@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from flashq.model.resources import GpuRequest, cuda_suffices
 from flashq_autoscaler.fleet import is_live, is_mute
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 _GIB = 2**30
 _LATE = 0.5  # of a lease; a heartbeat comes every third of one
+_SLICE = "MIG-"
+"""How UUIDs of MIG slices begin; CUDA lets a process have one of them only."""
 _Rank: TypeAlias = tuple[bool, bool, int, bool, int, float, int, str]
 # The nearer a host came to taking the worker, the more its reason tells.
 _NEARNESS: dict[ThrottleCode, int] = {
@@ -126,7 +130,7 @@ class Ledger:
         room = self._best(needs, environment)
         if room is None:
             return None
-        gpus = [] if _on_cpu(room, needs) else _suitable(room.gpus, needs)[: needs.gpus]
+        gpus = [] if _on_cpu(room, needs) else _pick(room.gpus, needs)
         room.gpus = [gpu for gpu in room.gpus if gpu not in gpus]
         self._holders.update((gpu.uuid, f"a worker of {endpoint} about to start") for gpu in gpus)
         room.take(needs.cpus, needs.memory_bytes, environment)
@@ -164,7 +168,10 @@ class Ledger:
 
     def _obstacle(self, room: _Room, needs: Needs) -> ThrottleCode | None:
         """The first thing that keeps a worker off a host; None: it fits."""
-        if needs.gpus and not _on_cpu(room, needs) and len(_suitable(room.gpus, needs)) < needs.gpus:
+        on_cpu = _on_cpu(room, needs)
+        if not on_cpu and not cuda_suffices(room.host.cuda, needs.cuda):
+            return "NO_GPU"
+        if not on_cpu and len(_suitable(room.gpus, needs)) < needs.gpus:
             sound = (gpu for gpu in room.host.gpus if not gpu.fault)
             present = [gpu for gpu in _suitable(sound, needs) if gpu.uuid not in self._holders]
             return "FOREIGN_MEMORY" if len(present) >= needs.gpus else "NO_GPU"
@@ -210,17 +217,22 @@ class Ledger:
 
     def _explain_gpus(self, host: HostView, needs: Needs) -> str:
         wanted = f"{needs.gpus} GPU{'s' * (needs.gpus > 1)}"
-        if needs.gpu_models:
+        if needs.gpu_models and not needs.gpu_others:
             wanted += f" ({' or '.join(needs.gpu_models)})"
         if not host.gpus and not host.gpu_faults:
             return f"needs {wanted}; host {host.id} has none"
+        if not cuda_suffices(host.cuda, needs.cuda):
+            has = f"runs up to {host.cuda}" if host.cuda else "does not say what it runs"
+            return f"needs {wanted} with CUDA {needs.cuda}; the driver of host {host.id} {has}"
         parts = [self._explain_gpu(gpu, needs) for gpu in sorted(host.gpus, key=lambda gpu: gpu.uuid)]
         parts += host.gpu_faults
         return f"needs {wanted}; host {host.id}: {', '.join(parts)}"
 
     def _explain_gpu(self, gpu: GpuView, needs: Needs) -> str:
         holder = self._holders.get(gpu.uuid)
-        if not _suits(gpu, needs):
+        if needs.gpus > 1 and gpu.uuid.startswith(_SLICE):
+            return f"{gpu.uuid} is a MIG slice, of which a worker can use one only"
+        if _rank(gpu, needs) is None:
             return f"{gpu.uuid} is a {gpu.name} with {gpu.memory_bytes / _GIB:.0f} GiB"
         if holder is not None:
             return f"{gpu.uuid} is held by {holder}"
@@ -247,21 +259,26 @@ def _on_cpu(room: _Room, needs: Needs) -> bool:
     return needs.gpus == 0 or (host.fallback_cpu and not host.gpus and not host.gpu_faults)
 
 
-def _suits(gpu: GpuView, needs: Needs) -> bool:
-    return not needs.gpu_models or gpu.name.casefold() in _models(needs)
-
-
-def _models(needs: Needs) -> list[str]:
-    return [model.casefold() for model in needs.gpu_models]
+def _rank(gpu: GpuView, needs: Needs) -> int | None:
+    """How far from the preferred model a GPU is; None: it will not do."""
+    if needs.gpus > 1 and gpu.uuid.startswith(_SLICE):
+        return None
+    return GpuRequest(needs.gpu_models, needs.gpu_others).rank(gpu.name)
 
 
 def _suitable(gpus: Iterable[GpuView], needs: Needs) -> list[GpuView]:
     """The GPUs that suit `needs`, the preferred model first; of one model, in the order given."""
-    suitable = [gpu for gpu in gpus if _suits(gpu, needs)]
-    if needs.gpu_models:
-        models = _models(needs)
-        suitable.sort(key=lambda gpu: models.index(gpu.name.casefold()))
-    return suitable
+    ranked = [(rank, gpu) for gpu in gpus if (rank := _rank(gpu, needs)) is not None]
+    return [gpu for _, gpu in sorted(ranked, key=lambda it: it[0])]
+
+
+def _pick(gpus: Iterable[GpuView], needs: Needs) -> list[GpuView]:
+    """Those that a worker gets: of one model where there are enough of any, the preferred first; none: too few."""
+    suitable = _suitable(gpus, needs)
+    models = Counter(gpu.name for gpu in suitable)
+    model = next((name for name, count in models.items() if count >= needs.gpus), None)
+    chosen = [gpu for gpu in suitable if model in (None, gpu.name)][: needs.gpus]
+    return chosen if len(chosen) == needs.gpus else []
 
 
 def _preference(room: _Room, needs: Needs, environment: str | None) -> _Rank:
@@ -269,7 +286,7 @@ def _preference(room: _Room, needs: Needs, environment: str | None) -> _Rank:
     on_cpu = _on_cpu(room, needs)
     model = 0
     if needs.gpu_models and not on_cpu:
-        model = _models(needs).index(_suitable(room.gpus, needs)[0].name.casefold())
+        model = max(_rank(gpu, needs) or 0 for gpu in _pick(room.gpus, needs))
     return (
         room.late,
         on_cpu and needs.gpus > 0,

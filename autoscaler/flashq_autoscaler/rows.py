@@ -91,7 +91,12 @@ def needs(resources: Mapping[str, Any]) -> Needs:
     """What one worker takes of a host, from the spec's `resources`."""
     gpu, cpu = resources.get("gpu"), resources.get("cpu")
     if gpu is not None:
-        return Needs(gpus=int(gpu["count"]), gpu_models=tuple(gpu["products"]))
+        return Needs(
+            gpus=int(gpu["count"]),
+            gpu_models=tuple(gpu["products"]),
+            gpu_others=bool(gpu.get("others")),
+            cuda=str(gpu.get("cuda", "")),
+        )
     if cpu is not None:
         return Needs(cpus=_finite(cpu["cores"] or 0), memory_bytes=int(cpu["memory_gib"] or 0) << 30)
     return Needs()
@@ -140,6 +145,7 @@ def host_view(host: str, fields: Mapping[str, str], expires_ms: float) -> HostVi
             memory_bytes=int(fields["memory_bytes"]) if fields.get("memory_bytes") else None,
             gpus=tuple(_gpu(gpu) for gpu in json.loads(fields.get("gpus") or "[]")),
             gpu_faults=tuple(str(fault) for fault in json.loads(fields.get("gpu_faults") or "[]")),
+            cuda=fields.get("cuda", ""),
             fallback_cpu=fields.get("fallback_cpu") == "1",
             draining=fields.get("draining") == "1",
             slots=int(fields["slots"]) if fields.get("slots") else None,

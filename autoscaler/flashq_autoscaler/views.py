@@ -32,7 +32,11 @@ class Needs:
     memory_bytes: int = 0
     gpus: int = 0
     gpu_models: tuple[str, ...] = ()
-    """Acceptable NVML product names (compared without case), the preferred first; empty: any."""
+    """Acceptable NVML product names (see GpuRequest), the preferred first; empty: any."""
+    gpu_others: bool = False
+    """Any other model will do after those."""
+    cuda: str = ""
+    """The oldest CUDA that the driver must run, as "12.4"; empty: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,8 @@ class HostView:
     gpus: tuple[GpuView, ...] = ()
     gpu_faults: tuple[str, ...] = ()
     """What it cannot tell of its GPUs: there may be more."""
+    cuda: str = ""
+    """The newest CUDA that its driver runs; empty: not known."""
     fallback_cpu: bool = False
     """Having no GPU at all, it runs `gpu=` endpoints on the CPU."""
     draining: bool = False

@@ -16,6 +16,7 @@ from flashq.model.resources import CpuRequest, GpuRequest, ServerlessScalerType,
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 MAX_NAME = 64
+_CUDA_VERSION = re.compile(r"[1-9][0-9]?\.[0-9]")
 MIN_PRIORITY, MAX_PRIORITY = -9, 9
 MAX_WORKERS = 10_000
 MAX_CONCURRENCY = 1_000
@@ -75,6 +76,16 @@ def cpu(value: object) -> CpuRequest | None:
 def gpu_count(value: object) -> int:
     """GPUs that each worker holds."""
     return whole(value, minimum=1, maximum=MAX_GPUS)
+
+
+def min_cuda_version(value: object) -> str | None:
+    """The oldest CUDA that a host's driver must be able to run, as "12.4"; None: any."""
+    if value is None:
+        return None
+    given = text(value, maximum=8)
+    if not _CUDA_VERSION.fullmatch(given):
+        raise ValueError(f"must be a version such as '12.4', not {given!r}")
+    return given
 
 
 def workers(value: object) -> tuple[int, int]:

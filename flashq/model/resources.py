@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from flashq.model.checks import kind, nearest
@@ -132,15 +133,19 @@ class GpuRequest:
     """The GPU models a worker may run on: NVML product names, the preferred first; empty means any GPU."""
 
     products: tuple[str, ...] = ()
+    others: bool = False
+    """Any other will do as well, after those."""
 
     @property
     def any(self) -> bool:
-        """Whether every GPU will do."""
+        """Whether every GPU will do, and none is preferred."""
         return not self.products
 
-    def accepts(self, product: str) -> bool:
-        """Whether a GPU with this NVML product name will do (compared without case)."""
-        return self.any or product.casefold() in (name.casefold() for name in self.products)
+    @lru_cache(maxsize=4096)  # noqa: B019 -- keyed by value: a request is frozen
+    def rank(self, product: str) -> int | None:
+        """How far from the preferred model a GPU of this NVML product name is: 0 is best; None: it will not do."""
+        ranks = (at for at, name in enumerate(self.products) if _same_model(name, product))
+        return next(ranks, len(self.products) if self.any or self.others else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +172,40 @@ _KNOWN = tuple(
 )
 
 
+_LISTED = frozenset(product.casefold() for product in _KNOWN)
+# What NVML appends to a model's name: the card's form, its kind of memory, and how much of that it has.
+_APPENDED = re.compile(r"pcie|sxm\d?|nvl|oam|hbm\d?e?|\d+gb")
+
+
+def _same_model(wanted: str, product: str) -> bool:
+    """Whether NVML's name of a GPU is the model that is wanted.
+
+    Case, separators and a leading "NVIDIA" (which older drivers leave out) do not count. A name that is not listed here
+    stands for all forms and memory sizes of its model: "Tesla V100" for a "Tesla V100-SXM2-16GB".
+    """
+    names, found = _model_words(wanted), _model_words(product)
+    rest = found[len(names) :]
+    if found[: len(names)] != names:
+        return False
+    return not rest or (wanted.casefold() not in _LISTED and all(map(_APPENDED.fullmatch, rest)))
+
+
+def cuda_suffices(driver: str, wanted: str) -> bool:
+    """Whether a driver that runs CUDA up to `driver` ("12.4"; empty: not known) runs `wanted` (empty: any)."""
+    return not wanted or _version(driver) >= _version(wanted)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdecimal())
+
+
+def _model_words(name: str) -> tuple[str, ...]:
+    words = _words(name.casefold())
+    return words[1:] if words[:1] == ("nvidia",) else words
+
+
 def parse_gpu(value: object) -> GpuRequest:
-    """Read `gpu=`: a `GpuGroup`, a `GpuType`, a string, or a list of these (each will do); None is any GPU.
+    """Read `gpu=`: a `GpuGroup`, a `GpuType`, a string, or a list of these, the preferred first; None is any GPU.
 
     A string is a group's or a model's name in any case (`"ada_24"`, `"NVIDIA_H200"`), an NVML product name
     (`"Tesla T4"`: also one not listed here), or words of one that hold a number (`"H100"`, `"RTX 4090"`:
@@ -182,8 +219,9 @@ def parse_gpu(value: object) -> GpuRequest:
     for item in wanted:
         found = _products_of(item)
         accepts_any = accepts_any or not found
-        products.update(dict.fromkeys(found))
-    return GpuRequest(() if accepts_any else tuple(products))
+        if not accepts_any:  # what is named after "any" is in that
+            products.update(dict.fromkeys(found))
+    return GpuRequest(tuple(products), others=accepts_any and bool(products))
 
 
 def _products_of(item: object) -> tuple[str, ...]:

@@ -140,9 +140,7 @@ class EndpointSpec(_Parameters):
     template: Annotated[None, _not_yet("workers do not run in pods, so there is nothing for a template")] = (
         None
     )
-    min_cuda_version: Annotated[
-        None, _not_yet("hosts are not chosen by CUDA version yet; name the GPUs with gpu")
-    ] = None
+    min_cuda_version: Annotated[str | None, _by(rules.min_cuda_version)] = None
     python_version: Annotated[str, _by(rules.python_version)] = Field(default_factory=rules.caller_python)
     max_concurrency: Annotated[int, _by(rules.max_concurrency)] = 1
     retries: Annotated[Retries, _by(parse_retries)] = Retries()
@@ -169,6 +167,8 @@ class EndpointSpec(_Parameters):
                 found.append(("gpu", "gpu and cpu exclude each other; give one of them"))
             if given.get("gpu_count", 1) != 1:
                 found.append(("gpu_count", "a cpu endpoint has no GPUs to count"))
+            if given.get("min_cuda_version") is not None:
+                found.append(("min_cuda_version", "a cpu endpoint runs without CUDA"))
         if given.get("scaler_type") is None and given.get("scaler_value", 4) != 4:
             found.append(
                 ("scaler_value", "means nothing without scaler_type='QUEUE_DELAY' or 'REQUEST_COUNT'")
@@ -229,12 +229,17 @@ def environment(spec: EndpointSpec) -> dict[str, Any]:
 def resources(spec: EndpointSpec) -> dict[str, Any]:
     """What one worker takes of a host, and how many jobs it runs at once.
 
-    Either `gpu` (`products`: NVML product names, empty for any; `count`) or `cpu` (`instance`; `cores` and
-    `memory_gib`, None where not counted), and `concurrency`.
+    Either `gpu` (`products`: NVML product names, empty for any; `count`; if they are asked for, `others`: any
+    model after those, and `cuda`: the oldest version) or `cpu` (`instance`; `cores` and `memory_gib`, None where
+    not counted), and `concurrency`.
     """
     needs: dict[str, Any] = {"concurrency": spec.max_concurrency}
     if spec.gpu is not None:
         needs["gpu"] = {"products": list(spec.gpu.products), "count": spec.gpu_count}
+        if spec.gpu.others:
+            needs["gpu"]["others"] = True
+        if spec.min_cuda_version is not None:
+            needs["gpu"]["cuda"] = spec.min_cuda_version
     if spec.cpu is not None:
         cpu = spec.cpu
         needs["cpu"] = {"instance": cpu.instance, "cores": cpu.cores, "memory_gib": cpu.memory_gib}

@@ -91,7 +91,7 @@ WRONG: dict[str, list[Any]] = {
     "scaler_type": ["NO_SUCH", 5, object()],
     "scaler_value": [0, -1, "4", math.nan, math.inf, None, True],
     "template": [5, object()],
-    "min_cuda_version": [5, "twelve", object()],
+    "min_cuda_version": [5, 12.4, "twelve", "12", "12.40", object()],
     "python_version": ["2.7", "3", "3.x", 3.11, "", "three", object()],
     "max_concurrency": [0, -1, 1.5, "2", None, True],
     "retries": [-1, 1.5, "2", True, {"nonsense": 1}, {"max": -1}, object()],
@@ -128,7 +128,6 @@ LATER: dict[str, Any] = {
     "datacenter": "EU-RO-1",
     "image": "python:3.11",
     "template": "abc",
-    "min_cuda_version": "12.8",
     "batch": (4, 10),
     "hosts": {"zone": "a"},
 }

@@ -82,6 +82,10 @@ def test_endpoint_has_what_its_record_and_queue_say() -> None:
         ({"cpu": "any"}, Needs()),
         ({"cpu": None}, Needs(gpus=1)),
         ({"cpu": None, "gpu": "NVIDIA H200", "gpu_count": 2}, Needs(gpus=2, gpu_models=("NVIDIA H200",))),
+        (
+            {"cpu": None, "gpu": ["NVIDIA H200", "any"], "min_cuda_version": "12.4"},
+            Needs(gpus=1, gpu_models=("NVIDIA H200",), gpu_others=True, cuda="12.4"),
+        ),
     ],
 )
 def test_needs_follow_the_resources(parameters: dict[str, Any], expected: Needs) -> None:

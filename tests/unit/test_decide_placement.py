@@ -197,6 +197,62 @@ def test_gpus_go_to_minimums_first_then_to_the_fewest_workers_then_to_the_oldest
     assert [state.endpoint for state in plan.states] == ["a"]
 
 
+A100 = [GpuView(f"GPU-a{n}", "NVIDIA A100-SXM4-80GB", 80 * GIB) for n in range(2)]
+H100 = GpuView("GPU-h", "NVIDIA H100 80GB HBM3", 80 * GIB)
+SLICES = [GpuView(f"MIG-{n}", "NVIDIA A100-SXM4-80GB MIG 1g.10gb", 10 * GIB) for n in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("needs", "gpus", "chosen"),
+    [
+        (Needs(gpus=1, gpu_models=(H100.name, A100[0].name)), [*A100, H100], ("GPU-h",)),
+        (Needs(gpus=1, gpu_models=(A100[0].name, H100.name)), [*A100, H100], ("GPU-a0",)),
+        (Needs(gpus=1, gpu_models=(H100.name,), gpu_others=True), [L4, H100], ("GPU-h",)),
+        (Needs(gpus=1, gpu_models=(H100.name,), gpu_others=True), [L4], ("GPU-l4",)),
+        # Several are of one model, where there are enough of one.
+        (Needs(gpus=2, gpu_models=(H100.name, A100[0].name)), [*A100, H100], ("GPU-a0", "GPU-a1")),
+        (Needs(gpus=2), [L4, *A100], ("GPU-a0", "GPU-a1")),
+        (Needs(gpus=2), [L4, H100], ("GPU-l4", "GPU-h")),
+        # A process can use one MIG slice only.
+        (Needs(gpus=1), SLICES, ("MIG-0",)),
+        (Needs(gpus=2), [*SLICES, L4, H200], ("GPU-l4", "GPU-h200")),
+    ],
+)
+def test_which_gpus_a_worker_gets(needs: Needs, gpus: list[GpuView], chosen: tuple[str, ...]) -> None:
+    (start,) = decide(snapshot(endpoint(queued=1, needs=needs), hosts=[host(gpus=gpus)])).starts
+
+    assert start.gpu_uuids == chosen
+
+
+def test_slices_do_not_stand_for_several_gpus() -> None:
+    world = snapshot(endpoint(queued=1, needs=Needs(gpus=2)), hosts=[host(gpus=SLICES)])
+
+    (state,) = decide(world).states
+
+    assert state.condition.code == "NO_GPU"
+    assert "MIG-0 is a MIG slice, of which a worker can use one only" in state.condition.detail
+
+
+@pytest.mark.parametrize(
+    ("cuda", "why"),
+    [
+        ("12.8", None),
+        ("13.0", None),
+        ("12.4", "needs 1 GPU with CUDA 12.8; the driver of host h1 runs up to 12.4"),
+        ("", "needs 1 GPU with CUDA 12.8; the driver of host h1 does not say what it runs"),
+    ],
+)
+def test_cuda_of_the_host_is_at_least_what_is_wanted(cuda: str, why: str | None) -> None:
+    needs = Needs(gpus=1, cuda="12.8")
+
+    plan = decide(snapshot(endpoint(queued=1, needs=needs), hosts=[host(gpus=["GPU-1"], cuda=cuda)]))
+
+    assert [start.gpu_uuids for start in plan.starts] == ([("GPU-1",)] if why is None else [])
+    assert [(s.condition.code, s.condition.detail) for s in plan.states] == (
+        [] if why is None else [("NO_GPU", why)]
+    )
+
+
 def test_hosts_unknown_is_not_no_host() -> None:
     plan = decide(snapshot(endpoint(queued=1), hosts=Unknown("timeout")))
 

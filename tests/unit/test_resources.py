@@ -14,6 +14,7 @@ from flashq.model.resources import (
     GpuRequest,
     GpuType,
     ServerlessScalerType,
+    cuda_suffices,
     parse_cpu,
     parse_gpu,
 )
@@ -50,6 +51,7 @@ def test_every_model_is_in_exactly_one_group() -> None:
         ("any", ()),
         ("ANY", ()),
         ([GpuGroup.ANY, GpuType.NVIDIA_L4], ()),
+        (["any", "any"], ()),
         (GpuGroup.AMPERE_80, A100S),
         ("ampere_80", A100S),
         (GpuType.NVIDIA_H200, ("NVIDIA H200",)),
@@ -93,13 +95,63 @@ def test_gpu_refuses_words_that_name_no_model(given: str) -> None:
         parse_gpu(given)
 
 
-def test_a_request_accepts_by_product_name_without_case() -> None:
-    assert GpuRequest().any
-    assert GpuRequest().accepts("Tesla T4")
-    only = parse_gpu("H200")
-    assert not only.any
-    assert only.accepts("nvidia h200")
-    assert not only.accepts("NVIDIA H200 NVL")
+@pytest.mark.parametrize(
+    ("wanted", "product", "rank"),
+    [
+        (None, "Tesla T4", 0),
+        ("any", "NVIDIA GeForce GTX 1080 Ti", 0),
+        # What Flash names is matched to the letter, but for case and the older drivers' names.
+        (GpuType.NVIDIA_GEFORCE_RTX_4090, "NVIDIA GeForce RTX 4090", 0),
+        (GpuType.NVIDIA_GEFORCE_RTX_4090, "GeForce RTX 4090", 0),
+        (GpuType.NVIDIA_GEFORCE_RTX_4090, "NVIDIA GeForce RTX 4090 D", None),
+        (GpuType.NVIDIA_GEFORCE_RTX_4090, "NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        (GpuType.NVIDIA_GEFORCE_RTX_3090, "NVIDIA GeForce RTX 3090 Ti", None),
+        (GpuType.NVIDIA_A100_SXM4_80GB, "NVIDIA A100-SXM4-80GB", 0),
+        (GpuType.NVIDIA_A100_SXM4_80GB, "NVIDIA A100-SXM4-40GB", None),
+        (GpuType.NVIDIA_H100_80GB_HBM3, "NVIDIA H100 80GB HBM3", 0),
+        (GpuType.NVIDIA_H100_80GB_HBM3, "NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        (GpuType.NVIDIA_L4, "NVIDIA L40S", None),
+        ("H200", "nvidia h200", 0),
+        ("H200", "NVIDIA H200 NVL", None),
+        (GpuGroup.ADA_48_PRO, "NVIDIA L40S", 2),
+        (GpuGroup.ADA_80_PRO, "NVIDIA H100 PCIe", 0),
+        (GpuGroup.ADA_80_PRO, "NVIDIA H100 80GB HBM3", 1),
+        (GpuGroup.AMPERE_80, "NVIDIA A100 80GB PCIe", 0),
+        (GpuGroup.AMPERE_80, "NVIDIA A40", None),
+        # Other makes: their name stands for every form and memory size of the model, and for no other model.
+        ("Tesla V100", "Tesla V100-SXM2-16GB", 0),
+        ("Tesla V100", "Tesla V100-PCIE-32GB", 0),
+        ("Tesla V100-SXM2-16GB", "Tesla V100-SXM2-32GB", None),
+        ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-40GB", 0),
+        ("NVIDIA A10", "NVIDIA A10G", None),
+        ("NVIDIA A30", "NVIDIA A30 MIG 1g.6gb", None),
+        ("NVIDIA GeForce RTX 3060", "NVIDIA GeForce RTX 3060 Ti", None),
+        ("GeForce RTX 3060", "NVIDIA GeForce RTX 3060", 0),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", 0),
+        # A list is an order of preference.
+        (["NVIDIA_L4", GpuGroup.AMPERE_80, "Tesla T4"], "NVIDIA L4", 0),
+        (["NVIDIA_L4", GpuGroup.AMPERE_80, "Tesla T4"], "NVIDIA A100-SXM4-80GB", 2),
+        (["NVIDIA_L4", GpuGroup.AMPERE_80, "Tesla T4"], "Tesla T4", 3),
+        (["NVIDIA_L4", GpuGroup.AMPERE_80, "Tesla T4"], "NVIDIA H200", None),
+        (["H200", "any"], "NVIDIA H200", 0),
+        (["H200", "any"], "Quadro RTX 8000", 1),
+        (["H200", "any"], "", 1),
+        ("H200", "", None),
+    ],
+)
+def test_names_that_nvml_gives_are_ranked(wanted: object, product: str, rank: int | None) -> None:
+    assert parse_gpu(wanted).rank(product) == rank
+
+
+@pytest.mark.parametrize(
+    ("driver", "wanted", "enough"),
+    [
+        ("12.4", "", True), ("", "", True), ("12.4", "12.4", True), ("13.0", "12.8", True),
+        ("12.4", "12.8", False), ("9.2", "12.0", False), ("", "11.0", False),
+    ],
+)  # fmt: skip
+def test_cuda_of_a_driver_is_compared_as_a_version(driver: str, wanted: str, enough: bool) -> None:
+    assert cuda_suffices(driver, wanted) is enough
 
 
 @pytest.mark.parametrize("member", list(CpuInstanceType))

@@ -111,6 +111,7 @@ def test_every_default_may_be_written_out() -> None:
         ("system_dependencies", [], None),
         ("env", {"HF_HOME": "/x", "_A1": ""}, {"HF_HOME": "/x", "_A1": ""}),
         ("gpu_count", 8, 8),
+        ("min_cuda_version", "12.4", "12.4"),
         ("execution_timeout_ms", 1500, 1500),
         ("scaler_type", "queue_delay", "QUEUE_DELAY"),
         ("scaler_type", ServerlessScalerType.REQUEST_COUNT, "REQUEST_COUNT"),
@@ -195,6 +196,9 @@ WRONG: list[tuple[str, object, str]] = [
     ("env", {"PYTHONPATH": "/x"}, "set by the worker"),
     ("gpu_count", 0, "at least 1"),
     ("gpu_count", 1.0, "whole number"),
+    ("min_cuda_version", "12", "a version such as '12.4'"),
+    ("min_cuda_version", "12.4.1", "a version such as '12.4'"),
+    ("min_cuda_version", 12.4, "must be a string"),
     ("execution_timeout_ms", -1, "at least 0 milliseconds"),
     ("execution_timeout_ms", 1.5, "whole number of milliseconds"),
     ("execution_timeout_ms", 10**12, "at most 2592000000 milliseconds"),
@@ -249,7 +253,6 @@ UNSUPPORTED: list[tuple[str, object]] = [
     ("flashboot", False),
     ("image", "vllm/vllm-openai:latest"),
     ("template", object()),
-    ("min_cuda_version", "12.8"),
     ("batch", (8, 20)),
     ("hosts", {"zone": "eu"}),
     ("cron", "0 0 * * *"),
@@ -307,6 +310,8 @@ def test_a_cpu_endpoint_has_no_gpu_and_none_to_count() -> None:
     assert EndpointSpec(cpu="any").gpu is None
     with pytest.raises(SpecError, match="no GPUs to count"):
         EndpointSpec(cpu="any", gpu_count=2)
+    with pytest.raises(SpecError, match="runs without CUDA"):
+        EndpointSpec(cpu="any", min_cuda_version="12.4")
 
 
 def test_scaler_value_goes_with_a_scaler_type() -> None:
@@ -358,6 +363,8 @@ NEW_RESOURCES: list[dict[str, Any]] = [
     {"cpu": "any"},
     {"cpu": "cpu5c-1-2"},
     {"gpu_count": 2},
+    {"min_cuda_version": "12.4"},
+    {"gpu": ["H200", "any"]},
     {"max_concurrency": 2},
 ]
 NOTHING_REPLACED: list[dict[str, Any]] = [

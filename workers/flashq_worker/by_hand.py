@@ -10,6 +10,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from flashq.errors import ConfigurationError, EndpointNotFound
+from flashq.model.resources import GpuRequest, cuda_suffices
 from flashq.store.command import text
 from flashq_worker import inventory
 from flashq_worker.config import WorkerConfig
@@ -66,9 +67,14 @@ def serve(
 def _free_gpus(wanted: Mapping[str, Any] | None) -> tuple[str, ...]:
     if wanted is None:
         return ()
-    products = [name.casefold() for name in wanted["products"]]
+    request = GpuRequest(tuple(wanted["products"]), bool(wanted.get("others")))
     found = Gpus().sample()
-    suitable = [gpu for gpu in found.gpus if not products or gpu.name.casefold() in products]
+    if not cuda_suffices(found.cuda, wanted.get("cuda", "")):
+        raise ConfigurationError(
+            f"it wants CUDA {wanted['cuda']}; the driver here runs {found.cuda or 'none'}"
+        )
+    ranked = [(rank, gpu) for gpu in found.gpus if (rank := request.rank(gpu.name)) is not None]
+    suitable = [gpu for _, gpu in sorted(ranked, key=lambda it: it[0])]
     free = [gpu.uuid for gpu in suitable if not found.unfit([gpu.uuid])]
     if len(free) < wanted["count"]:
         names = ", ".join(wanted["products"]) or "any"
