@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 _ANSWERS = {**answers_jobs.ANSWERS, **answers_workers.ANSWERS}
 
 
-def state_problems(view: View, capacity: int, *, restarts: bool = False) -> Iterator[str]:
-    """What is wrong with a state. `capacity`: how many jobs a worker runs at once; `restarts`: there may have been
-    some, whose runs are counted as attempts only."""
+def state_problems(view: View, capacity: int) -> Iterator[str]:
+    """What is wrong with a state. `capacity`: how many jobs a worker runs at once."""
     yield from snapshot.faults(view.snapshot, held=True)
     yield from (f"leak {what}" for what in snapshot.leaks(view.snapshot))
     for worker in view.alive:
@@ -38,8 +37,6 @@ def state_problems(view: View, capacity: int, *, restarts: bool = False) -> Iter
     listed = {name.removeprefix("rq:worker:") for name in view.held("rq_workers", "")}
     if not listed <= set(view.alive):
         yield f"leak RQ's list of workers has {listed}, alive are {set(view.alive)}"
-    for job in view.jobs:
-        yield from _job_problems(view, job, restarts)
 
 
 def _job_problems(view: View, job: str, restarts: bool) -> Iterator[str]:
@@ -64,14 +61,20 @@ def _job_problems(view: View, job: str, restarts: bool) -> Iterator[str]:
         yield f"I5 {job} may run once, is {state}, and has {attempts} attempts"
 
 
-def step_problems(action: Action, tried: Tried, before: View, after: View) -> Iterator[str]:
-    """What is wrong with what an action did."""
+def step_problems(
+    action: Action, tried: Tried, before: View, after: View, *, restarts: bool = False
+) -> Iterator[str]:
+    """What is wrong with what an action did. `restarts`: there may have been some, whose runs are counted as attempts
+    only."""
     if action.facts.get("deposed"):
         yield from _deposed(action, tried, before, after)
         return
     if tried.error:
         yield f"answer an error: {tried.error}"
         return
+    for job in after.jobs:
+        if after.jobs[job] != before.jobs.get(job):
+            yield from _job_problems(after, job, restarts)
     if action.script not in ("work", "wait"):
         if "expired" not in action.facts:
             yield from snapshot.missteps(action.script, before.snapshot, after.snapshot)

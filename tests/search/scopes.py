@@ -28,14 +28,19 @@ PLAINLY = ALWAYS_THERE | NO_STRANGERS | NO_BELLS
 
 @dataclass(frozen=True)
 class Scope:
-    """`letters`: names in alphabet.py. `restarts`: runs may end by a restart, which counts the attempt and no loss."""
+    """`letters`: names in alphabet.py. `restarts`: runs may end by a restart, which counts the attempt and no loss.
+
+    `every_time`: searched by `make test`; the others take longer, and are for `make verify`.
+    """
 
     name: str
+    about: str
     cast: Cast
     letters: str
     blind: frozenset[str] = PLAINLY
     before: tuple[Step, ...] = field(default=(a.registration("r1"),))
     restarts: bool = False
+    every_time: bool = False
 
     def actions(self, view: View) -> list[Action]:
         """Everything that may be done in this state."""
@@ -53,108 +58,125 @@ class Scope:
 
 
 PAIR = Cast(JOBS[:2], WORKERS)
+TRIPLE = Cast(JOBS, WORKERS, most_losses=1)
 
 SCOPES = (
-    # How a run ends: by its worker, by its loss, by its caller.
     Scope(
         "outcomes",
+        "how a run ends: by its worker, by its loss, by its caller",
         PAIR,
         "submit join claim_only claim_and_start start finish release crash cancel leave renew lapse reap",
+        every_time=True,
     ),
-    # What may run once, beside what may run again.
     Scope(
         "once",
+        "what may run once, beside what may run again",
         replace(PAIR, submissions=(a.PLAIN, a.ONCE)),
         "submit join claim_only start finish crash release give_back leave lapse reap",
+        every_time=True,
     ),
-    # A user's exception: tried again at once, or later.
     Scope(
         "retries",
+        "a user's exception: tried again at once, or later",
         replace(PAIR, most_losses=1),
         "submit join claim_and_start finish fail retry_now retry_later cancel crash lapse reap",
+        every_time=True,
     ),
-    # Every end, and what comes after: the next generation, or nothing.
     Scope(
         "ends",
+        "every end, and what comes after: the next generation, or nothing",
         replace(PAIR, most_losses=1),
         "submit join claim_and_start finish fail stop time_out cancel requeue delete expire_result watch"
         " requeue_failed purge_failed lapse reap",
+        every_time=True,
     ),
     Scope(
         "delays",
+        "jobs for later, with and without a ttl",
         replace(PAIR, submissions=(a.DELAYED, a.LATER_TIMED)),
         "submit join claim_only start release cancel purge lapse reap",
     ),
     Scope(
         "ttls",
+        "ttls of a job's own and of its endpoint",
         replace(PAIR, submissions=(a.TIMED, a.QUEUE_TIMED)),
         "submit join claim_only start release requeue fail_waiting lapse reap",
     ),
-    # Claimed while its ttl ends, and given back unbegun, behind what has none.
     Scope(
         "unbegun",
+        "claimed while its ttl ends, given back unbegun, behind what has no ttl",
         replace(PAIR, submissions=(a.PLAIN, a.TIMED)),
         "submit join claim_only renew release lapse reap",
     ),
-    # Jobs that come with the ring of a bell.
     Scope(
         "bells",
+        "jobs that come with the ring of a bell",
         replace(PAIR, takes=True),
         "submit join claim_only claim_again start finish hear recover leave lapse",
         ALWAYS_THERE | NO_STRANGERS,
+        every_time=True,
     ),
-    # Workers that are told to go, and orders for new ones.
     Scope(
         "drains",
+        "workers that are told to go, and orders for new ones, also by who led before",
         PAIR,
         "submit join claim_and_start finish join_late order drain drain_busy drain_deposed leave lapse",
         ALWAYS_THERE | NO_STRANGERS | {"bell"},
         before=(a.registration("r1"), *a.LEADERS),
     ),
-    # A worker's step, with places for two.
-    Scope("steps", replace(PAIR, capacity=2), "submit join claim_only advance cancel lapse"),
-    # Everybody away, and a clock that jumps.
+    Scope(
+        "steps",
+        "a worker's step (ends, begins and claims at once), with places for two",
+        replace(PAIR, capacity=2),
+        "submit join claim_only advance cancel lapse",
+    ),
     Scope(
         "silence",
+        "everybody away, and a clock that jumps",
         PAIR,
         "submit join claim_only renew gap set_back lapse reap",
         NO_STRANGERS | NO_BELLS,
+        every_time=True,
     ),
-    # The private broker starts again; jobs of before are set aside and come back.
     Scope(
         "restarts",
+        "the private broker starts again under runs",
         replace(PAIR, submissions=(a.PLAIN, a.ONCE)),
         "submit join claim_only claim_and_start finish restart cancel lapse reap",
         restarts=True,
     ),
     Scope(
         "held",
+        "jobs of before are set aside and come back",
         replace(PAIR, submissions=(a.PLAIN, a.DELAYED, a.TIMED, a.HIGH)),
         "submit hold unhold cancel requeue purge delete lapse reap",
         ALWAYS_THERE | NO_BELLS,
     ),
-    # Idempotency keys, bounds, and callers that come late.
     Scope(
         "keys",
+        "idempotency keys, bounds, callers that come late, an endpoint that goes and comes",
         replace(PAIR, submissions=(a.KEYED, a.KEYED_ELSE, a.BOUNDED), most_losses=1),
         "submit submit_late join claim_and_start finish cancel requeue delete expire_result forget_key undeploy deploy"
         " lapse reap",
     ),
     Scope(
         "pauses",
+        "pause and resume, and an endpoint that goes and comes",
         replace(PAIR, takes=True),
         "submit pause join claim_only hear release undeploy deploy lapse",
         ALWAYS_THERE | NO_STRANGERS,
+        every_time=True,
     ),
-    # Queues beside the endpoint's own: of another priority, of an older revision.
     Scope(
         "priorities",
+        "queues beside the endpoint's own, of another priority",
         replace(PAIR, submissions=(a.PLAIN, a.HIGH, a.HIGH_DELAYED)),
         "submit join claim_only release finish cancel delete lapse reap",
         ALWAYS_THERE | NO_BELLS,
     ),
     Scope(
         "revisions",
+        "a queue of an older revision beside the newest",
         replace(PAIR, submissions=(a.PLAIN, a.OLD)),
         "submit join claim_only finish purge delete lapse reap",
         ALWAYS_THERE | NO_BELLS,
@@ -162,7 +184,48 @@ SCOPES = (
     ),
 )
 
+#: With three jobs the alphabets are smaller, and one loss ends a job.
+LARGE = (
+    Scope(
+        "three run",
+        "runs that end well, by their loss, or by their caller",
+        TRIPLE,
+        "submit join claim_and_start finish crash cancel lapse reap",
+    ),
+    Scope(
+        "three come back",
+        "claims that are given back, renewed, or end with their worker",
+        TRIPLE,
+        "submit join claim_only release renew leave lapse",
+    ),
+    Scope(
+        "three try again",
+        "retries at once and later",
+        TRIPLE,
+        "submit join claim_and_start finish retry_now retry_later lapse",
+    ),
+    Scope(
+        "three begin anew",
+        "ends, and the next generation",
+        TRIPLE,
+        "submit join claim_and_start finish fail cancel requeue delete lapse",
+    ),
+    Scope(
+        "three ring",
+        "jobs that come with the ring of a bell, while endpoints are paused",
+        replace(TRIPLE, takes=True),
+        "submit pause join claim_only hear leave lapse",
+        ALWAYS_THERE | NO_STRANGERS,
+    ),
+    Scope(
+        "three expire",
+        "jobs of the endpoint's ttl, of their own, and without one",
+        replace(TRIPLE, submissions=(a.PLAIN, a.TIMED, a.QUEUE_TIMED)),
+        "submit join claim_only release lapse reap",
+    ),
+)
+
 
 def scope(name: str) -> Scope:
     """The scope of this name."""
-    return next(scope for scope in SCOPES if scope.name == name)
+    return next(scope for scope in (*SCOPES, *LARGE) if scope.name == name)

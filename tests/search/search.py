@@ -113,7 +113,7 @@ class Search:
 
     def _judged(self, number: int, state: Frozen, view: View, action: Action, outcome: Tried) -> None:
         after = changed(view, outcome.change, outcome.now_ms)
-        problems = list(judge.step_problems(action, outcome, view, after))
+        problems = list(judge.step_problems(action, outcome, view, after, restarts=self.scope.restarts))
         if action.again and outcome.again:
             twice = changed(after, outcome.again, outcome.now_ms)
             problems += judge.again_problems(action, after, twice)
@@ -125,7 +125,7 @@ class Search:
 
     def _healed(self, number: int, view: View, action: Action, outcome: Tried) -> None:
         after = changed(view, outcome.change, outcome.now_ms)
-        if problems := list(judge.step_problems(action, outcome, view, after)):
+        if problems := list(judge.step_problems(action, outcome, view, after, restarts=self.scope.restarts)):
             self._report(number, action.label, problems)
         if action.script == "work":
             self.graph.heals(number)
@@ -144,9 +144,7 @@ class Search:
     def _add(self, key: bytes, state: Frozen, view: View, parent: int, label: str) -> None:
         number = self._ids[key] = self.graph.add(key, parent, label)
         self._frontier.append((number, state))
-        if problems := list(
-            judge.state_problems(view, self.scope.cast.capacity, restarts=self.scope.restarts)
-        ):
+        if problems := list(judge.state_problems(view, self.scope.cast.capacity)):
             self._report(number, "", problems)
 
     def _report(self, number: int, label: str, problems: list[str]) -> None:
