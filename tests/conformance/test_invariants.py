@@ -24,16 +24,18 @@ from hypothesis.stateful import (
 )
 
 from flashq.model.lifecycle import LEASED, TERMINAL, JobState
+from flashq.store import held as set_aside
 from flashq.store.records import Settlement
 from flashq.store.replies import handed_over
 from tests.conformance import snapshot
+from tests.conformance.test_strangers import stock_sets
 from tests.conformance.world import EP, LEASE_MS, World
 
 if TYPE_CHECKING:
     from flashq.store.broker import Broker
 
 MOST_JOBS = 5
-EXAMPLES = 8
+EXAMPLES = 40
 Lease = tuple[str, int]
 
 
@@ -49,9 +51,11 @@ class Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.broker.execute("FLUSHALL")
         self.world = World(self.broker)
+        self.world.held = True
         self.world.register()
         self.submitted: list[str] = []
         self.joined = 0
+        self.steps = 0
         self.set_back_ms = 0
         self.paused = False
         self.outcomes: dict[tuple[str, str], bytes] = {}
@@ -109,6 +113,10 @@ class Machine(RuleBasedStateMachine):
     def purge(self) -> None:
         self.world.run(self.world.t.purge(EP))
 
+    @rule()
+    def fail_waiting(self) -> None:
+        self.world.run(self.world.t.fail_waiting(EP, "r1", "it does not load"))
+
     @rule(requeue=st.booleans(), reason=st.sampled_from(["", "lost", "lost_once"]))
     def act_on_failed(self, requeue: bool, reason: str) -> None:
         transitions = self.world.t
@@ -149,6 +157,27 @@ class Machine(RuleBasedStateMachine):
         answer = self.world.claim_as(worker, count=count, start=start)
         assert not (self.paused and answer.jobs)
         return multiple(*[(row.job, row.fence) for row in answer.jobs])
+
+    @rule(
+        target=leases,
+        worker=workers,
+        done=st.lists(leases, max_size=2, unique=True),
+        began=st.lists(leases, max_size=2, unique=True),
+        count=st.integers(0, 2),
+    )
+    def step(self, worker: str, done: list[Lease], began: list[Lease], count: int) -> MultipleResults[Lease]:
+        self.steps += 1
+        ends = [Settlement(job, fence, "finished", outcome=b"step") for job, fence in done]
+        terms = {"count": count, "lease_ms": LEASE_MS, "start": 0, "holding": 0, "room": count}
+        begin = [(job, fence, 5) for job, fence in began]
+        answer = self.world.run(
+            self.world.t.advance(EP, worker, f"step {self.steps}", done=ends, begin=begin, **terms)
+        )
+        for (job, fence), said in zip(done, answer.finished, strict=True):
+            assert said != "ok" or self.world.job(job)["fq_done"] == str(fence)
+        assert len(answer.claim.jobs) <= count
+        assert not (self.paused and answer.claim.jobs)
+        return multiple(*[(row.job, row.fence) for row in answer.claim.jobs])
 
     @rule(lease=leases)
     def start(self, lease: Lease) -> None:
@@ -207,6 +236,33 @@ class Machine(RuleBasedStateMachine):
     def drain(self, worker: str, force: bool) -> None:
         self.world.run(self.world.t.drain(EP, worker, "surplus", force=force))
 
+    # -- others --------------------------------------------------------------------------------------
+    @rule(held=st.booleans())
+    def hold(self, held: bool) -> None:
+        if held:
+            self.world.run(set_aside.hold(self.world.keys, EP))
+        else:
+            self.world.run(set_aside.unhold(self.world.keys, EP))
+
+    @rule()
+    def restart(self) -> None:
+        self.world.run(set_aside.restart(self.world.keys, EP))
+        assert not [job for job in self.submitted if self.state(job) in LEASED]
+
+    @rule(job=jobs, status=st.sampled_from(["failed", "canceled"]))
+    def meddle(self, job: str, status: str) -> None:
+        """A stock tool of RQ ends a job that waits in line; reapers take it back, or end it as one of ours."""
+        origin = self.world.job(job).get("origin", "")
+        if job not in self.world.listed("queue", origin):
+            return
+        with self.world.tampering():
+            stock_sets(self.world, job, status, status)
+            self.world.pass_ms(6000)
+            self.world.reap(again=False)  # what is taken back past its ttl ends with the next
+        self.world.reap()
+        assert self.world.job(job)["status"] != "failed" or self.state(job) in TERMINAL
+        assert status != "canceled" or self.state(job) in TERMINAL
+
     # -- time ----------------------------------------------------------------------------------------
     @rule(ms=st.sampled_from([0, 1, 1000, 3000, 7000, LEASE_MS, -60_000]))
     def reap_later(self, ms: int) -> None:
@@ -234,6 +290,7 @@ class Machine(RuleBasedStateMachine):
             return
         world = self.world
         world.run(world.t.resume(EP))
+        world.run(set_aside.unhold(world.keys, EP))
         for round_ in range(60 + self.set_back_ms // 4000):  # what is due at a time waits for that time
             if all(self.state(job) in {*TERMINAL, None} for job in self.submitted):
                 break
