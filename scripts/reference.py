@@ -24,6 +24,7 @@ from scripts import (
     reference_tables,
     reference_verify,
     results_table,
+    search_table,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **recovery_tables.TABLES,
     **reference_verify.TABLES,
     **chaos_table.TABLES,
+    **search_table.TABLES,
 }
 _PLACE = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from benchmarks.about import about
+from flashq.store.scripts import library
 from tests.rig import BrokerServer
 from tests.search.scopes import LARGE, SCOPES, scope
 from tests.search.search import Found, Search
@@ -43,18 +43,13 @@ def main() -> int:
 def _write(file: Path, found: Found) -> None:
     results: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
     results[found.scope] = {
-        "about": {**about(f"python -m tests.search '{found.scope}'"), "commit": _commit()},
+        "about": {**about("python -m tests.search"), "scripts": library().name},
         "states": found.states,
         "transitions": found.transitions,
         "depth": found.deepest,
         "took_s": round(found.took_s, 1),
     }
     file.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", "utf-8")
-
-
-def _commit() -> str:
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":
