@@ -21,7 +21,6 @@ _HEADINGS = (
     "transitions",
     "depth",
     "s",
-    "commit",
     "searched by",
 )
 
@@ -42,7 +41,7 @@ def scopes_table(file: Path = FILE) -> str:
                 "`make test`" if scope.every_time else "`make verify`",
             )
         )
-    heads = [result["about"] for result in results.values()]
+    heads = [results[scope.name]["about"] for scope in (*SCOPES, *LARGE)]
     ran = {f"{head['date'][:10]}, the scripts {head['scripts']}, {head['machine']}" for head in heads}
     rows = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     return f"{rows}\n\n`python -m tests.search --output …`: {'; '.join(sorted(ran))}, beside other work\n"
