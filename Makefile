@@ -32,7 +32,7 @@ test: $(STAMP) ## The tests (ARGS=… are passed on)
 test-engines: $(STAMP) ## The tests that need container engines and other heavy services
 	$(BIN)/python -m pytest -m engines $(ARGS)
 
-verify: $(STAMP) ## The model search: every order of commands on the shipped scripts, and mutants of them (ARGS=… are passed on)
+verify: $(STAMP) ## The parts of the model search that `make test` leaves out: 15 minutes (ARGS=… are passed on)
 	$(BIN)/python -m pytest -n $(PROCESSES) -m verify tests/search $(ARGS)
 
 chaos: $(STAMP) ## The tests that take many minutes, then long campaigns of faults (CAMPAIGN=… are passed on to these)
