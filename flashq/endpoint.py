@@ -54,7 +54,7 @@ class Endpoint:
             dependencies: Sequence[str] | None = None,
             system_dependencies: Sequence[str] | None = None,
             accelerate_downloads: bool = True,
-            volume: Any = None,
+            volume: str | None = None,
             datacenter: Any = None,
             env: Mapping[str, str] | None = None,
             gpu_count: int = 1,

@@ -205,8 +205,10 @@ ATTACKS = (
     ),
     Attack(
         attack="commands and options as `system_dependencies`",
-        becomes="flashq installs none of them.",
+        becomes="Refused when the endpoint is made, and again on the host, which asks dpkg or rpm for names alone; "
+        "flashq installs none.",
         tests=(
+            "integration/test_host_offers.py::test_nothing_but_names_reaches_the_package_manager",
             "unit/test_spec.py::test_a_wrong_value_is_refused_with_the_parameters_name_and_what_is_allowed",
         ),
     ),

@@ -6,6 +6,7 @@ DEFAULTS = {
     "name": "the function's name",
     "gpu": "any GPU, unless `cpu` is given",
     "dependencies": "none",
+    "system_dependencies": "none",
     "env": "none",
     "python_version": "the caller's",
     "retries": "`0`",
@@ -21,7 +22,11 @@ PARAMETERS = {
     "idle_timeout": "Seconds that a worker above `min` stays without a job. At most 30 days.",
     "dependencies": "Requirements (PEP 508) by name and version. Installed by uv into an environment that only this set"
     " of requirements and Python shares. Options, URLs and paths are refused.",
+    "system_dependencies": "Names of system packages (dpkg's or rpm's) that a host has to have; flashq installs none. A"
+    " host that lacks one gets no worker, and the endpoint is throttled with its name.",
     "accelerate_downloads": "`True` only: uv downloads in parallel.",
+    "volume": "A folder by its path, the same on each host: of its disk, or where a share is mounted. A host that lacks"
+    " it gets no worker. The function finds the path in `FLASHQ_VOLUME`, too.",
     "env": "Environment variables of the function's process, as a dict of strings. Encrypted in the broker, in no"
     " digest, shown as `***`.",
     "gpu_count": "GPUs that each worker holds, all on one host, and of one model where enough of one are free."
@@ -193,6 +198,8 @@ OBSTACLES = {
     "HOST_MEMORY": "Not enough memory left.",
     "FOREIGN_MEMORY": "The GPUs that would do are in use by other programs.",
     "NO_GPU": "No GPU that would do is free, or there is none.",
+    "NO_PYTHON": "No host has the Python version; those there are, are named.",
+    "LACKING": "The host lacks a system package or the folder of `volume`; it says so until that is there.",
     "BACKOFF": "Starts failed; the next one is tried later.",
     "GIVEN_UP": "Starts have failed for 7 days; none is tried until the endpoint is registered anew.",
     "QUEUE_SOON_EMPTY": "By the estimates the queue will be empty before a new worker could help.",

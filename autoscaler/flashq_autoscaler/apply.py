@@ -100,6 +100,7 @@ class Applier:
             gpu_uuids=start.gpu_uuids,
             cpus=start.cpus,
             memory_bytes=start.memory_bytes,
+            requires=start.requires,
         )
         return self._transitions.order(
             start.endpoint,

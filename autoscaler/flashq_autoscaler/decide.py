@@ -131,6 +131,7 @@ def _grant(
                 memory_bytes=place.memory_bytes,
                 ordinal=live[endpoint.name],
                 reason=wish.reason,
+                requires=endpoint.needs.requires,
             )
         )
     for refused in refusals.values():

@@ -30,9 +30,11 @@ _NEARNESS: dict[ThrottleCode, int] = {
     "NO_HOST": 0,
     "NO_GPU": 1,
     "FOREIGN_MEMORY": 2,
-    "QUOTA": 3,
-    "NO_CPU": 4,
-    "HOST_MEMORY": 5,
+    "NO_PYTHON": 3,
+    "LACKING": 4,
+    "QUOTA": 5,
+    "NO_CPU": 6,
+    "HOST_MEMORY": 7,
 }
 
 
@@ -175,6 +177,10 @@ class Ledger:
             sound = (gpu for gpu in room.host.gpus if not gpu.fault)
             present = [gpu for gpu in _suitable(sound, needs) if gpu.uuid not in self._holders]
             return "FOREIGN_MEMORY" if len(present) >= needs.gpus else "NO_GPU"
+        if needs.python and room.host.pythons and needs.python not in room.host.pythons:
+            return "NO_PYTHON"
+        if _lacking(room.host, needs):
+            return "LACKING"
         if room.slots < 1:
             return "QUOTA"
         if needs.cpus > room.cpus + 1e-9:
@@ -203,6 +209,10 @@ class Ledger:
         host = room.host
         if code in ("NO_GPU", "FOREIGN_MEMORY"):
             return self._explain_gpus(host, needs)
+        if code == "NO_PYTHON":
+            return f"needs Python {needs.python}; host {host.id} has {', '.join(host.pythons)}"
+        if code == "LACKING":
+            return f"host {host.id} lacks {'; '.join(_lacking(host, needs))}"
         if code == "QUOTA":
             return f"host {host.id} runs {room.workers} workers of at most {host.slots}"
         if code == "NO_CPU":
@@ -251,6 +261,12 @@ def _room(host: HostView, now: float) -> _Room:
         slots=math.inf if host.slots is None else host.slots,
         late=now > host.beat_at + host.lease_s * _LATE,
     )
+
+
+def _lacking(host: HostView, needs: Needs) -> list[str]:
+    """What is required and known to be missing there, with why."""
+    lacks = dict(host.lacks)
+    return [f"{what} ({lacks[what]})" for what in needs.requires if what in lacks]
 
 
 def _on_cpu(room: _Room, needs: Needs) -> bool:

@@ -24,6 +24,8 @@ class Start:
     ordinal: int
     """It becomes the endpoint's `ordinal`-th live worker: a start is void where that many live already."""
     reason: str
+    requires: tuple[str, ...] = ()
+    """What the host has to have beside (see `Needs.requires`)."""
 
 
 @dataclass(frozen=True, slots=True)

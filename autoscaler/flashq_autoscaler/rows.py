@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+from flashq.model.host_command import required
 from flashq_autoscaler.views import (
     Condition,
     EndpointView,
@@ -40,7 +41,7 @@ def endpoint_view(
     """An endpoint from its record and queue. Raises ValueError where the record cannot be read."""
     record, now_ms = seen.record, seen.now_ms
     try:
-        scaling, resources = _settings(record["scaling"], record["spec"])
+        scaling, resources, python = _settings(record["scaling"], record["spec"])
         failures = counted_failures(record)
         return EndpointView(
             name=name,
@@ -58,7 +59,7 @@ def endpoint_view(
             scaler_type=scaling["scaler_type"],
             scaler_value=_finite(scaling["scaler_value"]),
             concurrency=int(resources["concurrency"]),
-            needs=needs(resources),
+            needs=replace(needs(resources), python=python),
             paused=record.get("paused") == "1",
             failures=failures,
             first_failure_at=_seconds(record.get("first_failed_at")) if failures else None,
@@ -72,9 +73,11 @@ def endpoint_view(
 
 
 @lru_cache(maxsize=1024)
-def _settings(scaling: str, spec: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """`scaling` and `resources` of an endpoint; read anew only when they have changed."""
-    return json.loads(scaling), json.loads(spec)["resources"]
+def _settings(scaling: str, spec: str) -> tuple[Mapping[str, Any], Mapping[str, Any], str]:
+    """`scaling`, `resources` and the Python version of an endpoint; read anew only when they have changed."""
+    read = json.loads(spec)
+    python = (read.get("environment") or {}).get("python", "")
+    return json.loads(scaling), read["resources"], str(python)
 
 
 def counted_failures(record: Mapping[str, str]) -> int:
@@ -90,16 +93,19 @@ def counted_failures(record: Mapping[str, str]) -> int:
 def needs(resources: Mapping[str, Any]) -> Needs:
     """What one worker takes of a host, from the spec's `resources`."""
     gpu, cpu = resources.get("gpu"), resources.get("cpu")
+    requires = required(resources)
     if gpu is not None:
         return Needs(
             gpus=int(gpu["count"]),
             gpu_models=tuple(gpu["products"]),
             gpu_others=bool(gpu.get("others")),
             cuda=str(gpu.get("cuda", "")),
+            requires=requires,
         )
     if cpu is not None:
-        return Needs(cpus=_finite(cpu["cores"] or 0), memory_bytes=int(cpu["memory_gib"] or 0) << 30)
-    return Needs()
+        cores, gib = _finite(cpu["cores"] or 0), int(cpu["memory_gib"] or 0)
+        return Needs(cpus=cores, memory_bytes=gib << 30, requires=requires)
+    return Needs(requires=requires)
 
 
 def worker_view(row: WorkerRow, endpoint: str, now: float, *, current: str | None) -> WorkerView:
@@ -148,6 +154,10 @@ def host_view(host: str, fields: Mapping[str, str], expires_ms: float) -> HostVi
             cuda=fields.get("cuda", ""),
             fallback_cpu=fields.get("fallback_cpu") == "1",
             draining=fields.get("draining") == "1",
+            pythons=tuple(python for python in fields.get("pythons", "").split(",") if python),
+            lacks=tuple(
+                (str(what), str(why)) for what, why in json.loads(fields.get("lacks") or "{}").items()
+            ),
             slots=int(fields["slots"]) if fields.get("slots") else None,
         )
     except (KeyError, TypeError, AttributeError, OverflowError) as error:

@@ -12,7 +12,9 @@ from typing import Literal
 
 WorkerState = Literal["initializing", "idle", "running", "throttled", "outdated", "unhealthy"]
 ScalerType = Literal["QUEUE_DELAY", "REQUEST_COUNT"]
-ThrottleCode = Literal["NO_HOST", "QUOTA", "NO_CPU", "HOST_MEMORY", "FOREIGN_MEMORY", "NO_GPU"]
+ThrottleCode = Literal[
+    "NO_HOST", "QUOTA", "NO_CPU", "HOST_MEMORY", "FOREIGN_MEMORY", "NO_GPU", "NO_PYTHON", "LACKING"
+]
 UnhealthyCode = Literal["BACKOFF", "GIVEN_UP"]
 WithheldCode = Literal["QUEUE_SOON_EMPTY", "QUEUE_DELAY"]
 
@@ -37,6 +39,10 @@ class Needs:
     """Any other model will do after those."""
     cuda: str = ""
     """The oldest CUDA that the driver must run, as "12.4"; empty: any."""
+    python: str = ""
+    """The version of Python ("3.11"); empty: any."""
+    requires: tuple[str, ...] = ()
+    """What a host has to have beside: "package NAME", "folder PATH"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +182,10 @@ class HostView:
     """Having no GPU at all, it runs `gpu=` endpoints on the CPU."""
     draining: bool = False
     """It starts nothing more."""
+    pythons: tuple[str, ...] = ()
+    """Versions of Python that it has; empty: it does not say."""
+    lacks: tuple[tuple[str, str], ...] = ()
+    """What was required of it and is not there (see `Needs.requires`), and why."""
     slots: int | None = None
     """Workers it runs at once, at most; None: not limited."""
 

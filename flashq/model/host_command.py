@@ -6,11 +6,14 @@ The envelope around it says for which host it is, from when until when; a reader
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgpack
 
 from flashq.errors import MalformedEnvelope
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAX_BYTES = 64 * 1024
 
@@ -28,6 +31,8 @@ class StartWorker:
     """The GPUs it is bound to; empty: it sees none."""
     cpus: float = 0.0
     memory_bytes: int = 0
+    requires: tuple[str, ...] = ()
+    """What the host has to have beside: "package NAME", "folder PATH"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,20 @@ _KINDS: dict[str, type[StartWorker] | type[KillWorker]] = {"start": StartWorker,
 _NUMBERS = ("cpus", "memory_bytes")
 
 
+def required(resources: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a spec's `resources` require of a host beside cores, memory and GPUs, as `StartWorker.requires` says it."""
+    packages = tuple(f"package {name}" for name in resources.get("packages") or ())
+    volume = resources.get("volume")
+    return (*packages, f"folder {volume}") if volume else packages
+
+
 def pack(command: HostCommand) -> bytes:
     """The payload of a command's envelope."""
     name = next(name for name, kind in _KINDS.items() if isinstance(command, kind))
-    return bytes(msgpack.packb({"op": name, **asdict(command)}))
+    fields = asdict(command)
+    if not fields.get("requires"):  # as before there was such a field
+        fields.pop("requires", None)
+    return bytes(msgpack.packb({"op": name, **fields}))
 
 
 def unpack(payload: bytes) -> HostCommand:
@@ -63,6 +78,10 @@ def _value(name: str, value: Any) -> Any:
     if name == "gpu_uuids":
         if not isinstance(value, list) or not all(isinstance(uuid, str) for uuid in value):
             raise TypeError("gpu_uuids must be a list of strings")
+        return tuple(value)
+    if name == "requires":
+        if not isinstance(value, list) or not all(isinstance(one, str) and len(one) < 1200 for one in value):
+            raise TypeError("requires must be a list of strings")
         return tuple(value)
     if name in _NUMBERS:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**63:

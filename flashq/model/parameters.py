@@ -151,6 +151,50 @@ def _requirement(item: object) -> str:
     return f"{packages}{requirement.specifier}{marker}"
 
 
+SYSTEM_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,127}")
+"""A package's name, to dpkg and rpm: no version, no architecture, no option."""
+_LONGEST_PATH = 1024
+
+
+def system_dependencies(value: object) -> tuple[str, ...]:
+    """Names of system packages that a host has to have, sorted and without repeats. They are not installed."""
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"must be a list of package names such as ['ffmpeg'], not {kind(value)}")
+    for item in value:
+        if not isinstance(item, str):
+            raise ValueError(f"must hold names of packages, not {kind(item)}")
+        if not SYSTEM_PACKAGE.fullmatch(item):
+            raise ValueError(
+                f"{item!r} is not a package's name such as 'ffmpeg' (no version, option or path): letters, digits,"
+                " '+', '.', '_' and '-', at most 128"
+            )
+    return tuple(sorted(set(value)))
+
+
+def volume(value: object) -> str | None:
+    """A folder that is at this place on each host that may run the endpoint: of its own disk, or a mounted share."""
+    if value is None or value == []:
+        return None
+    if not isinstance(value, str):
+        raise ValueError(
+            f"must be the path of a folder on the hosts, such as '/mnt/models', not {kind(value)}"
+        )
+    if "://" in value or re.match(r"[^/]+:", value):
+        raise ValueError(
+            "must be a path on the hosts; mount a share there, and give the place where it is mounted"
+        )
+    if not value.startswith("/"):
+        raise ValueError("must be an absolute path on the hosts, such as '/mnt/models'")
+    if len(value) > _LONGEST_PATH or not value.isprintable():
+        raise ValueError(f"must be at most {_LONGEST_PATH} printable characters")
+    parts = [part for part in value.split("/") if part not in ("", ".")]
+    if not parts or ".." in parts:
+        raise ValueError("must name a folder below '/', without '..'")
+    return "/" + "/".join(parts)
+
+
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OURS = ("FLASHQ_", "REDIS_", "RQ_")
 # Set by the worker for each job's process: a GPU is bound by them, or the interpreter started.

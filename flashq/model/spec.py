@@ -120,13 +120,9 @@ class EndpointSpec(_Parameters):
     workers: Annotated[tuple[int, int], _by(rules.workers)] = (0, 1)
     idle_timeout: Annotated[float, _by(rules.idle_timeout)] = 60
     dependencies: Annotated[tuple[str, ...], _by(rules.dependencies)] = ()
-    system_dependencies: Annotated[
-        None, _not_yet("system packages are not installed for you yet; install them on the hosts", [], ())
-    ] = None
+    system_dependencies: Annotated[tuple[str, ...], _by(rules.system_dependencies)] = ()
     accelerate_downloads: Annotated[bool, _by(rules.accelerate_downloads)] = True
-    volume: Annotated[
-        None, _not_yet("volumes are not mounted yet; use a path that exists on every host", [])
-    ] = None
+    volume: Annotated[str | None, _by(rules.volume)] = None
     datacenter: Annotated[None, _not_yet("hosts are not chosen by label yet", [])] = None
     env: Annotated[dict[str, str], _by(rules.env)] = Field(default_factory=dict, repr=False)
     gpu_count: Annotated[int, _by(rules.gpu_count)] = 1
@@ -227,11 +223,11 @@ def environment(spec: EndpointSpec) -> dict[str, Any]:
 
 
 def resources(spec: EndpointSpec) -> dict[str, Any]:
-    """What one worker takes of a host, and how many jobs it runs at once.
+    """What one worker needs of a host, and how many jobs it runs at once.
 
     Either `gpu` (`products`: NVML product names, empty for any; `count`; if they are asked for, `others`: any
     model after those, and `cuda`: the oldest version) or `cpu` (`instance`; `cores` and `memory_gib`, None where
-    not counted), and `concurrency`.
+    not counted), and `concurrency`; `packages` and `volume` where there are any.
     """
     needs: dict[str, Any] = {"concurrency": spec.max_concurrency}
     if spec.gpu is not None:
@@ -243,6 +239,10 @@ def resources(spec: EndpointSpec) -> dict[str, Any]:
     if spec.cpu is not None:
         cpu = spec.cpu
         needs["cpu"] = {"instance": cpu.instance, "cores": cpu.cores, "memory_gib": cpu.memory_gib}
+    if spec.system_dependencies:
+        needs["packages"] = list(spec.system_dependencies)
+    if spec.volume is not None:
+        needs["volume"] = spec.volume
     return needs
 
 
@@ -294,7 +294,7 @@ def resource_digest(spec: EndpointSpec) -> str:
 
 
 def needs_digest(spec: EndpointSpec) -> str:
-    """SHA-256 (hex) of the GPUs, or cores and memory, that a worker takes: one that took others cannot stand in."""
+    """SHA-256 (hex) of what a worker needs of its host: one that took something else cannot stand in."""
     return _digest("needs", {name: value for name, value in resources(spec).items() if name != "concurrency"})
 
 

@@ -69,6 +69,8 @@ class ListedHost:
     workers: int
     since: datetime | None
     state: str
+    pythons: list[str]  # versions it has: "3.11"
+    lacks: list[str]  # what endpoints require and it has not, with why
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,19 @@ def queue_names(broker: Broker, endpoints: Sequence[str]) -> dict[str, list[str]
 # -- endpoints and workers ---------------------------------------------------------------------------
 
 _ENDPOINT = ("revision", "scaling", "environment", "resources", "condition", "paused")
-_HOST = ("hostname", "cpus", "memory_bytes", "gpus", "gpu_faults", "driver", "cuda", "started_at", "draining")
+_HOST = (
+    "hostname",
+    "cpus",
+    "memory_bytes",
+    "gpus",
+    "gpu_faults",
+    "driver",
+    "cuda",
+    "started_at",
+    "draining",
+    "pythons",
+    "lacks",
+)
 _WORKER = ("fq_state", "fq_since", "fq_host", "hostname", "fq_env", "fq_drain", "pid")
 
 
@@ -269,6 +283,8 @@ def hosts(broker: Broker) -> list[ListedHost]:
                 workers=placed[name],
                 since=moment(fields["started_at"]),
                 state="silent" if silent_at[name] < at else state,
+                pythons=[python for python in fields["pythons"].split(",") if python],
+                lacks=[f"{what} ({why})" for what, why in written(fields["lacks"], dict).items()],
             )
         )
     return rows

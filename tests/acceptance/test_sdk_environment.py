@@ -25,6 +25,7 @@ from tests.acceptance.stage import (
     require_index,
     stage,
 )
+from tests.rig import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -326,6 +327,50 @@ def test_a_dependency_is_installed_once_and_only_for_its_endpoint(deployment: St
         return [name for name in ("redis", "rq", "pydantic", "pytest") if importlib.util.find_spec(name)]
 
     assert found.spawn().result(30) == []
+
+
+@pytest.mark.timeout(120)
+def test_a_volume_that_no_host_has_throttles_until_it_is_there(deployment: Stage, tmp_path: Path) -> None:
+    # Given an endpoint whose volume is a folder that is not there
+    volume = tmp_path / "volume"
+
+    @Endpoint(name="env-volume", cpu="any", volume=str(volume), system_dependencies=["no-such-package-0000"])
+    def unable() -> None: ...
+
+    @Endpoint(name="env-volume-alone", cpu="any", volume=str(volume))
+    def keep(text: str) -> str:
+        place = Path(os.environ["FLASHQ_VOLUME"])
+        (place / "kept").write_text(text)
+        return str(place)
+
+    # If both are called, expect each to be throttled, with the name of what is missing
+    jobs = unable.spawn(), keep.spawn("hello")
+
+    def reason(name: str) -> str:
+        return deployment.endpoint_field(name, "condition")
+
+    wait_until(lambda: "LACKING" in reason("env-volume"), 30)
+    assert "package no-such-package-0000" in reason("env-volume")
+    wait_until(lambda: f"lacks folder {volume}" in reason("env-volume-alone"), 30)
+
+    # If the folder is made, expect the endpoint that lacks nothing more to run, and to find it
+    volume.mkdir()
+    assert jobs[1].result(60) == str(volume)
+    assert (volume / "kept").read_text() == "hello"
+    assert not jobs[0].done
+    jobs[0].cancel()
+
+
+def test_model_caches_are_one_folder_of_the_host(deployment: Stage) -> None:
+    @Endpoint(name="env-models", cpu="any")
+    def caches() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name in ("HF_HOME", "TORCH_HOME")}
+
+    models = deployment.home / "models"
+    assert caches.spawn().result(30) == {
+        "HF_HOME": os.environ.get("HF_HOME") or str(models / "huggingface"),
+        "TORCH_HOME": os.environ.get("TORCH_HOME") or str(models / "torch"),
+    }
 
 
 def test_a_module_with_endpoints_works_where_flashqs_dependencies_are_missing(deployment: Stage) -> None:

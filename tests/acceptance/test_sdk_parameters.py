@@ -71,7 +71,7 @@ WRONG: dict[str, list[Any]] = {
     ],
     "system_dependencies": ["ffmpeg", ["$(id)"], ["-o APT::X=y"], [5], 5],
     "accelerate_downloads": ["yes", 2, None],
-    "volume": [5, object()],
+    "volume": [5, object(), "models", "/", "/a/../b", "nfs://host/x"],
     "datacenter": [5, object()],
     "env": [
         ["A=b"],
@@ -123,8 +123,6 @@ OPTION_CASES = [
 # What a later version will do may not be taken and ignored by this one.
 LATER: dict[str, Any] = {
     "id": "deployed-one",
-    "system_dependencies": ["ffmpeg"],
-    "volume": "/data",
     "datacenter": "EU-RO-1",
     "image": "python:3.11",
     "template": "abc",
@@ -297,6 +295,8 @@ def test_what_is_no_function_or_coroutine_yet_is_refused_clearly() -> None:
                 'tomli; python_version < "3.11"',
             ]
         },
+        {"system_dependencies": ["ffmpeg", "libsndfile1"]},
+        {"volume": "/mnt/models"},
         {"env": {}},
         {"env": {"HF_TOKEN": "x", "EMPTY": "", "UMLAUT": "ü"}},
         {"execution_timeout_ms": 1},

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,33 @@ def test_environments_are_listed_and_removed_when_due(fleet: FleetRig) -> None:
     agent.signal(signal.SIGTERM)
     agent.process.wait(10)
     assert fleet.broker.execute("EXISTS", fleet.broker.keys.of("host_environments", host)) == 0
+
+
+def test_what_is_required_and_missing_is_said_until_it_is_there(fleet: FleetRig) -> None:
+    """Given an order that requires a folder which is not there, expect a refusal by name, a record of it, and none once
+    it is there."""
+    fleet.register("embed")
+    volume = fleet.folder / "volume"
+    agent = fleet.agent(lease_s=0.3)
+    host = fleet.host(agent)
+    requires = (f"folder {volume}",)
+
+    refused = fleet.order(host, "embed", requires=requires)
+
+    wait_until(lambda: fleet.workers("embed") == [], what="the refused worker off the record")
+    assert json.loads(fleet.host_fields(host)["lacks"]) == {requires[0]: "No such file or directory"}
+    assert agent.logged(f"it lacks {requires[0]} (No such file or directory)")
+    assert refused not in agent.workers()
+    assert fleet.endpoint_fields("embed").get("failures", "0") == "0"
+
+    volume.mkdir()
+    wait_until(lambda: fleet.host_fields(host)["lacks"] == "{}", what="nothing lacking")
+    told(agent, fleet.order(host, "embed", requires=requires))
+
+
+def test_host_says_which_pythons_it_has(fleet: FleetRig, agent: AgentProcess, host: str) -> None:
+    mine = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert mine in fleet.host_fields(host)["pythons"].split(",")
 
 
 def test_host_id_is_kept_with_its_home(fleet: FleetRig, agent: AgentProcess, host: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_endpoint_has_what_its_record_and_queue_say() -> None:
     assert (seen.revision, seen.environment) == ("r1", "digest")
     assert (seen.queued, seen.waits_s) == (3, (3.0, 0.1, 0.0))
     assert (seen.running, seen.elapsed_s) == (2, (2.0,))
-    assert seen.needs == Needs(cpus=4.0, memory_bytes=8 << 30)
+    assert replace(seen.needs, python="") == Needs(cpus=4.0, memory_bytes=8 << 30)
     assert (seen.scaler_type, seen.paused, seen.failures) == (None, False, 0)
 
 
@@ -81,6 +82,10 @@ def test_endpoint_has_what_its_record_and_queue_say() -> None:
     [
         ({"cpu": "any"}, Needs()),
         ({"cpu": None}, Needs(gpus=1)),
+        (
+            {"system_dependencies": ["ffmpeg"], "volume": "/mnt/m"},
+            Needs(requires=("package ffmpeg", "folder /mnt/m")),
+        ),
         ({"cpu": None, "gpu": "NVIDIA H200", "gpu_count": 2}, Needs(gpus=2, gpu_models=("NVIDIA H200",))),
         (
             {"cpu": None, "gpu": ["NVIDIA H200", "any"], "min_cuda_version": "12.4"},
@@ -89,7 +94,8 @@ def test_endpoint_has_what_its_record_and_queue_say() -> None:
     ],
 )
 def test_needs_follow_the_resources(parameters: dict[str, Any], expected: Needs) -> None:
-    assert view(record(**parameters)).needs == expected
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert view(record(**parameters)).needs == replace(expected, python=python)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +222,19 @@ def test_host_has_what_its_record_says() -> None:
     assert rows.host_view("h1", host_fields(slots="3", draining="1"), NOW_MS).slots == 3
 
 
+def test_host_tells_of_pythons_and_of_what_it_lacks() -> None:
+    assert (
+        rows.host_view("h1", host_fields(), NOW_MS).pythons,
+        rows.host_view("h1", host_fields(), NOW_MS).lacks,
+    ) == (
+        (),
+        (),
+    )
+    said = host_fields(pythons="3.11,3.12", lacks='{"package ffmpeg": "not installed"}')
+    seen = rows.host_view("h1", said, NOW_MS)
+    assert (seen.pythons, seen.lacks) == (("3.11", "3.12"), (("package ffmpeg", "not installed"),))
+
+
 def test_host_tells_of_gpus_that_are_unfit_or_cannot_be_read() -> None:
     gpus = json.loads(host_fields()["gpus"])
     assert rows.host_view("h1", host_fields(), NOW_MS).gpus[0].fault == ""
@@ -231,6 +250,7 @@ def test_host_tells_of_gpus_that_are_unfit_or_cannot_be_read() -> None:
         {"gpus": "7"},
         {"gpus": "[{}]"},
         {"gpu_faults": "7"},
+        {"lacks": "7"},
         *({"cpus": junk} for junk in ("two", "nan", "inf")),
     ],
 )

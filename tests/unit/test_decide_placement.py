@@ -9,6 +9,8 @@ from flashq_autoscaler.views import GpuView, HostView, Needs, Unknown
 from tests.unit.scaling_world import GIB, GPU, NOW, endpoint, host, snapshot, worker
 
 L4 = GpuView("GPU-l4", "NVIDIA L4", 24 * GIB)
+FFMPEG = Needs(python="3.11", requires=("package ffmpeg", "folder /mnt/m"))
+LACKS_FFMPEG = ("package ffmpeg", "not installed")
 H200 = GpuView("GPU-h200", "NVIDIA H200", 141 * GIB)
 
 
@@ -69,6 +71,29 @@ H200 = GpuView("GPU-h200", "NVIDIA H200", 141 * GIB)
             "NO_GPU",
             "needs 1 GPU; host h1: NVML does not start: Unknown Error",
         ),
+        (
+            Needs(python="3.12"),
+            [host("h1", pythons=("3.11", "3.13")), host("h2", slots=0, pythons=("3.13",))],
+            "NO_PYTHON",
+            "needs Python 3.12; host h1 has 3.11, 3.13; no better on 1 other host",
+        ),
+        (
+            FFMPEG,
+            [
+                host(
+                    "h1",
+                    lacks=(("folder /mnt/m", "No such file or directory"), LACKS_FFMPEG, ("package x", "")),
+                )
+            ],
+            "LACKING",
+            "host h1 lacks package ffmpeg (not installed); folder /mnt/m (No such file or directory)",
+        ),
+        (
+            FFMPEG,
+            [host("h1", pythons=("3.13",)), host("h2", slots=0, lacks=(LACKS_FFMPEG,))],
+            "LACKING",
+            "host h2 lacks package ffmpeg (not installed); no better on 1 other host",
+        ),
     ],
 )
 def test_without_a_place_the_endpoint_is_throttled(
@@ -80,6 +105,17 @@ def test_without_a_place_the_endpoint_is_throttled(
     (state,) = plan.states
     assert (state.condition.state, state.condition.code, state.condition.workers) == ("throttled", code, 2)
     assert state.condition.detail == detail
+
+
+def test_what_lacks_nothing_is_chosen_and_told_what_is_required() -> None:
+    hosts = [host("h1", lacks=(LACKS_FFMPEG,)), host("h2", pythons=("3.12",)), host("h3", pythons=("3.11",))]
+    (start,) = decide(snapshot(endpoint(queued=1, needs=FFMPEG), hosts=hosts)).starts
+    assert (start.host, start.requires) == ("h3", ("package ffmpeg", "folder /mnt/m"))
+
+
+def test_a_host_that_does_not_say_which_pythons_it_has_may_be_tried() -> None:
+    (start,) = decide(snapshot(endpoint(queued=1, needs=Needs(python="3.12")), hosts=[host()])).starts
+    assert start.host == "h1"
 
 
 def test_who_holds_the_gpu_is_said() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -9,7 +10,7 @@ import pytest
 
 from flashq.errors import BadSignature, EnvelopeExpired, MalformedEnvelope, WrongBinding
 from flashq.model.envelope import Header, seal
-from flashq.model.host_command import HostCommand, KillWorker, StartWorker, pack, unpack
+from flashq.model.host_command import HostCommand, KillWorker, StartWorker, pack, required, unpack
 from flashq.model.keyring import Direction, Keyring
 from flashq_worker.host_commands import CommandReader, Received
 
@@ -29,6 +30,13 @@ GOLDEN = {
 def test_bytes_are_those_of_the_first_version(command: HostCommand) -> None:
     assert pack(command).hex() == GOLDEN[command]
     assert unpack(bytes.fromhex(GOLDEN[command])) == command
+
+
+def test_what_is_required_of_a_host_travels() -> None:
+    order = replace(START, requires=("package ffmpeg", "folder /mnt/models"))
+    assert unpack(pack(order)) == order
+    assert required({"packages": ["ffmpeg"], "volume": "/mnt/models"}) == order.requires
+    assert required({"cpu": None}) == ()
 
 
 def test_fields_of_a_later_version_are_passed_over() -> None:
@@ -52,6 +60,9 @@ def test_fields_that_are_left_out_have_their_defaults() -> None:
         {"worker": "ü"},
         {"endpoint": ["embed"]},
         {"gpu_uuids": "GPU-1"},
+        {"requires": "package x"},
+        {"requires": [1]},
+        {"requires": ["folder /" + "x" * 2000]},
         {"gpu_uuids": [1]},
         {"cpus": "2"},
         {"cpus": True},

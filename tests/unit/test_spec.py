@@ -108,7 +108,12 @@ def test_every_default_may_be_written_out() -> None:
         ("dependencies", [], ()),
         ("dependencies", ("Torch",), ("torch",)),
         ("dependencies", ["numpy >= 2,<3", "NumPy<3,>=2", "a_b[X,c] ; python_version>'3'"], None),
-        ("system_dependencies", [], None),
+        ("system_dependencies", [], ()),
+        ("system_dependencies", ("libsndfile1", "ffmpeg", "ffmpeg"), ("ffmpeg", "libsndfile1")),
+        ("system_dependencies", ["g++", "ImageMagick-c++", "java-21-openjdk_x", "libx1.2"], None),
+        ("volume", None, None),
+        ("volume", [], None),
+        ("volume", "/mnt//models/./x/", "/mnt/models/x"),
         ("env", {"HF_HOME": "/x", "_A1": ""}, {"HF_HOME": "/x", "_A1": ""}),
         ("gpu_count", 8, 8),
         ("min_cuda_version", "12.4", "12.4"),
@@ -168,6 +173,30 @@ WRONG: list[tuple[str, object, str]] = [
     ("idle_timeout", None, "must be a number of seconds"),
     ("idle_timeout", True, "must be a number of seconds"),
     ("dependencies", "numpy", "must be a list"),
+    ("system_dependencies", "ffmpeg", "must be a list of package names"),
+    ("system_dependencies", [1], "names of packages"),
+    ("system_dependencies", [""], "not a package's name"),
+    ("system_dependencies", ["$(id)"], "not a package's name"),
+    ("system_dependencies", ["-o APT::X=y"], "not a package's name"),
+    ("system_dependencies", ["--help"], "not a package's name"),
+    ("system_dependencies", ["ffmpeg=7"], "not a package's name"),
+    ("system_dependencies", ["ffmpeg:amd64"], "not a package's name"),
+    ("system_dependencies", ["ffmpeg*"], "not a package's name"),
+    ("system_dependencies", ["a\nb"], "not a package's name"),
+    ("system_dependencies", ["./x.deb"], "not a package's name"),
+    ("system_dependencies", ["x" * 129], "not a package's name"),
+    ("volume", 5, "path of a folder on the hosts"),
+    ("volume", object(), "path of a folder on the hosts"),
+    ("volume", "models", "absolute path"),
+    ("volume", "~/models", "absolute path"),
+    ("volume", "", "absolute path"),
+    ("volume", "/", "below '/'"),
+    ("volume", "/mnt/../etc", "without '..'"),
+    ("volume", "nfs://server/models", "mount a share"),
+    ("volume", "server:/models", "mount a share"),
+    ("volume", "/mnt/a\0b", "printable"),
+    ("volume", "/mnt/a\nb", "printable"),
+    ("volume", "/" + "x" * 1024, "at most 1024"),
     ("dependencies", [1], "requirement strings"),
     ("dependencies", ["--index-url x"], "installer option"),
     ("dependencies", ["-r requirements.txt"], "installer option"),
@@ -246,9 +275,7 @@ def test_a_wrong_value_is_refused_with_the_parameters_name_and_what_is_allowed(
 
 UNSUPPORTED: list[tuple[str, object]] = [
     ("id", "abc123"),
-    ("system_dependencies", ["ffmpeg"]),
     ("accelerate_downloads", False),
-    ("volume", "/models"),
     ("datacenter", "EU-RO-1"),
     ("flashboot", False),
     ("image", "vllm/vllm-openai:latest"),
@@ -296,7 +323,7 @@ def test_all_that_is_wrong_is_said_at_once_a_line_each() -> None:
 
 def test_only_unsupported_parameters_make_a_not_supported_error() -> None:
     with pytest.raises(NotSupportedError) as caught:
-        EndpointSpec(image="x", volume="/y")
+        EndpointSpec(image="x", template="y")
     assert len(str(caught.value).splitlines()) == 2
 
 

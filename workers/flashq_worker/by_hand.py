@@ -6,13 +6,15 @@ It is on record like any other and takes jobs like any other, and stays until it
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from flashq.errors import ConfigurationError, EndpointNotFound
+from flashq.model.host_command import required
 from flashq.model.resources import GpuRequest, cuda_suffices
 from flashq.store.command import text
-from flashq_worker import inventory
+from flashq_worker import host_offers, inventory
 from flashq_worker.config import WorkerConfig
 from flashq_worker.gpus.nvml import Gpus
 from flashq_worker.supervisor import Supervisor
@@ -46,6 +48,10 @@ def serve(
     if written is None:
         raise EndpointNotFound(f"there is no endpoint {endpoint}; call it once, and it is registered")
     resources = json.loads(text(written))["resources"]
+    environ = os.environ  # noqa: TID251 — handed on to the package manager, not read
+    if lacking := host_offers.missing(required(resources), environ):
+        told = "; ".join(f"{what} ({why})" for what, why in lacking.items())
+        raise ConfigurationError(f"this host lacks {told}")
     cpu = resources.get("cpu") or {}
     config = WorkerConfig(
         url=broker.url,

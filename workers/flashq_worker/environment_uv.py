@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _MISLEADING = ("VIRTUAL_ENV", "CONDA_PREFIX", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_PROJECT", "UV_WORKING_DIR")
 
 
+_OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
 class Unresolvable(EnvironmentBuildError):
     """These requirements cannot be had together, or at all: another try would end the same way."""
 
@@ -50,9 +53,19 @@ class Uv:
 
         Raises EnvironmentBuildError, naming those there are.
         """
-        own = f"{sys.version_info.major}.{sys.version_info.minor}"
-        if version == own:
+        if version == _OWN:
             return Path(sys.executable)
+        found = self.interpreters()
+        if version in found:
+            return found[version]
+        there = sorted(found, key=lambda minor: [int(n) for n in minor.split(".")])
+        raise EnvironmentBuildError(f"this host has no Python {version}; it has {', '.join(there)}")
+
+    def interpreters(self) -> dict[str, Path]:
+        """The Python versions of this host ("3.11"), the worker's own among them, and an interpreter of each.
+
+        Raises EnvironmentBuildError where uv does not say.
+        """
         command = [self._binary, "python", "list", "--only-installed", "--output-format", "json"]
         listing = subprocess.run(
             command,
@@ -62,22 +75,16 @@ class Uv:
             capture_output=True,
             check=False,
         )
+        found: dict[str, Path] = {_OWN: Path(sys.executable)}
         try:
-            found = [
-                (f"{entry['version_parts']['major']}.{entry['version_parts']['minor']}", Path(entry["path"]))
-                for entry in json.loads(listing.stdout)
-                if entry["implementation"] == "cpython" and entry.get("variant", "default") == "default"
-            ]
+            for entry in json.loads(listing.stdout):
+                if entry["implementation"] == "cpython" and entry.get("variant", "default") == "default":
+                    parts = entry["version_parts"]
+                    found.setdefault(f"{parts['major']}.{parts['minor']}", Path(entry["path"]))
         except (ValueError, KeyError, TypeError) as error:
             said = listing.stderr.decode("utf-8", "replace").strip() or repr(error)
             raise EnvironmentBuildError(f"uv could not list this host's Python versions: {said}") from error
-        for minor, path in found:
-            if minor == version:
-                return path
-        there = sorted(
-            {own, *(minor for minor, _ in found)}, key=lambda minor: [int(n) for n in minor.split(".")]
-        )
-        raise EnvironmentBuildError(f"this host has no Python {version}; it has {', '.join(there)}")
+        return found
 
     def make(self, environment: Path, interpreter: Path) -> None:
         """Make an empty environment, which may be moved to another folder."""

@@ -30,6 +30,7 @@ from flashq_worker.gpus.nvml import Gpus
 from flashq_worker.host_commands import CommandReader, Received
 from flashq_worker.host_environments import HostEnvironments
 from flashq_worker.host_home import HostHome
+from flashq_worker.host_offers import HostOffers
 from flashq_worker.host_presence import HostOptions, HostPresence, Loss
 from flashq_worker.host_workers import WORKER_COMMAND, HostWorkers
 
@@ -76,7 +77,8 @@ class HostAgent:
         self._home = home
         self._options = options or HostOptions()
         self._gpus = Gpus()
-        self._presence = HostPresence(broker, self.host, self._options, self._gpus, keyring)
+        self._offers = HostOffers(home.folder, environ)
+        self._presence = HostPresence(broker, self.host, self._options, self._gpus, self._offers, keyring)
         self._environments = HostEnvironments(broker, self.host, home.folder, self._options.environments)
         self._workers = HostWorkers(home.folder, environ, worker_command)
         self._reader = CommandReader(keyring, self.host, home.epoch())
@@ -288,6 +290,10 @@ class HostAgent:
             return
         if self._draining:
             self._refuse(order, "it is ending")
+            return
+        if lacking := self._offers.lacking(order.requires):
+            self._presence.beat_at = 0.0  # so that nothing that requires it is sent here again
+            self._refuse(order, "it lacks " + "; ".join(f"{what} ({why})" for what, why in lacking.items()))
             return
         gpus = self._workers.gpus()
         holders = sorted({gpus[uuid] for uuid in order.gpu_uuids if uuid in gpus})

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flashq.store.command import Value
     from flashq_worker.gpus.nvml import Gpus
     from flashq_worker.gpus.records import Sample
+    from flashq_worker.host_offers import HostOffers
 
 _FREEING_S = 10.0  # how long a GPU may take to be free after its worker's end
 _FREEING_CHECK_S = 0.25  # how often it is looked at meanwhile
@@ -68,13 +69,20 @@ class HostPresence:
     """The record of one host, and those of the workers on it."""
 
     def __init__(
-        self, broker: Broker, host: str, options: HostOptions, gpus: Gpus, keyring: RootKeys
+        self,
+        broker: Broker,
+        host: str,
+        options: HostOptions,
+        gpus: Gpus,
+        offers: HostOffers,
+        keyring: RootKeys,
     ) -> None:
         self.host = host
         self._broker = broker
         self._transitions = broker.transitions
         self._options = options
         self._gpus = gpus
+        self._offers = offers
         self._keyring = keyring
         self._clock_offset_ms = 0.0
         self._started_ms = 0
@@ -138,7 +146,7 @@ class HostPresence:
             "cuda": found.cuda,
             "keys": ",".join(self._keyring.ids),
             "labels": ",".join(options.labels),
-            "pythons": inventory.PYTHON,
+            **self._offers.fields(),
             "fallback_cpu": int(options.fallback_cpu),
             "slots": "" if options.slots is None else options.slots,
             "started_at": self._started_ms,

@@ -6,6 +6,7 @@ nothing here waits. Building an environment takes a thread; everything else is q
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -28,6 +29,20 @@ if TYPE_CHECKING:
     from flashq_worker.config import WorkerConfig
 
 log = logging.getLogger("flashq.worker")
+MODEL_CACHES = {
+    "HF_HOME": "huggingface",
+    "TORCH_HOME": "torch",
+    "SENTENCE_TRANSFORMERS_HOME": "sentence-transformers",
+    "FASTEMBED_CACHE_PATH": "fastembed",
+    "TIKTOKEN_CACHE_DIR": "tiktoken",
+    "TFHUB_CACHE_DIR": "tfhub",
+    "KERAS_HOME": "keras",
+    "NLTK_DATA": "nltk",
+    "VLLM_CACHE_ROOT": "vllm",
+    "TRITON_CACHE_DIR": "triton",
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+}
+"""Where libraries keep what they download or compile: one folder a host, which outlives workers."""
 _MACHINES = frozenset({"OSError", "MemoryError"})  # raised while loading, these may be the machine's trouble
 
 
@@ -124,7 +139,7 @@ class Runtime:
                 env=self._variables(),
                 cwd=Path.home() if Path.home().is_dir() else Path("/"),
                 inject=inject.inject_folder(config.home),
-                endpoint_env=self._env,
+                endpoint_env={**self._env, **_volume(record)},
                 result_limit=config.payload_limit,
             )
         except OSError as error:
@@ -141,13 +156,13 @@ class Runtime:
         self.phase = Phase.LOADING
 
     def _variables(self) -> dict[str, str]:
-        models = self._config.home / "models"
         variables = {
             **os.environ,  # what a child process inherits; scrubbed by ExecutorProcess
             "CUDA_VISIBLE_DEVICES": ",".join(self._config.gpu_uuids),
-            "HF_HOME": str(models / "huggingface"),
-            "TORCH_HOME": str(models / "torch"),
         }
+        for name, folder in MODEL_CACHES.items():
+            if not variables.get(name):  # the operator's own place is kept
+                variables[name] = str(self._config.home / "models" / folder)
         if self._config.cpus:
             threads = str(max(1, int(self._config.cpus)))
             for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
@@ -211,3 +226,9 @@ class Runtime:
             self._environment.hold.release()
         self._environment = None
         self.phase = Phase.EMPTY
+
+
+def _volume(record: Revision) -> dict[str, str]:
+    """The variable that tells a function where its volume is."""
+    volume = json.loads(record.spec).get("resources", {}).get("volume")
+    return {"FLASHQ_VOLUME": str(volume)} if volume else {}

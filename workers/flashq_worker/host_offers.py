@@ -1,0 +1,131 @@
+"""What this host has beside cores, memory and GPUs: Python versions, system packages, folders.
+
+An endpoint may require packages (`system_dependencies`) and a folder (`volume`): a start says so, as
+"package ffmpeg" and "folder /mnt/models". What turns out to be missing stands in the host's record until it is
+there, so that nothing that requires it is sent here meanwhile. Nothing is installed or made.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from flashq.errors import EnvironmentBuildError
+from flashq.model.parameters import SYSTEM_PACKAGE
+from flashq_worker import inventory
+from flashq_worker.environment_index import Indexes
+from flashq_worker.environment_uv import Uv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from flashq.store.command import Value
+
+log = logging.getLogger("flashq.host")
+_LOOK_EVERY_S = 600.0  # for Python versions
+_ASK_S = 10.0  # how long the package manager may take
+_MOST = 200  # of what is missing, that is remembered
+
+
+class HostOffers:
+    """Call it from one thread; a thread of its own looks for Python versions."""
+
+    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
+        """`variables`: the operator's environment; `folder`: where uv is run."""
+        self._folder = folder
+        self._variables = variables
+        self._pythons: tuple[str, ...] = (inventory.PYTHON,)
+        self._looking: threading.Thread | None = None
+        self._look_at = 0.0
+        self._lacks: dict[str, str] = {}
+
+    def fields(self) -> dict[str, Value]:
+        """For the host's record, as of now."""
+        self._lacks = missing(self._lacks, self._variables)
+        now = time.monotonic()
+        if now >= self._look_at and (self._looking is None or not self._looking.is_alive()):
+            self._look_at = now + _LOOK_EVERY_S
+            self._looking = threading.Thread(target=self._look, name="pythons", daemon=True)
+            self._looking.start()
+        return {"pythons": ",".join(self._pythons), "lacks": json.dumps(self._lacks)}
+
+    def lacking(self, requires: Iterable[str]) -> dict[str, str]:
+        """Which of these are not here, and why; remembered."""
+        found = missing(requires, self._variables)
+        self._lacks = dict([*self._lacks.items(), *found.items()][-_MOST:])
+        return found
+
+    def _look(self) -> None:
+        try:
+            uv = Uv(self._folder, self._variables, Indexes(), lambda line: None)
+            self._pythons = tuple(sorted(uv.interpreters(), key=by_version))
+        except (EnvironmentBuildError, OSError) as error:
+            log.warning("only Python %s is known of: %s", inventory.PYTHON, error)
+
+
+def by_version(minor: str) -> list[int]:
+    """Sorts "3.9" before "3.10"."""
+    return [int(number) for number in minor.split(".")]
+
+
+def missing(requires: Iterable[str], variables: Mapping[str, str]) -> dict[str, str]:
+    """Which of these requirements are not met on this host, and why."""
+    found: dict[str, str] = {}
+    packages: list[str] = []
+    for requirement in requires:
+        kind, _, name = requirement.partition(" ")
+        if kind == "folder":
+            if why := _not_a_folder(name):
+                found[requirement] = why
+        elif kind == "package" and SYSTEM_PACKAGE.fullmatch(name):
+            packages.append(name)
+        else:
+            found[requirement] = "this host's flashq does not know what that is"
+    if packages:
+        found |= {f"package {name}": why for name, why in _not_installed(packages, variables).items()}
+    return found
+
+
+def _not_a_folder(path: str) -> str:
+    try:
+        with os.scandir(path):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _not_installed(names: Sequence[str], variables: Mapping[str, str]) -> dict[str, str]:
+    found = ((shutil.which(name, path=variables.get("PATH")), options) for name, options in _MANAGERS.items())
+    command = next(([path, *options] for path, options in found if path), None)
+    if command is None:
+        why = f"nothing here tells what is installed: no {' and no '.join(_MANAGERS)}"
+        return dict.fromkeys(names, why)
+    try:
+        told = subprocess.run(
+            [*command, *names],
+            env={"PATH": variables.get("PATH", ""), "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_ASK_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return dict.fromkeys(names, f"it is not known whether that is installed: {error}")
+    installed = {line.removeprefix("installed ") for line in told.stdout.splitlines()}
+    return {name: "not installed" for name in names if name not in installed}
+
+
+# Of those asked for, each that is installed is a line "installed NAME".
+_MANAGERS = {
+    "dpkg-query": ("--show", "--showformat=${db:Status-Status} ${Package}\\n"),
+    "rpm": ("--query", "--queryformat=installed %{NAME}\\n"),
+}
