@@ -389,6 +389,7 @@ def beat(broker: Broker, host: str, **fields: Any) -> None:
 def test_a_host_in_its_row(broker: Broker, made: Fabricated) -> None:
     made.endpoint()
     beat(broker, "host-1", **HOST, gpu_faults='["GPU 1 is lost"]', driver="550.54.15", cuda="12.4")
+    beat(broker, "host-1", pythons="3.11,3.12", lacks='{"package ffmpeg": "not installed"}')
     made.worker()
 
     (row,) = queries_fleet.hosts(broker)
@@ -401,6 +402,7 @@ def test_a_host_in_its_row(broker: Broker, made: Fabricated) -> None:
     assert row.since is not None
     assert row.since.isoformat() == "2023-11-14T22:13:20+00:00"
     assert row.state == "ready"
+    assert (row.pythons, row.lacks) == (["3.11", "3.12"], ["package ffmpeg (not installed)"])
 
 
 def test_a_host_drains_or_is_silent(broker: Broker) -> None:

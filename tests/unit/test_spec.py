@@ -110,7 +110,7 @@ def test_every_default_may_be_written_out() -> None:
         ("dependencies", ["numpy >= 2,<3", "NumPy<3,>=2", "a_b[X,c] ; python_version>'3'"], None),
         ("system_dependencies", [], ()),
         ("system_dependencies", ("libsndfile1", "ffmpeg", "ffmpeg"), ("ffmpeg", "libsndfile1")),
-        ("system_dependencies", ["g++", "ImageMagick-c++", "java-21-openjdk_x", "libx1.2"], None),
+        ("system_dependencies", ["libx1.2", "g++", "ImageMagick-c++"], ("ImageMagick-c++", "g++", "libx1.2")),
         ("volume", None, None),
         ("volume", [], None),
         ("volume", "/mnt//models/./x/", "/mnt/models/x"),
