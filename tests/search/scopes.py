@@ -184,20 +184,17 @@ SCOPES = (
     ),
 )
 
-#: With three jobs the alphabets are smaller, and one loss ends a job.
+
+def _three(name: str) -> Scope:
+    """The scope of this name with three jobs, each of which one loss ends."""
+    pair = next(scope for scope in SCOPES if scope.name == name)
+    cast = replace(pair.cast, jobs=JOBS, most_losses=1)
+    return replace(pair, name=f"three {name}", about=f"all of `{name}`", cast=cast, every_time=False)
+
+
+#: With three jobs: whole scopes, as far as they end within minutes, and smaller alphabets.
 LARGE = (
-    Scope(
-        "three run",
-        "runs that end well, by their loss, or by their caller",
-        TRIPLE,
-        "submit join claim_and_start finish crash cancel lapse reap",
-    ),
-    Scope(
-        "three come back",
-        "claims that are given back, renewed, or end with their worker",
-        TRIPLE,
-        "submit join claim_only release renew leave lapse",
-    ),
+    *map(_three, ("outcomes", "once", "bells", "unbegun", "pauses", "silence")),
     Scope(
         "three try again",
         "retries at once and later",
