@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -94,6 +96,25 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     wanted = [f"folder {tmp_path}", f"folder {tmp_path}/file", f"folder {tmp_path}/none"]
     assert missing(wanted, {}) == {wanted[1]: "Not a directory", wanted[2]: "No such file or directory"}
+
+
+def test_a_share_that_does_not_answer_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a share whose server is gone, expect to be told so after a while, at once from then on, until it answers."""
+    answers = threading.Event()
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        answers.wait(30)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    wanted = f"folder {tmp_path}"
+    assert missing([wanted], {}) == {wanted: "it does not answer within 2 s"}
+    began = time.monotonic()
+    assert missing([wanted], {}) != {}
+    assert time.monotonic() - began < 1
+    answers.set()
+    until(lambda: missing([wanted], {}) == {})
 
 
 def test_what_is_missing_is_remembered_until_it_is_there(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from flashq.errors import EnvironmentBuildError
 from flashq.model.parameters import SYSTEM_PACKAGE
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flashq.host")
 _LOOK_EVERY_S = 600.0  # for Python versions
-_ASK_S = 10.0  # how long the package manager may take
+_ASK_S = 3.0  # how long the package manager may take
+_ANSWER_S = 2.0  # how long a folder may
 _MOST = 200  # of what is missing, that is remembered
 
 
@@ -82,7 +83,7 @@ def missing(requires: Iterable[str], variables: Mapping[str, str]) -> dict[str, 
     for requirement in requires:
         kind, _, name = requirement.partition(" ")
         if kind == "folder":
-            if why := _not_a_folder(name):
+            if why := _Probe.of(name):
                 found[requirement] = why
         elif kind == "package" and SYSTEM_PACKAGE.fullmatch(name):
             packages.append(name)
@@ -93,12 +94,35 @@ def missing(requires: Iterable[str], variables: Mapping[str, str]) -> dict[str, 
     return found
 
 
-def _not_a_folder(path: str) -> str:
-    try:
-        with os.scandir(path):
-            return ""
-    except OSError as error:
-        return error.strerror or str(error)
+class _Probe:
+    """Looks whether there is a folder, in a thread: a share whose server is gone may never answer."""
+
+    under_way: ClassVar[dict[str, _Probe]] = {}
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._done = threading.Event()
+        self._why = ""
+        threading.Thread(target=self._look, name="folder", daemon=True).start()
+
+    def _look(self) -> None:
+        try:
+            with os.scandir(self._path):
+                pass
+        except OSError as error:
+            self._why = error.strerror or str(error)
+        self._done.set()
+
+    @classmethod
+    def of(cls, path: str) -> str:
+        """Why this is no folder; empty where it is one. Waits once, and not again for the same that hangs."""
+        probe, patience_s = cls.under_way.get(path), 0.0
+        if probe is None:
+            probe, patience_s = cls.under_way.setdefault(path, cls(path)), _ANSWER_S
+        if not probe._done.wait(patience_s):
+            return f"it does not answer within {_ANSWER_S:g} s"
+        del cls.under_way[path]
+        return probe._why
 
 
 def _not_installed(names: Sequence[str], variables: Mapping[str, str]) -> dict[str, str]:
