@@ -15,6 +15,7 @@ from flashq.errors import EndpointExists, NotSupportedError, SpecError, Unsuppor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+    from enum import Enum
 
     from flashq.job import EndpointJob
     from flashq.mapping import Map
@@ -55,7 +56,7 @@ class Endpoint:
             system_dependencies: Sequence[str] | None = None,
             accelerate_downloads: bool = True,
             volume: str | None = None,
-            datacenter: Any = None,
+            datacenter: str | Enum | Sequence[str | Enum] | None = None,
             env: Mapping[str, str] | None = None,
             gpu_count: int = 1,
             execution_timeout_ms: int = 0,
@@ -75,7 +76,7 @@ class Endpoint:
             max_deliveries: int = 3,
             max_queued: int | None = None,
             batch: tuple[int, int] | None = None,
-            hosts: Any = None,
+            hosts: str | Sequence[str] | Mapping[str, str] | None = None,
         ) -> None: ...
 
     else:

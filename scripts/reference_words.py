@@ -6,6 +6,8 @@ DEFAULTS = {
     "name": "the function's name",
     "gpu": "any GPU, unless `cpu` is given",
     "dependencies": "none",
+    "datacenter": "any",
+    "hosts": "any",
     "system_dependencies": "none",
     "env": "none",
     "python_version": "the caller's",
@@ -27,6 +29,8 @@ PARAMETERS = {
     "accelerate_downloads": "`True` only: uv downloads in parallel.",
     "volume": "A folder by its path, the same on each host: of its disk, or where a share is mounted. A host that lacks"
     " it gets no worker. The function finds the path in `FLASHQ_VOLUME`, too.",
+    "datacenter": "Name of a datacenter, or a list of names: workers go to hosts with one of these, by their label"
+    " `datacenter=NAME` (`flashq host --label`).",
     "env": "Environment variables of the function's process, as a dict of strings. Encrypted in the broker, in no"
     " digest, shown as `***`.",
     "gpu_count": "GPUs that each worker holds, all on one host, and of one model where enough of one are free."
@@ -49,6 +53,8 @@ PARAMETERS = {
     " its worker (`JobLost`) nor by a retry; refused together with `retries`.",
     "max_deliveries": "Begun runs that may be lost with their worker or process; with the last of them the job fails"
     " (`WorkerCrashed`). Counted apart from `retries`. 1 to 100.",
+    "hosts": "Labels of which a host has to have all: `'zone=eu'`, a list, or a dict such as `{'zone': 'eu'}`; given by"
+    " `flashq host --label`.",
     "max_queued": "Most jobs that may wait, delayed ones included; a call beyond it is refused (`QueueFull`). Unset: as"
     " many as the broker holds.",
 }
@@ -198,6 +204,7 @@ OBSTACLES = {
     "HOST_MEMORY": "Not enough memory left.",
     "FOREIGN_MEMORY": "The GPUs that would do are in use by other programs.",
     "NO_GPU": "No GPU that would do is free, or there is none.",
+    "NO_LABEL": "No host has the labels that `hosts` or `datacenter` asks for.",
     "NO_PYTHON": "No host has the Python version; those there are, are named.",
     "LACKING": "The host lacks a system package or the folder of `volume`; it says so until that is there.",
     "BACKOFF": "Starts failed; the next one is tried later.",

@@ -28,13 +28,14 @@ _Rank: TypeAlias = tuple[bool, bool, int, bool, int, float, int, str]
 # The nearer a host came to taking the worker, the more its reason tells.
 _NEARNESS: dict[ThrottleCode, int] = {
     "NO_HOST": 0,
-    "NO_GPU": 1,
-    "FOREIGN_MEMORY": 2,
-    "NO_PYTHON": 3,
-    "LACKING": 4,
-    "QUOTA": 5,
-    "NO_CPU": 6,
-    "HOST_MEMORY": 7,
+    "NO_LABEL": 1,
+    "NO_GPU": 2,
+    "FOREIGN_MEMORY": 3,
+    "NO_PYTHON": 4,
+    "LACKING": 5,
+    "QUOTA": 6,
+    "NO_CPU": 7,
+    "HOST_MEMORY": 8,
 }
 
 
@@ -170,6 +171,8 @@ class Ledger:
 
     def _obstacle(self, room: _Room, needs: Needs) -> ThrottleCode | None:
         """The first thing that keeps a worker off a host; None: it fits."""
+        if _unlabelled(room.host, needs):
+            return "NO_LABEL"
         on_cpu = _on_cpu(room, needs)
         if not on_cpu and not cuda_suffices(room.host.cuda, needs.cuda):
             return "NO_GPU"
@@ -209,6 +212,9 @@ class Ledger:
         host = room.host
         if code in ("NO_GPU", "FOREIGN_MEMORY"):
             return self._explain_gpus(host, needs)
+        if code == "NO_LABEL":
+            labels = ", ".join(sorted(host.labels)) or "none"
+            return f"needs the label {' and '.join(_unlabelled(host, needs))}; host {host.id} has {labels}"
         if code == "NO_PYTHON":
             return f"needs Python {needs.python}; host {host.id} has {', '.join(host.pythons)}"
         if code == "LACKING":
@@ -261,6 +267,15 @@ def _room(host: HostView, now: float) -> _Room:
         slots=math.inf if host.slots is None else host.slots,
         late=now > host.beat_at + host.lease_s * _LATE,
     )
+
+
+def _unlabelled(host: HostView, needs: Needs) -> list[str]:
+    """The labels it has to have and has not."""
+    missing = [label for label in needs.labels if label not in host.labels]
+    places = [f"datacenter={name}" for name in needs.datacenters]
+    if places and not host.labels.intersection(places):
+        missing.append(" or ".join(places))
+    return missing
 
 
 def _lacking(host: HostView, needs: Needs) -> list[str]:

@@ -59,7 +59,7 @@ def endpoint_view(
             scaler_type=scaling["scaler_type"],
             scaler_value=_finite(scaling["scaler_value"]),
             concurrency=int(resources["concurrency"]),
-            needs=replace(needs(resources), python=python),
+            needs=needs(resources, python),
             paused=record.get("paused") == "1",
             failures=failures,
             first_failure_at=_seconds(record.get("first_failed_at")) if failures else None,
@@ -90,22 +90,27 @@ def counted_failures(record: Mapping[str, str]) -> int:
     return failures if broken >= HOPELESS else max(0, failures - broken)
 
 
-def needs(resources: Mapping[str, Any]) -> Needs:
-    """What one worker takes of a host, from the spec's `resources`."""
+def needs(resources: Mapping[str, Any], python: str = "") -> Needs:
+    """What one worker takes of a host, from the spec's `resources` and its Python version."""
     gpu, cpu = resources.get("gpu"), resources.get("cpu")
-    requires = required(resources)
+    beside = Needs(
+        labels=tuple(resources.get("labels") or ()),
+        datacenters=tuple(resources.get("datacenters") or ()),
+        python=python,
+        requires=required(resources),
+    )
     if gpu is not None:
-        return Needs(
+        return replace(
+            beside,
             gpus=int(gpu["count"]),
             gpu_models=tuple(gpu["products"]),
             gpu_others=bool(gpu.get("others")),
             cuda=str(gpu.get("cuda", "")),
-            requires=requires,
         )
     if cpu is not None:
         cores, gib = _finite(cpu["cores"] or 0), int(cpu["memory_gib"] or 0)
-        return Needs(cpus=cores, memory_bytes=gib << 30, requires=requires)
-    return Needs(requires=requires)
+        return replace(beside, cpus=cores, memory_bytes=gib << 30)
+    return beside
 
 
 def worker_view(row: WorkerRow, endpoint: str, now: float, *, current: str | None) -> WorkerView:
@@ -154,6 +159,7 @@ def host_view(host: str, fields: Mapping[str, str], expires_ms: float) -> HostVi
             cuda=fields.get("cuda", ""),
             fallback_cpu=fields.get("fallback_cpu") == "1",
             draining=fields.get("draining") == "1",
+            labels=frozenset(label for label in fields.get("labels", "").split(",") if label),
             pythons=tuple(python for python in fields.get("pythons", "").split(",") if python),
             lacks=tuple(
                 (str(what), str(why)) for what, why in json.loads(fields.get("lacks") or "{}").items()

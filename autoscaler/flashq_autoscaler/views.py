@@ -13,7 +13,15 @@ from typing import Literal
 WorkerState = Literal["initializing", "idle", "running", "throttled", "outdated", "unhealthy"]
 ScalerType = Literal["QUEUE_DELAY", "REQUEST_COUNT"]
 ThrottleCode = Literal[
-    "NO_HOST", "QUOTA", "NO_CPU", "HOST_MEMORY", "FOREIGN_MEMORY", "NO_GPU", "NO_PYTHON", "LACKING"
+    "NO_HOST",
+    "QUOTA",
+    "NO_CPU",
+    "HOST_MEMORY",
+    "FOREIGN_MEMORY",
+    "NO_GPU",
+    "NO_PYTHON",
+    "LACKING",
+    "NO_LABEL",
 ]
 UnhealthyCode = Literal["BACKOFF", "GIVEN_UP"]
 WithheldCode = Literal["QUEUE_SOON_EMPTY", "QUEUE_DELAY"]
@@ -39,6 +47,10 @@ class Needs:
     """Any other model will do after those."""
     cuda: str = ""
     """The oldest CUDA that the driver must run, as "12.4"; empty: any."""
+    labels: tuple[str, ...] = ()
+    """Labels that a host has to have, all of them."""
+    datacenters: tuple[str, ...] = ()
+    """Of these it has to have one, as its label datacenter=NAME; empty: any."""
     python: str = ""
     """The version of Python ("3.11"); empty: any."""
     requires: tuple[str, ...] = ()
@@ -182,6 +194,7 @@ class HostView:
     """Having no GPU at all, it runs `gpu=` endpoints on the CPU."""
     draining: bool = False
     """It starts nothing more."""
+    labels: frozenset[str] = frozenset()
     pythons: tuple[str, ...] = ()
     """Versions of Python that it has; empty: it does not say."""
     lacks: tuple[tuple[str, str], ...] = ()

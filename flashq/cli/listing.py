@@ -203,7 +203,8 @@ def _one_host(name: str, as_json: bool) -> None:
         click.echo(as_json_text([found]))
         return
     short = asdict(_short_host(found))
-    more = {"pythons": ", ".join(found.pythons) or None, "lacks": "\n".join(found.lacks)}
+    more = {"labels": ", ".join(found.labels) or None}
+    more |= {"pythons": ", ".join(found.pythons) or None, "lacks": "\n".join(found.lacks)}
     for line in entries({**short, **more, "environments": len(found.environments)}):
         click.echo(line)
     for one in found.environments:

@@ -34,13 +34,18 @@ def _program(module: str) -> Any:
 @click.command(
     epilog=example(
         "flashq host",
-        "flashq host --label zone=eu --slots 4",
+        "flashq host --label zone=eu --label datacenter=EU-RO-1 --slots 4",
         f"{_JOIN}=... flashq host --join redis://10.0.0.5:6379",
     )
 )
 @click.option("--join", metavar="URL", help=f"Join the broker of another machine; its token is in {_JOIN}.")
 @click.option(
-    "--label", "labels", multiple=True, metavar="LABEL", help="Give this host a label (repeatable)."
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="LABEL",
+    callback=lambda *given: _labels(given[2]),
+    help="Give this host a label, for `hosts` and `datacenter` of endpoints (repeatable).",
 )
 @click.option("--slots", type=click.IntRange(min=0), metavar="N", help="Run at most N workers at once.")
 @click.option(
@@ -89,6 +94,15 @@ def host(
             fallback_cpu=cpu_fallback,
         )
         return int(program.serve(settings, options, lifeline))
+
+
+def _labels(given: tuple[str, ...]) -> tuple[str, ...]:
+    from flashq.model.parameters import label
+
+    try:
+        return tuple(label(one) for one in given)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def _joined(settings: Settings, url: str) -> Settings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Any
 
 from flashq.model.checks import flag, kind, nearest, number, text, whole
@@ -193,6 +194,43 @@ def volume(value: object) -> str | None:
     if not parts or ".." in parts:
         raise ValueError("must name a folder below '/', without '..'")
     return "/" + "/".join(parts)
+
+
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}(=[A-Za-z0-9._/-]{0,63})?")
+"""A label of a host: a word, or NAME=VALUE."""
+
+
+def label(value: object) -> str:
+    """One label of a host."""
+    if not isinstance(value, str) or not LABEL.fullmatch(value):
+        given = repr(value) if isinstance(value, str) else kind(value)
+        raise ValueError(
+            f"{given} is no label such as 'zone=eu' (letters, digits, '.', '_', '/' and '-', at most 63)"
+        )
+    return value
+
+
+def hosts(value: object) -> tuple[str, ...]:
+    """Labels that a host has to have, all of them: a label, a list of them, or a dict of names and values."""
+    if value is None:
+        return ()
+    if isinstance(value, Mapping):
+        value = [f"{name}={content}" for name, content in value.items()]
+    given = [value] if isinstance(value, str) and value else value or []
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"must be a label such as 'zone=eu', a list of labels or a dict, not {kind(value)}")
+    return tuple(sorted({label(one) for one in given}))
+
+
+def datacenter(value: object) -> tuple[str, ...]:
+    """Names of which a host has to have one, as its label datacenter=NAME; an enum's member stands for its value."""
+    if value is None:
+        return ()
+    given = value if isinstance(value, list | tuple) else [value]
+    names = [one.value if isinstance(one, Enum) else one for one in given]
+    if not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"must be a name such as 'EU-RO-1', or a list of names, not {kind(value)}")
+    return tuple(sorted({label(f"datacenter={name}").partition("=")[2] for name in names}))
 
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

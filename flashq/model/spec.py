@@ -123,7 +123,7 @@ class EndpointSpec(_Parameters):
     system_dependencies: Annotated[tuple[str, ...], _by(rules.system_dependencies)] = ()
     accelerate_downloads: Annotated[bool, _by(rules.accelerate_downloads)] = True
     volume: Annotated[str | None, _by(rules.volume)] = None
-    datacenter: Annotated[None, _not_yet("hosts are not chosen by label yet", [])] = None
+    datacenter: Annotated[tuple[str, ...], _by(rules.datacenter)] = ()
     env: Annotated[dict[str, str], _by(rules.env)] = Field(default_factory=dict, repr=False)
     gpu_count: Annotated[int, _by(rules.gpu_count)] = 1
     execution_timeout_ms: Annotated[int, _by(rules.execution_timeout_ms)] = 0
@@ -147,7 +147,7 @@ class EndpointSpec(_Parameters):
     max_deliveries: Annotated[int, _by(rules.max_deliveries)] = MAX_DELIVERIES
     max_queued: Annotated[int | None, _by(rules.max_queued)] = None
     batch: Annotated[None, _not_yet("calls are not gathered into batches yet; pass lists with map")] = None
-    hosts: Annotated[None, _not_yet("hosts are not chosen by label yet", {}, [], "")] = None
+    hosts: Annotated[tuple[str, ...], _by(rules.hosts)] = ()
 
     @classmethod
     def _completed(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -227,7 +227,8 @@ def resources(spec: EndpointSpec) -> dict[str, Any]:
 
     Either `gpu` (`products`: NVML product names, empty for any; `count`; if they are asked for, `others`: any
     model after those, and `cuda`: the oldest version) or `cpu` (`instance`; `cores` and `memory_gib`, None where
-    not counted), and `concurrency`; `packages` and `volume` where there are any.
+    not counted), and `concurrency`; `packages`, `volume`, `labels` (all of
+    them) and `datacenters` (one of them) where there are any.
     """
     needs: dict[str, Any] = {"concurrency": spec.max_concurrency}
     if spec.gpu is not None:
@@ -243,6 +244,10 @@ def resources(spec: EndpointSpec) -> dict[str, Any]:
         needs["packages"] = list(spec.system_dependencies)
     if spec.volume is not None:
         needs["volume"] = spec.volume
+    if spec.hosts:
+        needs["labels"] = list(spec.hosts)
+    if spec.datacenter:
+        needs["datacenters"] = list(spec.datacenter)
     return needs
 
 

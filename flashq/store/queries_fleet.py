@@ -69,6 +69,7 @@ class ListedHost:
     workers: int
     since: datetime | None
     state: str
+    labels: list[str]
     pythons: list[str]  # versions it has: "3.11"
     lacks: list[str]  # what endpoints require and it has not, with why
 
@@ -157,6 +158,7 @@ _HOST = (
     "cuda",
     "started_at",
     "draining",
+    "labels",
     "pythons",
     "lacks",
 )
@@ -283,6 +285,7 @@ def hosts(broker: Broker) -> list[ListedHost]:
                 workers=placed[name],
                 since=moment(fields["started_at"]),
                 state="silent" if silent_at[name] < at else state,
+                labels=[label for label in fields["labels"].split(",") if label],
                 pythons=[python for python in fields["pythons"].split(",") if python],
                 lacks=[f"{what} ({why})" for what, why in written(fields["lacks"], dict).items()],
             )

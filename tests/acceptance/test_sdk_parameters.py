@@ -123,11 +123,9 @@ OPTION_CASES = [
 # What a later version will do may not be taken and ignored by this one.
 LATER: dict[str, Any] = {
     "id": "deployed-one",
-    "datacenter": "EU-RO-1",
     "image": "python:3.11",
     "template": "abc",
     "batch": (4, 10),
-    "hosts": {"zone": "a"},
 }
 
 DEFAULTS: dict[str, Any] = {
@@ -297,6 +295,10 @@ def test_what_is_no_function_or_coroutine_yet_is_refused_clearly() -> None:
         },
         {"system_dependencies": ["ffmpeg", "libsndfile1"]},
         {"volume": "/mnt/models"},
+        {"datacenter": "EU-RO-1"},
+        {"datacenter": ["EU-RO-1", "US-KS-2"]},
+        {"hosts": "zone=eu"},
+        {"hosts": {"zone": "eu", "rack": "1"}},
         {"env": {}},
         {"env": {"HF_TOKEN": "x", "EMPTY": "", "UMLAUT": "ü"}},
         {"execution_timeout_ms": 1},

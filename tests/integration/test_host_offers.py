@@ -98,8 +98,10 @@ def test_folders(tmp_path: Path) -> None:
     assert missing(wanted, {}) == {wanted[1]: "Not a directory", wanted[2]: "No such file or directory"}
 
 
-def test_a_share_that_does_not_answer_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a share whose server is gone, expect to be told so after a while, at once from then on, until it answers."""
+def test_a_share_that_does_not_answer_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a share whose server is gone, expect to be told so after a while, then at once, until it answers."""
     answers = threading.Event()
     real = os.scandir
 

@@ -86,6 +86,10 @@ def test_endpoint_has_what_its_record_and_queue_say() -> None:
             {"system_dependencies": ["ffmpeg"], "volume": "/mnt/m"},
             Needs(requires=("package ffmpeg", "folder /mnt/m")),
         ),
+        (
+            {"hosts": {"zone": "eu"}, "datacenter": ["B", "A"]},
+            Needs(labels=("zone=eu",), datacenters=("A", "B")),
+        ),
         ({"cpu": None, "gpu": "NVIDIA H200", "gpu_count": 2}, Needs(gpus=2, gpu_models=("NVIDIA H200",))),
         (
             {"cpu": None, "gpu": ["NVIDIA H200", "any"], "min_cuda_version": "12.4"},
@@ -230,6 +234,7 @@ def test_host_tells_of_pythons_and_of_what_it_lacks() -> None:
         (),
         (),
     )
+    assert rows.host_view("h1", host_fields(labels="a,zone=eu"), NOW_MS).labels == {"a", "zone=eu"}
     said = host_fields(pythons="3.11,3.12", lacks='{"package ffmpeg": "not installed"}')
     seen = rows.host_view("h1", said, NOW_MS)
     assert (seen.pythons, seen.lacks) == (("3.11", "3.12"), (("package ffmpeg", "not installed"),))

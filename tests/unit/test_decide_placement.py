@@ -72,6 +72,12 @@ H200 = GpuView("GPU-h200", "NVIDIA H200", 141 * GIB)
             "needs 1 GPU; host h1: NVML does not start: Unknown Error",
         ),
         (
+            Needs(labels=("a", "zone=eu"), datacenters=("X", "Y")),
+            [host("h1", labels=frozenset(("a", "datacenter=Z")))],
+            "NO_LABEL",
+            "needs the label zone=eu and datacenter=X or datacenter=Y; host h1 has a, datacenter=Z",
+        ),
+        (
             Needs(python="3.12"),
             [host("h1", pythons=("3.11", "3.13")), host("h2", slots=0, pythons=("3.13",))],
             "NO_PYTHON",
@@ -111,6 +117,18 @@ def test_what_lacks_nothing_is_chosen_and_told_what_is_required() -> None:
     hosts = [host("h1", lacks=(LACKS_FFMPEG,)), host("h2", pythons=("3.12",)), host("h3", pythons=("3.11",))]
     (start,) = decide(snapshot(endpoint(queued=1, needs=FFMPEG), hosts=hosts)).starts
     assert (start.host, start.requires) == ("h3", ("package ffmpeg", "folder /mnt/m"))
+
+
+def test_workers_go_where_the_labels_are() -> None:
+    here = host("h2", labels=frozenset(("zone=eu", "datacenter=Y", "other")))
+    hosts = [host("h1", labels=frozenset(("zone=eu",))), here]
+    needs = Needs(labels=("zone=eu",), datacenters=("X", "Y"))
+    assert [
+        start.host for start in decide(snapshot(endpoint(queued=2, needs=needs), hosts=hosts)).starts
+    ] == [
+        "h2",
+        "h2",
+    ]
 
 
 def test_a_host_that_does_not_say_which_pythons_it_has_may_be_tried() -> None:

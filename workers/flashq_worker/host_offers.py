@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from flashq.errors import EnvironmentBuildError
 from flashq.model.parameters import SYSTEM_PACKAGE
@@ -83,7 +83,7 @@ def missing(requires: Iterable[str], variables: Mapping[str, str]) -> dict[str, 
     for requirement in requires:
         kind, _, name = requirement.partition(" ")
         if kind == "folder":
-            if why := _Probe.of(name):
+            if why := _not_a_folder(name):
                 found[requirement] = why
         elif kind == "package" and SYSTEM_PACKAGE.fullmatch(name):
             packages.append(name)
@@ -97,32 +97,34 @@ def missing(requires: Iterable[str], variables: Mapping[str, str]) -> dict[str, 
 class _Probe:
     """Looks whether there is a folder, in a thread: a share whose server is gone may never answer."""
 
-    under_way: ClassVar[dict[str, _Probe]] = {}
-
     def __init__(self, path: str) -> None:
-        self._path = path
-        self._done = threading.Event()
-        self._why = ""
+        self.path = path
+        self.answered = threading.Event()
+        self.why = ""
         threading.Thread(target=self._look, name="folder", daemon=True).start()
 
     def _look(self) -> None:
         try:
-            with os.scandir(self._path):
+            with os.scandir(self.path):
                 pass
         except OSError as error:
-            self._why = error.strerror or str(error)
-        self._done.set()
+            self.why = error.strerror or str(error)
+        self.answered.set()
 
-    @classmethod
-    def of(cls, path: str) -> str:
-        """Why this is no folder; empty where it is one. Waits once, and not again for the same that hangs."""
-        probe, patience_s = cls.under_way.get(path), 0.0
-        if probe is None:
-            probe, patience_s = cls.under_way.setdefault(path, cls(path)), _ANSWER_S
-        if not probe._done.wait(patience_s):
-            return f"it does not answer within {_ANSWER_S:g} s"
-        del cls.under_way[path]
-        return probe._why
+
+_probes: dict[str, _Probe] = {}
+
+
+def _not_a_folder(path: str) -> str:
+    """Why this is no folder; empty where it is one. One that does not answer is waited for once."""
+    probe, patience_s = _probes.get(path), 0.0
+    if probe is None:
+        probe = _probes[path] = _Probe(path)
+        patience_s = _ANSWER_S
+    if not probe.answered.wait(patience_s):
+        return f"it does not answer within {_ANSWER_S:g} s"
+    del _probes[path]
+    return probe.why
 
 
 def _not_installed(names: Sequence[str], variables: Mapping[str, str]) -> dict[str, str]:
