@@ -194,13 +194,7 @@ def _three(name: str) -> Scope:
 
 #: With three jobs: whole scopes, as far as they end within minutes, and smaller alphabets.
 LARGE = (
-    *map(_three, ("outcomes", "once", "bells", "unbegun", "pauses", "silence")),
-    Scope(
-        "three try again",
-        "retries at once and later",
-        TRIPLE,
-        "submit join claim_and_start finish retry_now retry_later lapse",
-    ),
+    *map(_three, ("outcomes", "once", "retries", "bells", "unbegun", "pauses", "silence")),
     Scope(
         "three begin anew",
         "ends, and the next generation",
