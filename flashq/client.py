@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from flashq.registration import Registration
     from flashq.store.broker import Broker
     from flashq.store.command import Command
+    from flashq.stream import Stream
 
 log = logging.getLogger("flashq")
 _CLOSE_S = 5.0
@@ -216,6 +217,12 @@ class Client:
     async def aacknowledged(self, job: EndpointJob[Any]) -> None:
         """The same for coroutines."""
         await job._call.acknowledged  # noqa: SLF001
+
+    def stream(self, begin: Callable[[], EndpointJob[Any]], *, owned: bool) -> Stream[Any]:
+        """What a job yields. See `Stream`."""
+        from flashq.stream import Stream
+
+        return Stream(self, begin, owned=owned)
 
     # -- asking about a job --------------------------------------------------------------------------
     def cancel(self, job_id: str) -> Reply[str]:

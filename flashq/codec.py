@@ -120,7 +120,7 @@ class Revision:
 
     function: bytes
     qualname: str
-    mode: str  # "sync" | "async"
+    mode: str  # "sync" | "async" | "generator" | "async_generator"
     python: str
     dependencies: tuple[str, ...]
     concurrency: int
@@ -153,6 +153,22 @@ def open_outcome(raw: bytes, keys: Keys, *, endpoint: str, job: str, call_digest
     opened = envelope.open_sealed(raw, keys, direction=Direction.OUTCOME, endpoint=endpoint, job=job)
     if call_digest and opened.header.call_digest != call_digest:
         raise errors.WrongBinding(f"the outcome of job {job} answers another call than the one sent")
+    return opened
+
+
+def open_chunk(
+    raw: bytes, keys: Keys, *, endpoint: str, job: str, fence: int, number: int, call_digest: str
+) -> Envelope:
+    """Verify one of the values that a job yielded: of this job and run, with this number, answering this very call.
+
+    Raises: EnvelopeError.
+    """
+    opened = envelope.open_sealed(raw, keys, direction=Direction.CHUNK, endpoint=endpoint, job=job)
+    header = opened.header
+    if (header.fence, header.sequence) != (fence, number):
+        raise errors.WrongBinding(f"chunk {number} of job {job} is of another run, or another number")
+    if call_digest and header.call_digest != call_digest:
+        raise errors.WrongBinding(f"chunk {number} of job {job} answers another call than the one sent")
     return opened
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flashq.model.spec import CallOptions, EndpointSpec
     from flashq.model.terms import Terms
     from flashq.queue import Queue
+    from flashq.stream import Stream
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -119,9 +120,8 @@ def _named_function(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_kind(function: Callable[..., Any], spec: EndpointSpec) -> None:
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise NotSupportedError("function", "generator endpoints do not exist yet; return a list")
-    if spec.max_concurrency > 1 and not inspect.iscoroutinefunction(function):
+    coroutine = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+    if spec.max_concurrency > 1 and not coroutine:
         raise SpecError(
             "max_concurrency",
             "more than one job at once needs an `async def` function",
@@ -156,6 +156,7 @@ class EndpointFunction(Generic[P, R]):
         self._spec = spec
         self._options = options
         self._terms: Terms | None = None
+        self._yields = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
         functools.update_wrapper(self, function)
 
     def __repr__(self) -> str:
@@ -209,6 +210,7 @@ class EndpointFunction(Generic[P, R]):
         """
         from flashq.client import current_client
 
+        self._check_returns()
         return current_client().submit(self, args, kwargs, blocking=False)
 
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -219,6 +221,25 @@ class EndpointFunction(Generic[P, R]):
         except KeyboardInterrupt:
             job.cancel()
             raise
+
+    def stream(self, *args: P.args, **kwargs: P.kwargs) -> Stream[Any]:
+        """Call a function that yields; iterate, with `for` or `async for`, for the values as they come.
+
+        The call is submitted when iteration begins. Leaving the loop early cancels the job.
+        """
+        from flashq.client import current_client
+
+        if not self._yields:
+            raise UnsupportedCall(f"endpoint {self.name!r} yields nothing: call it with remote, or await it")
+        client = current_client()
+        return client.stream(lambda: client.submit(self, args, kwargs, blocking=False), owned=True)
+
+    def _check_returns(self) -> None:
+        if self._yields:
+            raise UnsupportedCall(
+                f"endpoint {self.name!r} yields its values: `for value in {self.name}.stream(...)` gives them as they "
+                f"come; {self.name}.spawn(...) gives a job whose stream() does"
+            )
 
     def spawn(self, *args: P.args, **kwargs: P.kwargs) -> EndpointJob[R]:
         """Submit a call and return once the broker has acknowledged it.
@@ -259,6 +280,7 @@ class EndpointFunction(Generic[P, R]):
         """
         from flashq.mapping import Map
 
+        self._check_returns()
         return Map(
             self,
             inputs,

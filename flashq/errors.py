@@ -228,6 +228,10 @@ class ResultExpired(JobError):
     """The job completed, but its result was kept only for `result_ttl` seconds."""
 
 
+class StreamLost(JobError):
+    """Of what a job yielded something cannot be read: it was begun anew meanwhile, or somebody else has read it."""
+
+
 class JobNotFound(JobError):
     """The broker knows no such job: it never existed, was deleted, or expired long ago."""
 

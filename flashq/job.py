@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flashq.model.durability import Durability
     from flashq.model.envelope import Keys
     from flashq.model.outcome import Ending
+    from flashq.stream import Stream
 
 R = TypeVar("R")
 _NOTHING: Any = object()
@@ -278,6 +279,13 @@ class EndpointJob(Generic[R]):
 
     def __await__(self) -> Generator[Any, None, R]:
         return self.wait().__await__()
+
+    def stream(self) -> Stream[Any]:
+        """What it yields, as it comes: for a function that is a generator. To be read once, by one reader.
+
+        Unread, it stops once a bounded number of values wait, until it is cancelled or its time is up.
+        """
+        return self._client.stream(lambda: self, owned=False)
 
     # -- acting on it --------------------------------------------------------------------------------
     def requeue(self) -> Reply[EndpointJob[R]]:

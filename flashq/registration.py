@@ -97,7 +97,7 @@ def prepare(
     revision = codec.Revision(
         function=pickled,
         qualname=function.__qualname__,
-        mode="async" if inspect.iscoroutinefunction(function) else "sync",
+        mode=mode_of(function),
         python=codec.PYTHON,
         dependencies=spec.dependencies,
         concurrency=spec.max_concurrency,
@@ -127,6 +127,15 @@ def prepare(
         env_tag=codec.environment_tag(spec.env, keys, spec.name),
         env=env,
     )
+
+
+def mode_of(function: Callable[..., Any]) -> str:
+    """How a worker runs a function: "sync", "async", "generator" or "async_generator"."""
+    if inspect.isasyncgenfunction(function):
+        return "async_generator"
+    if inspect.isgeneratorfunction(function):
+        return "generator"
+    return "async" if inspect.iscoroutinefunction(function) else "sync"
 
 
 def callables_used(function: Callable[..., Any]) -> tuple[int, ...]:

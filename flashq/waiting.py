@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flashq.client import Client
     from flashq.job import Call
     from flashq.model.durability import Server
+    from flashq.model.envelope import Envelope
     from flashq.store.records import Observed, Watched
 
 log = logging.getLogger("flashq")
@@ -238,6 +239,9 @@ class Waiting:
     # -- decoding ------------------------------------------------------------------------------------
     def decode(self, call: Call, ending: Ending) -> Any:
         """The value of an ended job; or raises why there is none. Verifies before it unpickles."""
+        return codec.load_value(self.opened(call, ending))
+
+    def opened(self, call: Call, ending: Ending) -> Envelope:
+        """The verified outcome of an ended job; or raises why it has no value."""
         keys = call.keys or self._client.keyring
-        opened = verified_value(ending, keys, endpoint=call.endpoint, job=call.id, call_digest=call.digest)
-        return codec.load_value(opened)
+        return verified_value(ending, keys, endpoint=call.endpoint, job=call.id, call_digest=call.digest)

@@ -42,6 +42,7 @@ NAMES = {
     "parked": "fq:parked:",  # list: ids found on an endpoint's queues that are no jobs of ours
     "bell": "fq:bell:",  # list: what wakes a worker (job, cancel:<id>, drain) or a standby autoscaler (lead)
     "logs": "fq:logs:",  # stream: output of one job, capped
+    "chunks": "fq:chunks:",  # stream: what one job has yielded and no reader has yet; ids are fence-number
     "idempotency": "fq:idem:",  # string (endpoint:digest): which job an idempotency key stands for
     "leader": "fq:leader",  # hash: which autoscaler may act, under which epoch, until when
     "standbys": "fq:standbys",  # zset: autoscalers that stand by, by when their word ends (ms)
@@ -60,7 +61,7 @@ HELD = "--held"
 
 #: What the kinds that end in a colon go on with, where that is not the name of an endpoint alone.
 _SUBJECTS = {
-    **dict.fromkeys(("job", "results", "logs", "worker", "bell"), "id"),  # <endpoint>-<uuid>
+    **dict.fromkeys(("job", "results", "logs", "chunks", "worker", "bell"), "id"),  # <endpoint>-<uuid>
     **dict.fromkeys(("queue", "wip", "finished", "failed", "scheduled", "canceled"), "queue"),
     **dict.fromkeys(("revision", "spent", "idempotency"), "part"),  # <endpoint>:…
     **dict.fromkeys(("host", "host_environments", "commands", "push"), "other"),

@@ -105,6 +105,10 @@ def beat(r: Any) -> Beat:
     return Beat(int(r[0]), int(r[2]))
 
 
+def chunked(r: Any) -> tuple[str, int]:
+    return text(r[0]), int(r[1])
+
+
 def pair(r: Any) -> tuple[int, int]:
     return int(r[0]), int(r[1])
 

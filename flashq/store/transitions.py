@@ -353,6 +353,17 @@ class Transitions:
         args = (self._root, job, chunk, keep_s, pieces, fence, at)
         return Command("log", self.keys.of("job", job), args, int)
 
+    def chunk(
+        self, job: str, fence: int, worker: str, number: int, chunk: bytes, *, keep_s: int = 86400
+    ) -> Command[tuple[str, int]]:
+        """One of the values that a job yields. 'ok' or 'stale', and up to which number a reader has them."""
+        args = (self._root, job, fence, worker, number, chunk, keep_s)
+        return Command("chunk", self.keys.of("job", job), args, replies.chunked)
+
+    def take(self, job: str, fence: int, number: int) -> Command[str]:
+        """A reader has the chunks of this run up to this number. 'ok', 'stale' or 'unknown'."""
+        return Command("take", self.keys.of("job", job), (self._root, job, fence, number), text)
+
     # -- workers -------------------------------------------------------------------------------------
     def order(
         self,

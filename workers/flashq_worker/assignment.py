@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from flashq.errors import WrongBinding
 from flashq.model.envelope import Header, Keys, open_sealed
 from flashq.model.keyring import Direction
 from flashq.model.retry import AT_MOST_ONCE
+from flashq_worker.outflow import Outflow
 
 if TYPE_CHECKING:
     from flashq.store.records import Claimed
@@ -42,6 +43,7 @@ class Assignment:
     asked_back: bool = False  # the executor is to give it back if it has not begun
     kill_at: float = 0.0  # when the executor is killed if it has not stopped by then
     logged: int = 0  # bytes of its output that were kept
+    outflow: Outflow = field(default_factory=Outflow)  # what it yields, if it does
 
     @property
     def job(self) -> str:

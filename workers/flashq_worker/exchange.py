@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flashq.errors import BrokerError, BrokerUnreachable
@@ -52,6 +53,9 @@ class Events(Protocol):
     def on_not_ours(self, job: str, fence: int) -> None:
         """This delivery of a job is not this worker's any more."""
 
+    def on_taken(self, job: str, fence: int, number: int) -> None:
+        """A reader has what this run of a job yielded up to this number."""
+
     def on_drain(self) -> None:
         """Take nothing more, and end."""
 
@@ -87,6 +91,7 @@ class Exchange:
         self._refusing = Backoff(*_REFUSED_S)
         self._deaf = Backoff(*_REFUSED_S)  # as to the bell
         self._advancing = False
+        self._under_way: Counter[str] = Counter()  # chunks of each job that the broker has yet to confirm
         self._nonce = 0
         self._look = True
         self.due_at = 0.0  # when something is to be done though nothing was heard
@@ -190,6 +195,10 @@ class Exchange:
             return
         if rung_for.startswith(b"cancel:"):
             self._events.on_stop(rung_for[7:].decode(), "cancel")
+        elif rung_for.startswith(b"taken:"):
+            job, fence, number = rung_for[6:].decode().split(":")
+            self._events.on_taken(job, int(fence), int(number))
+            return
         elif rung_for == b"drain":
             self._events.on_drain()
         self._look = True
@@ -218,7 +227,7 @@ class Exchange:
         due = [self._deaf.until if self._deaf.failing and not self.listening else float("inf")]
         if self._refused:
             due.append(self._refusing.until)
-        if self._settled and not self._advancing:
+        if self._sayable and not self._advancing:
             due.append(self._refusing.until)
         elif self._begun and not self._advancing:
             due.append(max(self._begun_by, self._refusing.until))
@@ -297,6 +306,27 @@ class Exchange:
 
         self._stream.add(self._transitions.log(held.job, held.fence, at, output), answered)
 
+    def chunk(self, held: Assignment, number: int, chunk: bytes) -> None:
+        """Pass on what a job yields. How it ended is not said before the broker has all of it."""
+        command = self._transitions.chunk(held.job, held.fence, self._config.worker, number, chunk)
+
+        def answered(answer: tuple[str, int] | None, error: Exception | None) -> None:
+            if answer is None:
+                self._trouble(error)
+                self._refused.append((held.job, lambda: self._stream.add(command, answered)))
+                return
+            self._under_way[held.job] -= 1
+            if not self._under_way[held.job]:
+                del self._under_way[held.job]
+            verdict, taken = answer
+            if verdict == "stale":
+                self._events.on_not_ours(held.job, held.fence)
+            else:
+                self._events.on_taken(held.job, held.fence, taken)
+
+        self._under_way[held.job] += 1
+        self._stream.add(command, answered)
+
     def _add(self, job: str, command: Command[Any]) -> None:
         def answered(answer: Any, error: Exception | None) -> None:
             if error is not None:
@@ -314,6 +344,11 @@ class Exchange:
         for _, say in refused:
             say()
 
+    @property
+    def _sayable(self) -> list[Settlement]:
+        """How jobs ended of which nothing else is under way."""
+        return [settlement for settlement in self._settled if settlement.job not in self._under_way]
+
     # -- steps ---------------------------------------------------------------------------------------
     def flush(self, *, may_claim: bool, listen: bool) -> None:
         """Take the next step if one is due, send what is queued, and with `listen` wait for the bell."""
@@ -327,7 +362,7 @@ class Exchange:
                         self._say_again()
                     wants_work = self._look and may_claim and self._hand.room > 0
                     begun = self._begun and now >= self._begun_by
-                    if not self._advancing and (self._settled or begun or wants_work):
+                    if not self._advancing and (self._sayable or begun or wants_work):
                         self._advance(may_claim, now)
                 self._stream.flush()
                 if listen and not self._advancing and now >= self._deaf.until:
@@ -337,7 +372,8 @@ class Exchange:
 
     def _advance(self, may_claim: bool, now: float) -> None:
         hand = self._hand
-        done, self._settled = self._settled, []
+        done = self._sayable
+        self._settled = [settlement for settlement in self._settled if settlement not in done]
         begun, self._begun = self._begun, []
         room = hand.room if may_claim else 0
         ahead = self._pace.ahead if now < hand.oldest_began_at + PATIENCE_S else 0  # what runs is a long one

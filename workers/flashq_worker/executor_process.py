@@ -27,6 +27,7 @@ from flashq_worker.scrub import scrubbed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+Mode = Literal["sync", "async", "generator", "async_generator"]
 DEFAULT_RESULT_LIMIT = 64 * 2**20
 _READ_BYTES = 1 << 16
 _READS_AT_ONCE = 16  # per read_output(), so that a job that prints without end does not hold the loop
@@ -217,7 +218,7 @@ class ExecutorProcess:
         self,
         function: bytes,
         *,
-        mode: Literal["sync", "async"],
+        mode: Mode,
         concurrency: int,
         endpoint: str,
         revision: str,
@@ -242,10 +243,20 @@ class ExecutorProcess:
         fence: int,
         encoding: Literal["pickle", "json"],
         attempt: int = 1,
+        credit: int = 0,
     ) -> None:
-        """Have it run a job, after those it was given before. An OUTCOME of that job and fence follows."""
+        """Have it run a job, after those it was given before. An OUTCOME of that job and fence follows.
+
+        Before it, CHUNKs, of a function that yields: at most `credit`, and as many more as `credit` says later.
+        """
         meta = {"job": job, "fence": fence, "attempt": attempt, "encoding": encoding}
+        if credit:
+            meta["credit"] = credit
         self._send(FrameType.RUN, meta, payload)
+
+    def credit(self, job: str, fence: int, chunks: int) -> None:
+        """Let a running job send so many further CHUNKs."""
+        self._send(FrameType.CREDIT, {"job": job, "fence": fence, "chunks": chunks})
 
     def cancel(self, job: str, fence: int, reason: Literal["cancel", "timeout", "give-back"]) -> None:
         """Interrupt `job`. Its OUTCOME follows, unless the job resists: then `kill` after a grace.

@@ -67,6 +67,23 @@ class OutcomeWriter:
             timing=json.dumps(timing, separators=(",", ":")) if timing else "",
         )
 
+    def chunk(self, held: Assignment, number: int, encoding: str, value: bytes) -> bytes:
+        """One of the values that the job yields, signed."""
+        header = Header(
+            direction=Direction.CHUNK,
+            endpoint=self._endpoint,
+            job=held.job,
+            generation=held.claimed.generation,
+            revision=held.claimed.revision,
+            encoding=encoding,
+            python=held.header.python,
+            call_digest=held.call_digest,
+            fence=held.fence,
+            attempt=held.claimed.attempt,
+            sequence=number,
+        )
+        return seal(header, value, self._keys, key_id=held.key_id)
+
     def _sign(self, held: Assignment, encoding: str, payload: bytes, state: JobState) -> bytes:
         header = Header(
             direction=Direction.OUTCOME,
@@ -80,6 +97,7 @@ class OutcomeWriter:
             fence=held.fence,
             attempt=held.claimed.attempt,
             status=state.value,
+            chunks=held.outflow.count,
         )
         return seal(header, payload, self._keys, key_id=held.key_id)
 

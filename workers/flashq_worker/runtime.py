@@ -14,13 +14,13 @@ import threading
 import time
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from flashq import codec
 from flashq.errors import FlashqError, SpecError
 from flashq_worker import environment, environment_store, environment_uv, inject
 from flashq_worker.executor.frames import Frame, FrameError, FrameType
-from flashq_worker.executor_process import ExecutorProcess
+from flashq_worker.executor_process import ExecutorProcess, Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,6 +44,9 @@ MODEL_CACHES = {
 }
 """Where libraries keep what they download or compile: one folder a host, which outlives workers."""
 _MACHINES = frozenset({"OSError", "MemoryError"})  # raised while loading, these may be the machine's trouble
+
+
+_MODES: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
 
 
 class Phase(Enum):
@@ -98,6 +101,11 @@ class Runtime:
         """The minor version of Python that runs, or will run, the revision: "3.11"."""
         return codec.PYTHON if self._record is None else self._record.python
 
+    @property
+    def streams(self) -> bool:
+        """Whether the revision's function yields its values."""
+        return self._record is not None and self._record.mode in ("generator", "async_generator")
+
     def restart(self) -> None:
         """A fresh executor for the same revision."""
         assert self._record is not None
@@ -131,6 +139,10 @@ class Runtime:
     def _start(self, python: Path) -> None:
         assert self._record is not None
         record, config = self._record, self._config
+        mode = _MODES.get(record.mode)
+        if mode is None:
+            self._fail(f"its function is of a kind unknown here: {record.mode!r:.50}", deterministic=True)
+            return
         self._started_at = time.monotonic()
         try:
             self.process = ExecutorProcess.start(
@@ -147,7 +159,7 @@ class Runtime:
             return
         self.process.load(
             record.function,
-            mode="async" if record.mode == "async" else "sync",
+            mode=mode,
             concurrency=record.concurrency,
             endpoint=config.endpoint,
             revision=self.revision,

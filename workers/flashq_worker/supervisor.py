@@ -29,6 +29,7 @@ from flashq_worker.hand import Hand
 from flashq_worker.lease import LeaseKeeper, renew_every_s
 from flashq_worker.loading import Loading
 from flashq_worker.outcomes import OutcomeWriter
+from flashq_worker.outflow import FIRST_CREDIT
 from flashq_worker.pacing import PATIENCE_S, Pace
 from flashq_worker.runtime import Phase, Runtime
 
@@ -343,6 +344,7 @@ class Supervisor:
                 fence=held.fence,
                 encoding=_encoding(held),
                 attempt=held.claimed.attempt,
+                credit=FIRST_CREDIT if self._runtime.streams else 0,
             )
 
     def _readable(self, held: Assignment) -> bool:
@@ -439,6 +441,14 @@ class Supervisor:
             log.warning("job %s is no longer this worker's", job)
             self._kill_executor()
 
+    def on_taken(self, job: str, fence: int, number: int) -> None:
+        """Somebody reads what a job yields: it may yield more."""
+        held, process = self._hand.running.get(job), self._runtime.process
+        if held is not None and held.fence == fence and process is not None:
+            held.outflow.taken(number)
+            if chunks := held.outflow.grant():
+                process.credit(job, fence, chunks)
+
     def on_drain(self) -> None:
         """Take nothing more; what has not begun goes back at once."""
         if not self._draining:
@@ -470,6 +480,8 @@ class Supervisor:
             for frame in process.frames():
                 if frame.type is FrameType.OUTCOME:
                     self._on_outcome(frame)
+                elif frame.type is FrameType.CHUNK:
+                    self._on_chunk(frame)
                 else:
                     self._runtime.on_frame(frame)
         except FrameError as error:
@@ -490,13 +502,26 @@ class Supervisor:
                 self._exchange.log(held, held.logged, data)
                 held.logged += len(data)
 
-    def _on_outcome(self, frame: Frame) -> None:
+    def _at(self, frame: Frame) -> Assignment:
+        """The job that a frame of the executor is about. Raises FrameError where it is not at that."""
         held = self._hand.running.get(frame.meta["job"])
-        process = self._runtime.process
-        if held is None or process is None or held.fence != frame.meta["fence"]:
-            raise FrameError(f"an outcome of job {frame.meta['job']!r:.250}, which it is not at")
+        if held is None or held.fence != frame.meta["fence"]:
+            raise FrameError(f"a {frame.type.name} of job {frame.meta['job']!r:.250}, which it is not at")
         if frame.meta["encoding"] != _encoding(held):
             raise FrameError(f"job {held.job} is answered as {frame.meta['encoding']}")
+        return held
+
+    def _on_chunk(self, frame: Frame) -> None:
+        held = self._at(frame)
+        if not self._runtime.streams or frame.meta["number"] != held.outflow.count + 1:
+            raise FrameError(f"chunk {frame.meta['number']} of job {held.job}, after {held.outflow.count}")
+        number = held.outflow.yielded(len(frame.blob))
+        self._exchange.chunk(held, number, self._outcomes.chunk(held, number, _encoding(held), frame.blob))
+        self.on_taken(held.job, held.fence, 0)
+
+    def _on_outcome(self, frame: Frame) -> None:
+        held, process = self._at(frame), self._runtime.process
+        assert process is not None
         skipped = frame.meta["status"] == "skipped"
         if skipped and not held.asked_back:
             raise FrameError(f"job {held.job} is skipped, which nobody asked for")

@@ -359,7 +359,7 @@ end
 local function forget(P, id, f, at)
   redis.call('ZREM', P .. REGISTRY[f.state] .. f.origin, id)
   spend(P, f.ep, id, f, at)
-  redis.call('DEL', job_key(P, id), P .. N.results .. id, P .. N.logs .. id)
+  redis.call('DEL', job_key(P, id), P .. N.results .. id, P .. N.logs .. id, P .. N.chunks .. id)
   if f.key then
     local idempotency = P .. N.idempotency .. f.ep .. ':' .. f.key
     local value = redis.call('GET', idempotency)

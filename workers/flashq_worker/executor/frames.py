@@ -47,15 +47,17 @@ class FrameType(IntEnum):
     """What a frame says. Numbers are part of the wire: never reused, new ones appended."""
 
     LOAD = 1
-    """Supervisor: load a function. Meta mode, concurrency, endpoint, revision, python, limit (bytes of one result);
-    blob: the function."""
+    """Supervisor: load a function. Meta mode ("sync", "async", "generator", "async_generator"), concurrency, endpoint,
+    revision, python, limit (bytes of one result); blob: the function."""
     RUN = 2
-    """Supervisor: run a job. Meta job, fence, attempt, encoding; blob: payload."""
+    """Supervisor: run a job. Meta job, fence, attempt, encoding, credit? (chunks it may send); blob: payload."""
     CANCEL = 3
     """Supervisor: interrupt a job, or drop it where it has not begun. Meta job, fence, reason ("cancel", "timeout", or
     "give-back": leave it alone if it has begun)."""
     STOP = 4
     """Supervisor: finish what came before, then exit."""
+    CREDIT = 5
+    """Supervisor: a job that yields may send further chunks. Meta job, fence, chunks (how many)."""
     READY = 16
     """Executor: loaded. Meta pid, python, boot_ms, load_ms."""
     FAILED = 17
@@ -63,6 +65,8 @@ class FrameType(IntEnum):
     OUTCOME = 18
     """Executor: a job ended. Meta job, fence, status ("ok", "error", "cancelled", "timeout", or "skipped": given back
     without having begun), encoding, execution_ms, error?; blob: value or exception."""
+    CHUNK = 19
+    """Executor: a job yielded a value. Meta job, fence, number (from 1), encoding; blob: the value."""
 
 
 _TYPES = {int(kind): kind for kind in FrameType}
@@ -111,6 +115,7 @@ _META: dict[FrameType, dict[str, type | tuple[type, ...]]] = {
     FrameType.READY: {"pid": int, "python": str, "boot_ms": _NUMBER, "load_ms": _NUMBER},
     FrameType.FAILED: {"type": str, "message": str, "traceback": str},
     FrameType.OUTCOME: {"job": str, "fence": int, "status": str, "encoding": str, "execution_ms": _NUMBER},
+    FrameType.CHUNK: {"job": str, "fence": int, "number": int, "encoding": str},
 }
 _ERROR_META: dict[str, type | tuple[type, ...]] = {"kind": str, "type": str, "message": str, "traceback": str}
 _STATUSES = frozenset({"ok", "error", "cancelled", "timeout", "skipped"})

@@ -47,6 +47,7 @@ class Inbox:
         self._armed = False  # whether JobInterrupt may be raised now
         self._busy = False  # with the socket or the queue: a signal is only noted
         self._poked = False  # a signal came, and what it announced has not been read yet
+        self._credit = 0  # how many chunks the current job may send
 
     def next(self) -> Frame:
         """The oldest LOAD, RUN or STOP frame; waits for one. A RUN frame's job becomes the current one.
@@ -60,6 +61,7 @@ class Inbox:
             frame = self._queue.popleft()
             if frame.type is FrameType.RUN:
                 self._current = frame
+                self._credit = frame.meta.get("credit", 0)
         finally:
             self._busy = False
         if self._poked:
@@ -73,6 +75,23 @@ class Inbox:
             frames.send(self._sock, FrameType.OUTCOME, result.meta, result.blob)
         finally:
             self._busy = False
+
+    def chunk(self, made: Outcome) -> None:
+        """Send what the current job yielded, once it may. Raises JobInterrupt where the job is not to go on."""
+        self._busy = True
+        try:
+            while not self._credit and self._reason is None:
+                self._receive(0)
+            if self._reason is None:
+                self._credit -= 1
+                frames.send(self._sock, FrameType.CHUNK, made.meta, made.blob)
+        finally:
+            self._busy = False
+        if self._poked:
+            self._drain()
+        if self._armed and self._reason is not None:
+            self._armed = False
+            raise JobInterrupt
 
     def arm(self) -> None:
         """From here on the current job may be interrupted. Raises JobInterrupt where it already was."""
@@ -131,6 +150,10 @@ class Inbox:
             frames.send(self._sock, FrameType.OUTCOME, result.meta, result.blob)
 
     def _accept(self, frame: Frame) -> None:
+        if frame.type is FrameType.CREDIT:
+            if self._current is not None and _same_run(self._current, frame):
+                self._credit += frame.meta["chunks"]
+            return
         if frame.type is not FrameType.CANCEL:
             self._queue.append(frame)
             return
@@ -146,5 +169,5 @@ class Inbox:
                 return
 
 
-def _same_run(run: Frame, cancel: Frame) -> bool:
-    return bool(run.meta["job"] == cancel.meta["job"] and run.meta["fence"] == cancel.meta["fence"])
+def _same_run(run: Frame, word: Frame) -> bool:
+    return bool(run.meta["job"] == word.meta["job"] and run.meta["fence"] == word.meta["fence"])

@@ -70,29 +70,55 @@ def arguments(encoding: str, payload: bytes) -> tuple[tuple[Any, ...], dict[str,
 def returned(run: Mapping[str, Any], execution_ms: float, value: Any) -> Outcome:
     """The job returned `value`; where that cannot be encoded, an "unserializable" error says why."""
     try:
+        blob = _encoded(run, value, "the result")
+    except Unserializable as error:
+        return unserializable(run, execution_ms, error)
+    return Outcome(_meta(run, "ok", execution_ms), blob)
+
+
+class Unserializable(Exception):
+    """A value that cannot travel. `said`: what its outcome says."""
+
+    def __init__(self, said: dict[str, Any]) -> None:
+        super().__init__(said["message"])
+        self.said = said
+
+
+def _encoded(run: Mapping[str, Any], value: Any, what: str) -> bytes:
+    """The bytes of a value. Raises Unserializable."""
+    try:
         if run["encoding"] == "json":
             blob = _encode_json(value).encode()
         elif type(value) in _PLAIN:
             blob = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         else:
             blob = cloudpickle.dumps(value)
-    except BaseException as error:  # noqa: BLE001 - a value's __reduce__ may raise anything, SystemExit too
-        return unserializable(run, execution_ms, value, error)
+    except BaseException as error:
+        raise Unserializable(_no_bytes(run, value, what, error)) from error
     if len(blob) > _blob_limit:
-        message = f"the result takes {len(blob):,} bytes encoded; the limit is {_blob_limit:,}"
-        said = {"kind": "unserializable", "type": "", "message": message, "traceback": ""}
-        return _error(run, execution_ms, said)
-    return Outcome(_meta(run, "ok", execution_ms), blob)
+        message = f"{what} takes {len(blob):,} bytes encoded; the limit is {_blob_limit:,}"
+        raise Unserializable({"type": "", "message": message, "traceback": ""})
+    return bytes(blob)
 
 
-def unserializable(run: Mapping[str, Any], execution_ms: float, value: Any, error: BaseException) -> Outcome:
-    """The job returned `value`, which `error` keeps from travelling."""
+def _no_bytes(run: Mapping[str, Any], value: Any, what: str, error: BaseException) -> dict[str, Any]:
     how = "written as JSON" if run["encoding"] == "json" else "pickled"
     about = described(error)
     about["message"] = _bounded(
-        f"the result, of type {_type_name(type(value))}, cannot be {how}: {about['type']}: {about['message']}"
+        f"{what}, of type {_type_name(type(value))}, cannot be {how}: {about['type']}: {about['message']}"
     )
-    return _error(run, execution_ms, {"kind": "unserializable", **about})
+    return about
+
+
+def chunk(run: Mapping[str, Any], number: int, value: Any) -> Outcome:
+    """Meta and blob of the CHUNK frame for the value that a job yielded. Raises Unserializable."""
+    meta = {"job": run["job"], "fence": run["fence"], "number": number, "encoding": run["encoding"]}
+    return Outcome(meta, _encoded(run, value, f"value {number} that it yielded"))
+
+
+def unserializable(run: Mapping[str, Any], execution_ms: float, error: Unserializable) -> Outcome:
+    """The job returned, or yielded, what cannot travel."""
+    return _error(run, execution_ms, {"kind": "unserializable", **error.said})
 
 
 def raised(run: Mapping[str, Any], execution_ms: float, error: BaseException) -> Outcome:

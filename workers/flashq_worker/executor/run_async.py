@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import os
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,6 +34,8 @@ class _Attempt:
     task: asyncio.Task[None] | None = None
     began: bool = False
     reason: str | None = None  # why it was cancelled
+    credit: int = 0  # how many chunks it may send
+    credited: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class AsyncRunner(asyncio.Protocol):
@@ -46,12 +48,15 @@ class AsyncRunner(asyncio.Protocol):
         concurrency: int,
         decoder: FrameDecoder,
         endpoint: str,
+        *,
+        streams: bool,
     ) -> None:
         self._loop = loop
         self._function = function
         self._concurrency = concurrency
         self._decoder = decoder
         self._endpoint = endpoint
+        self._execute = self._stream if streams else self._call
         self._pid = os.getpid()
         self._waiting: deque[Frame] = deque()
         self._running: dict[str, _Attempt] = {}
@@ -88,14 +93,22 @@ class AsyncRunner(asyncio.Protocol):
                 self._waiting.append(frame)
         elif frame.type is FrameType.CANCEL:
             self._cancel(frame)
+        elif frame.type is FrameType.CREDIT:
+            self._add_credit(frame)
         elif frame.type is FrameType.STOP:
             self._stopping = True
             self._end_when_done()
         else:
             raise frames.FrameError(f"a {frame.type.name} frame, after LOAD")
 
+    def _add_credit(self, frame: Frame) -> None:
+        attempt = self._running.get(frame.meta["job"])
+        if attempt is not None and attempt.frame.meta["fence"] == frame.meta["fence"]:
+            attempt.credit += frame.meta["chunks"]
+            attempt.credited.set()
+
     def _begin(self, frame: Frame) -> None:
-        attempt = _Attempt(frame)
+        attempt = _Attempt(frame, credit=frame.meta.get("credit", 0))
         self._running[frame.meta["job"]] = attempt
         attempt.task = self._loop.create_task(self._attempt(attempt))
 
@@ -124,7 +137,7 @@ class AsyncRunner(asyncio.Protocol):
         started = perf_counter()
         result: Outcome | None = None
         if attempt.reason is None:
-            result = await self._execute(frame)
+            result = await self._execute(attempt)
         if result is None or attempt.reason is not None:
             elapsed = outcome.milliseconds_since(started)
             result = outcome.interrupted(frame.meta, elapsed, attempt.reason or "cancel")
@@ -134,8 +147,8 @@ class AsyncRunner(asyncio.Protocol):
             self._begin(self._waiting.popleft())
         self._end_when_done()
 
-    async def _execute(self, frame: Frame) -> Outcome:
-        started = perf_counter()
+    async def _call(self, attempt: _Attempt) -> Outcome:
+        frame, started = attempt.frame, perf_counter()
         try:
             args, kwargs = outcome.arguments(frame.meta["encoding"], frame.blob)
             value = self._function(*args, **kwargs)
@@ -145,13 +158,36 @@ class AsyncRunner(asyncio.Protocol):
             return outcome.raised(frame.meta, outcome.milliseconds_since(started), error)
         return outcome.returned(frame.meta, outcome.milliseconds_since(started), value)
 
+    async def _stream(self, attempt: _Attempt) -> Outcome:
+        """Send what an async generator yields as it comes; it returns nothing."""
+        frame, started, number = attempt.frame, perf_counter(), 0
+        try:
+            args, kwargs = outcome.arguments(frame.meta["encoding"], frame.blob)
+            async with contextlib.aclosing(self._function(*args, **kwargs)) as values:
+                async for value in values:
+                    number += 1
+                    made = outcome.chunk(frame.meta, number, value)
+                    while not attempt.credit:
+                        attempt.credited.clear()
+                        await attempt.credited.wait()
+                    attempt.credit -= 1
+                    self._write(FrameType.CHUNK, made)
+        except outcome.Unserializable as error:
+            return outcome.unserializable(frame.meta, outcome.milliseconds_since(started), error)
+        except BaseException as error:  # noqa: BLE001 - see _call
+            return outcome.raised(frame.meta, outcome.milliseconds_since(started), error)
+        return outcome.returned(frame.meta, outcome.milliseconds_since(started), None)
+
     def _send(self, result: Outcome) -> None:
+        self._write(FrameType.OUTCOME, result)
+
+    def _write(self, kind: FrameType, made: Outcome) -> None:
         if os.getpid() != self._pid:
             os._exit(0)  # the job forked, and this is the child that came back from it: it answers nothing
         output.flush()
         if self._transport is None:
             raise RuntimeError("no connection to answer on")
-        for piece in frames.pieces(FrameType.OUTCOME, result.meta, result.blob):
+        for piece in frames.pieces(kind, made.meta, made.blob):
             self._transport.write(piece)
 
     def _end_when_done(self) -> None:
@@ -166,11 +202,16 @@ def run(
     function: Callable[..., Any],
     concurrency: int,
     endpoint: str,
+    *,
+    streams: bool = False,
 ) -> None:
-    """Run what arrives until STOP, beginning with the `early` frames that came behind LOAD."""
+    """Run what arrives until STOP, beginning with the `early` frames that came behind LOAD.
+
+    `streams`: the function is an async generator function.
+    """
     with asyncio.Runner() as asyncio_runner:
         loop = asyncio_runner.get_loop()
-        runner = AsyncRunner(loop, function, concurrency, decoder, endpoint)
+        runner = AsyncRunner(loop, function, concurrency, decoder, endpoint, streams=streams)
         sock.setblocking(False)
         loop.run_until_complete(loop.connect_accepted_socket(lambda: runner, sock))
         for frame in early:

@@ -5,6 +5,7 @@ The hot path: one system call to receive, one to send, no other thread.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
     from flashq_worker.executor.outcome import Outcome
 
 
-def run(inbox: Inbox, function: Callable[..., Any], endpoint: str) -> None:
-    """Run what arrives until STOP. Raises EOFError when the supervisor closed the stream."""
+def run(inbox: Inbox, function: Callable[..., Any], endpoint: str, *, streams: bool = False) -> None:
+    """Run what arrives until STOP; `streams`: the function is a generator function.
+
+    Raises EOFError when the supervisor closed the stream.
+    """
+    execute = _stream if streams else _execute
     pid = os.getpid()
     while True:
         frame = inbox.next()
@@ -30,7 +35,7 @@ def run(inbox: Inbox, function: Callable[..., Any], endpoint: str) -> None:
             return
         if frame.type is not FrameType.RUN:
             raise frames.FrameError(f"a {frame.type.name} frame, after LOAD")
-        result = _attempt(inbox, function, frame, endpoint)
+        result = _attempt(inbox, execute, function, frame, endpoint)
         if os.getpid() != pid:
             os._exit(0)  # the job forked, and this is the child that came back from it: it answers nothing
         output.flush()
@@ -38,7 +43,13 @@ def run(inbox: Inbox, function: Callable[..., Any], endpoint: str) -> None:
         del frame, result  # an idle executor holds no payload
 
 
-def _attempt(inbox: Inbox, function: Callable[..., Any], frame: Frame, endpoint: str) -> Outcome:
+def _attempt(
+    inbox: Inbox,
+    execute: Callable[[Inbox, Callable[..., Any], Frame], Outcome],
+    function: Callable[..., Any],
+    frame: Frame,
+    endpoint: str,
+) -> Outcome:
     """Run one job to its outcome. An interrupt decides it, even where the job swallowed the interrupt."""
     result: Outcome | None = None
     started = perf_counter()
@@ -46,7 +57,7 @@ def _attempt(inbox: Inbox, function: Callable[..., Any], frame: Frame, endpoint:
     try:
         try:
             inbox.arm()
-            result = _execute(function, frame)
+            result = execute(inbox, function, frame)
         finally:
             inbox.disarm()
     except JobInterrupt:
@@ -57,11 +68,34 @@ def _attempt(inbox: Inbox, function: Callable[..., Any], frame: Frame, endpoint:
     return result
 
 
-def _execute(function: Callable[..., Any], frame: Frame) -> Outcome:
+def _execute(inbox: Inbox, function: Callable[..., Any], frame: Frame) -> Outcome:
     started = perf_counter()
     try:
         args, kwargs = outcome.arguments(frame.meta["encoding"], frame.blob)
         value = function(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001 - sys.exit and KeyboardInterrupt end the job, not the executor
+        return outcome.raised(frame.meta, outcome.milliseconds_since(started), error)
+    return outcome.returned(frame.meta, outcome.milliseconds_since(started), value)
+
+
+def _stream(inbox: Inbox, function: Callable[..., Any], frame: Frame) -> Outcome:
+    """Send what a generator yields as it comes; its outcome is what it returns."""
+    started = perf_counter()
+    number = 0
+    try:
+        args, kwargs = outcome.arguments(frame.meta["encoding"], frame.blob)
+        values = function(*args, **kwargs)
+        with contextlib.closing(values):
+            while True:
+                try:
+                    value = next(values)
+                except StopIteration as end:
+                    value = end.value
+                    break
+                number += 1
+                inbox.chunk(outcome.chunk(frame.meta, number, value))
+    except outcome.Unserializable as error:
+        return outcome.unserializable(frame.meta, outcome.milliseconds_since(started), error)
+    except BaseException as error:  # noqa: BLE001 - see _execute
         return outcome.raised(frame.meta, outcome.milliseconds_since(started), error)
     return outcome.returned(frame.meta, outcome.milliseconds_since(started), value)

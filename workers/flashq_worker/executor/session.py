@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from flashq_worker.executor.frames import Frame
 
 
+_ASYNC = ("async", "async_generator")
+_STREAMS = ("generator", "async_generator")
 _OOM = Path("/proc/self/oom_score_adj")
 
 
@@ -60,7 +62,7 @@ def _serve(sock: socket.socket, inbox: Inbox, start_ns: int) -> int:
     started = time.perf_counter()
     try:
         function = _load(load)
-        if load.meta["mode"] == "async":
+        if load.meta["mode"] in _ASYNC:
             import asyncio  # noqa: F401 - takes its time, which is the load's
     except BaseException as error:  # noqa: BLE001 - user code runs here: imports, __setstate__, sys.exit
         output.flush()
@@ -74,13 +76,21 @@ def _serve(sock: socket.socket, inbox: Inbox, start_ns: int) -> int:
         "load_ms": outcome.milliseconds_since(started),
     }
     frames.send(sock, FrameType.READY, ready)
-    if load.meta["mode"] == "async":
+    streams = load.meta["mode"] in _STREAMS
+    if load.meta["mode"] in _ASYNC:
         from flashq_worker.executor import run_async
 
         signal.signal(signal.SIGUSR1, _nothing_to_add)
-        run_async.run(sock, *inbox.hand_over(), function, load.meta["concurrency"], load.meta["endpoint"])
+        run_async.run(
+            sock,
+            *inbox.hand_over(),
+            function,
+            load.meta["concurrency"],
+            load.meta["endpoint"],
+            streams=streams,
+        )
     else:
-        run_sync.run(inbox, function, load.meta["endpoint"])
+        run_sync.run(inbox, function, load.meta["endpoint"], streams=streams)
     return 0
 
 
