@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashq import codec, errors
 from flashq.ending import conflict, full, spent, verified_value
-from flashq.model.envelope import CALL_LIFETIME_MS, Header
+from flashq.model.envelope import CALL_LIFETIME_MS, Header, open_sealed
 from flashq.model.idempotency import stands_for
 from flashq.model.job_id import RANDOM_BYTES, new_job_id
 from flashq.model.keyring import Direction
@@ -64,12 +64,14 @@ def submit(
     """Submit a call with the endpoint's own defaults (timeout, ttl, retries, priority …).
 
     `key`: idempotency key. Raises: EndpointNotFound, SerializationError, PayloadTooLarge, QueueFull,
-    IdempotencyConflict, ResultExpired (the key's job completed and is gone), BrokerError.
+    IdempotencyConflict, ResultExpired (the key's job completed and is gone), UnsupportedCall where it yields its
+    values, BrokerError.
     """
     payload = _payload(args, kwargs or {}, payload_limit)
     record = read_hash(broker, broker.keys.of("endpoint", endpoint), ("revision", "spec"))
     if not record["revision"]:
         raise errors.EndpointNotFound(f"no endpoint {endpoint} is registered: see `flashq endpoints`")
+    _check_returns(broker, keys, endpoint, record["revision"])
     at_ms = now_ms(broker)
     job = new_job_id(endpoint, at_ms, os.urandom(RANDOM_BYTES))
     try:
@@ -98,6 +100,20 @@ def submit(
     if answer.verdict == "hit":
         return JsonCall(answer.detail, endpoint, "", None)
     return JsonCall(job, endpoint, digest, _accepted(endpoint, answer))
+
+
+def _check_returns(broker: Broker, keys: Keys, endpoint: str, revision: str) -> None:
+    """A function that yields has nothing to answer with. What cannot be read here is for its worker to refuse."""
+    raw = broker.execute("GET", broker.keys.of("revision", endpoint, revision)) or b""
+    try:
+        opened = open_sealed(raw, keys, direction=Direction.REVISION, endpoint=endpoint)
+        mode = codec.Revision.unpack(opened.payload).mode
+    except errors.EnvelopeError:
+        return
+    if mode in ("generator", "async_generator"):
+        raise errors.UnsupportedCall(
+            f"endpoint {endpoint} yields its values: read them from Python, with stream(...)"
+        )
 
 
 def _compact(value: Any) -> str:

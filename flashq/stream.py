@@ -90,9 +90,9 @@ class _Reader:
         self._client = client
         self._call = call
         self._chunks: Chunks | None = None
-        self._fence = 0
-        self._number = 0  # of the last chunk that was fetched
-        self._pending: deque[Envelope] = deque()
+        self._fence, self._number = 0, 0  # of the last value that was given
+        self._fetched = 0, 0  # the same of the last that was fetched
+        self._pending: deque[Chunk] = deque()
         self._unsaid, self._unsaid_bytes = 0, 0  # taken, and not said yet
         self._closed = False
         self._lock = threading.Lock()
@@ -121,14 +121,15 @@ class _Reader:
         while not self._pending and not self._closed:
             ended = self._call.ended.done  # asked first: what was yielded until then is there to be fetched
             rows = self._fetch(0.0 if ended else _WAIT_S)
-            for row in rows:
-                self._accept(row)
-            if ended and not rows:
+            self._pending += rows
+            if rows:
+                self._fetched = rows[-1].fence, rows[-1].number
+            elif ended:
                 self._check_end()
                 return None
         if self._closed:
             return None
-        opened = self._pending.popleft()
+        opened = self._verified(self._pending.popleft())
         self._took(opened)
         return opened
 
@@ -138,7 +139,7 @@ class _Reader:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                return self._chunks.after(self._fence, self._number, wait_s)
+                return self._chunks.after(*self._fetched, wait_s)
             except (
                 BrokerUnreachable
             ):  # whoever waits for the job's end hears of it after the client's patience
@@ -146,7 +147,7 @@ class _Reader:
                     raise
                 time.sleep(_PAUSE_S)
 
-    def _accept(self, row: Chunk) -> None:
+    def _verified(self, row: Chunk) -> Envelope:
         job = self._call.id
         if row.fence != self._fence:
             if self._number:
@@ -169,7 +170,7 @@ class _Reader:
             call_digest=self._call.digest,
         )
         self._number = row.number
-        self._pending.append(opened)
+        return opened
 
     def _took(self, opened: Envelope) -> None:
         """Say from time to time what was taken: the function may then yield more."""

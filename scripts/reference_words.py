@@ -145,8 +145,8 @@ HEADER_FIELDS = {
     "fence": "In outcomes: the claim's fence.",
     "attempt": "In outcomes: the number of the run, from 1.",
     "status": "In outcomes: the terminal state.",
-    "chunks": "In outcomes: the number of chunks; not used yet.",
-    "sequence": "In chunks: its number; not used yet.",
+    "chunks": "In outcomes: how many values the job yielded.",
+    "sequence": "In chunks: its number, from 1.",
     "host": "In host commands: the host it is for.",
     "epoch": "In host commands: the leader's; the host refuses one that is older than the newest it knows.",
 }

@@ -97,8 +97,23 @@ def measured(section: str, unit: str) -> str:
     return f"{markdown(headings, rows)}\n{where}\n"
 
 
+def streams(folder: Path = RESULTS) -> str:
+    """A sentence on how long a value is on its way."""
+    file = folder / "streams.json"
+    if not file.exists():
+        return ""
+    record = json.loads(file.read_text("utf-8"))
+    about, ms = record["about"], record["yield to loop, ms"]
+    return (
+        f"From `yield` on a worker to the reader's loop {ms['p50']:.2f} ms (median of {ms['n']:,} values, one each 5 ms; p99 "
+        f"{ms['p99']:.2f} ms); at most {record['values a second']:,} small values a second. `{about['command']}`, "
+        f"{about['date'][:10]}, {about['machine']}, load average {about['load_average']:.1f}.\n"
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "benchmarks": benchmark_table,
+    "streams": streams,
     "measured-commands": lambda: measured("commands", "per job"),
     "measured-memory": lambda: measured("memory", "bytes"),
     "measured-imports": lambda: measured("imports", "CPU ms"),

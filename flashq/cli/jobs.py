@@ -24,7 +24,7 @@ from flashq.cli.connection import (
     load_settings,
 )
 from flashq.cli.render import on_terminal
-from flashq.errors import BrokerError, IdempotencyConflict, JobError, QueueFull, WaitTimeout
+from flashq.errors import BrokerError, IdempotencyConflict, JobError, QueueFull, UnsupportedCall, WaitTimeout
 from flashq.model.visible import visible_lines, visible_output
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def call(endpoint: str, values: tuple[str, ...], detach: bool, key: str, timeout
         limit = settings.payload_limit
         try:
             made = json_call.submit(broker, keys, endpoint, args, kwargs, payload_limit=limit, key=key)
-        except (QueueFull, IdempotencyConflict) as error:
+        except (QueueFull, IdempotencyConflict, UnsupportedCall) as error:
             raise Stop(str(error), Exit.REFUSED) from error
         if detach:
             click.echo(made.job)

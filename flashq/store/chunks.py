@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flashq.store.command import text
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from flashq.store.broker import Broker
 
 _AT_ONCE = 64
+_MEMORY_PAUSE_S = 0.005
 
 
 class Chunk(NamedTuple):
@@ -37,8 +39,11 @@ class Chunks:
         """
         block = ("BLOCK", max(1, int(wait_s * 1000))) if wait_s else ()
         request = ("XREAD", "COUNT", _AT_ONCE, *block, "STREAMS", self._key, f"{fence}-{number}")
-        if isinstance(self._broker, MemoryBroker):  # nothing of it waits
-            return _chunks(self._broker.execute("XREAD", "COUNT", _AT_ONCE, "STREAMS", *request[-2:]))
+        if isinstance(self._broker, MemoryBroker):  # it has no server to wait on
+            found = _chunks(self._broker.execute("XREAD", "COUNT", _AT_ONCE, "STREAMS", *request[-2:]))
+            if not found:
+                time.sleep(min(wait_s, _MEMORY_PAUSE_S))
+            return found
         if self._line is None:
             self._line = self._broker.connect()
         try:

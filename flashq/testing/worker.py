@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import contextmanager
+from contextlib import aclosing, closing, contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
@@ -27,7 +27,7 @@ from flashq_worker.executor.frames import Frame, FrameType
 from flashq_worker.outcomes import OutcomeWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 
     from flashq.store.broker import Broker
     from flashq.store.memory import MemoryBroker
@@ -66,9 +66,7 @@ class LocalWorker:
         self._limit = limit
         self._deliver, self._broken = deliver, broken
         self._joined: dict[str, str] = {}  # endpoint → the worker's id there
-        self._loaded: dict[
-            tuple[str, str], tuple[Callable[..., Any], bool]
-        ] = {}  # bool: a coroutine function
+        self._loaded: dict[tuple[str, str], tuple[Callable[..., Any], str]] = {}  # with its mode
         self._task: tuple[Assignment, asyncio.AbstractEventLoop, asyncio.Future[Any]] | None = None
         self._now_ms = 0
         self._hurried = False
@@ -185,18 +183,18 @@ class LocalWorker:
         except FlashqError as error:
             return verdicts.refused(row, error)
         try:
-            function, is_async = self._load(endpoint, row.revision)
+            function, mode = self._load(endpoint, row.revision)
         except FlashqError as error:
             return verdicts.refused(row, error)
         except BaseException as error:  # noqa: BLE001 — unpickling the function runs user code
             why = f"endpoint {endpoint} cannot start: {type(error).__name__}: {error}"
             return outcomes.failure(held, Failure(FailureKind.START, why))
-        result = self._execute(held, function, runner if is_async else None)
+        result = self._execute(held, function, mode, runner, outcomes)
         frame = Frame(FrameType.OUTCOME, result.meta, result.blob)
         timing = {"execution_ms": result.meta["execution_ms"]}
         return verdicts.of_outcome(held, frame, outcomes, timing, lambda: "")
 
-    def _load(self, endpoint: str, revision: str) -> tuple[Callable[..., Any], bool]:
+    def _load(self, endpoint: str, revision: str) -> tuple[Callable[..., Any], str]:
         """The function of a revision, out of its signed record. Raises what unpickling it raises."""
         found = self._loaded.get((endpoint, revision))
         if found is None:
@@ -205,12 +203,17 @@ class LocalWorker:
             if opened.header.revision != revision:
                 raise WrongBinding(f"a record of another revision is filed under {revision[:12]}")
             record = codec.Revision.unpack(opened.payload)
-            found = cloudpickle.loads(record.function), record.mode == "async"
+            found = cloudpickle.loads(record.function), record.mode
             self._loaded[endpoint, revision] = found
         return found
 
     def _execute(
-        self, held: Assignment, function: Callable[..., Any], runner: asyncio.Runner | None
+        self,
+        held: Assignment,
+        function: Callable[..., Any],
+        mode: str,
+        runner: asyncio.Runner,
+        outcomes: OutcomeWriter,
     ) -> outcome.Outcome:
         run = _run_of(held)
         delivery.begin(run, held.header.endpoint)
@@ -218,8 +221,14 @@ class LocalWorker:
         try:
             args, kwargs = outcome.arguments(held.header.encoding, held.payload)
             value = function(*args, **kwargs)
-            if runner is not None:
+            if mode == "generator":
+                value = self._yielded(held, value, outcomes)
+            elif mode == "async_generator":
+                value = runner.run(self._awaited(held, self._ayielded(held, value, outcomes)))
+            elif mode == "async":
                 value = runner.run(self._awaited(held, value))
+        except outcome.Unserializable as error:
+            result = outcome.unserializable(run, outcome.milliseconds_since(started), error)
         except BaseException as error:  # noqa: BLE001 — whatever the function raises ends the job, not the worker
             result = outcome.raised(run, outcome.milliseconds_since(started), error)
         else:
@@ -230,6 +239,32 @@ class LocalWorker:
         elif held.stop is None and self._is_cancelled(held):
             held.stop = "cancel"
         return result if held.stop is None else outcome.interrupted(run, spent_ms, held.stop)
+
+    def _yielded(self, held: Assignment, values: Generator[Any, None, Any], outcomes: OutcomeWriter) -> Any:
+        """Pass on what a generator yields; what it returns. Here it runs ahead of its reader as far as it likes."""
+        with closing(values):
+            while held.stop is None:
+                try:
+                    self._pass_on(held, next(values), outcomes)
+                except StopIteration as end:
+                    return end.value
+        return None
+
+    async def _ayielded(
+        self, held: Assignment, values: AsyncGenerator[Any, None], outcomes: OutcomeWriter
+    ) -> None:
+        async with aclosing(values):
+            async for value in values:
+                self._pass_on(held, value, outcomes)
+
+    def _pass_on(self, held: Assignment, value: Any, outcomes: OutcomeWriter) -> None:
+        made = outcome.chunk(_run_of(held), held.outflow.count + 1, value)
+        number = held.outflow.yielded(len(made.blob))
+        raw = outcomes.chunk(held, number, held.header.encoding, made.blob)
+        worker = self._joined[held.header.endpoint]
+        self._memory.run(self._transitions.chunk(held.job, held.fence, worker, number, raw))
+        if self._is_cancelled(held):
+            held.stop = "cancel"
 
     async def _awaited(self, held: Assignment, value: Awaitable[Any]) -> Any:
         delivery.begin(_run_of(held), held.header.endpoint)  # the runner has a context of its own

@@ -66,6 +66,13 @@ def endpoint(name: str, **options: Any) -> Any:
 act = endpoint("lost", retries=Retries(max=1, delay_s=0.01))
 
 
+@Endpoint(name="lost-yields", cpu="any", workers=(0, 1))
+def yields(record: str, count: int) -> Iterator[int]:
+    with Path(record).open("a") as file:
+        file.write("x")
+    yield from range(count)
+
+
 class Theatre(Stage):
     """A stage whose every process, this one included, reaches the broker through a tripwire."""
 
@@ -200,6 +207,13 @@ def a_call(play: Play) -> None:
         assert job.result(PATIENCE_S) == "print"
     assert play.runs == 1
     wait_until(lambda: list(job.logs()) == ["printed"], what="its output, once")
+
+
+@loses("chunk", "take")
+def a_stream(play: Play) -> None:
+    with play.made.losing(play.script):
+        assert list(yields.stream(str(play.record), 100)) == list(range(100))
+    assert play.runs == 1
 
 
 @loses("register", "worker_order", "worker_join", "worker_ready")

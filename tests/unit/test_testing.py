@@ -15,6 +15,7 @@ from flashq.client import current_client, use_client
 from flashq.testing import LocalBroker, flashq_local, local
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 __all__ = ["flashq_local"]
@@ -52,6 +53,20 @@ def who() -> CurrentJob:
     if me.attempt == 1:
         raise ConnectionError(me.id)
     return me
+
+
+@Endpoint(name="testing-count", cpu="any")
+def count(most: int) -> Iterator[int]:
+    yield from range(most)
+    if most == 3:
+        raise Sad(most)
+
+
+@Endpoint(name="testing-count-async", cpu="any")
+async def count_async(most: int) -> AsyncIterator[int]:
+    for number in range(most):
+        await asyncio.sleep(0)
+        yield number
 
 
 @Endpoint(name="testing-who-async", cpu="any")
@@ -446,3 +461,17 @@ def test_outside_a_job_there_is_no_current_one(flashq_local: LocalBroker) -> Non
     add.remote(1)
     with pytest.raises(errors.UnsupportedCall, match="inside a job only"):
         current()
+
+
+def test_functions_that_yield(flashq_local: LocalBroker) -> None:
+    assert list(count.stream(500)) == list(range(500))
+    assert list(count_async.stream(5)) == list(range(5))
+
+    async def read() -> list[int]:
+        return [number async for number in count_async.stream(4)]
+
+    assert asyncio.run(read()) == [0, 1, 2, 3]
+    values = iter(count.stream(3))
+    assert [next(values) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(Sad):
+        next(values)

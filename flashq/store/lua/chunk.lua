@@ -9,7 +9,7 @@ if not live(f, fence, ARGV[4]) then return {'stale', '0'} end
 local key = P .. N.chunks .. id
 if number == '1' then redis.call('XTRIM', key, 'MINID', fence .. '-0') end  -- what earlier runs yielded
 local added = redis.pcall('XADD', key, fence .. '-' .. number, 'chunk', ARGV[6])
-if added.err and not string.find(added.err, 'equal or smaller', 1, true) then return added end  -- else: sent again
+if added.err and not string.find(tostring(added.err), 'equal or smaller', 1, true) then return added end  -- else: sent again
 redis.call('EXPIRE', key, ARGV[7])
 local of, taken = string.match(field(P, id, 'fq_taken') or '', '^(%d+) (%d+)$')
 return {'ok', of == fence and taken or '0'}
