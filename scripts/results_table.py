@@ -106,8 +106,8 @@ def streams(folder: Path = RESULTS) -> str:
     about, ms = record["about"], record["yield to loop, ms"]
     return (
         f"From `yield` on a worker to the reader's loop {ms['p50']:.2f} ms (median of {ms['n']:,} values, one each "
-        f"5 ms; p99 {ms['p99']:.2f} ms); at most {record['values a second']:,} small values a second. `{about['command']}`, "
-        f"{about['date'][:10]}, {about['machine']}, load average {about['load_average']:.1f}.\n"
+        f"5 ms; p99 {ms['p99']:.2f} ms); at most {record['values a second']:,} small values a second. "
+        f"`{about['command']}`, {about['date'][:10]}, {about['machine']}, load average {about['load_average']:.1f}.\n"
     )
 
 
