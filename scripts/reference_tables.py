@@ -121,17 +121,24 @@ def endpoint_parameters() -> str:
     return table(("parameter", "default", "meaning"), rows)
 
 
-def refused_parameters() -> str:
-    """What `Endpoint(...)` takes by name and refuses for now, with the words of its error."""
-    fields = _fields(EndpointSpec)
-    rows = [
-        (code(name), _default(name, default), cell(why)) for name, (default, why) in fields.items() if why
-    ]
+def parameter_refusals() -> dict[str, str]:
+    """Which parameters, or which one value of them, this version refuses, and why."""
+    found = {name: why for name, (_, why) in _fields(EndpointSpec).items() if why}
     for name in ("accelerate_downloads", "flashboot"):
         try:
             getattr(parameters, name)(False)
         except parameters.Unsupported as error:
-            rows.append((code(f"{name}=False"), code(True), cell(str(error))))
+            found[f"{name}=False"] = str(error)
+    return found
+
+
+def refused_parameters() -> str:
+    """What `Endpoint(...)` takes by name and refuses for now, with the words of its error."""
+    fields = _fields(EndpointSpec)
+    rows = [
+        (code(name), _default(name, fields[name][0]) if name in fields else code(True), cell(why))
+        for name, why in parameter_refusals().items()
+    ]
     rows += [(code(name), "–", cell(why)) for name, why in parameters.DECLINED.items()]
     return table(("parameter", "default", "why another value is refused"), rows)
 

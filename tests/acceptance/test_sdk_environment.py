@@ -250,6 +250,20 @@ def test_a_dependency_that_does_not_exist_fails_the_call_with_the_installers_wor
         assert job.done
 
 
+def test_requirements_that_contradict_fail_the_call_with_the_installers_words(deployment: Stage) -> None:
+    # Given an endpoint whose requirements exclude each other, which uv can tell without asking anybody
+    @Endpoint(name="env-conflict", cpu="any", dependencies=["tiny-conflict==1.0", "tiny-conflict==2.0"])
+    def impossible() -> None: ...
+
+    # If it is called, expect uv's explanation in the caller's error, after two starts
+    with pytest.raises(EndpointFailed) as raised:
+        impossible.spawn().result(40)
+    assert "tiny-conflict==1.0" in str(raised.value)
+    assert "tiny-conflict==2.0" in str(raised.value)
+    assert "unsatisfiable" in str(raised.value)
+    assert deployment.endpoint_field("env-conflict", "broken") == "2"
+
+
 def test_a_function_that_does_not_load_fails_the_call_with_its_traceback(deployment: Stage) -> None:
     # Given a function that captures something which cannot be unpickled on a worker
     program = deployment.start(

@@ -13,7 +13,7 @@ import uv
 
 from flashq.errors import EnvironmentBuildError, SpecError
 from flashq.model import spec
-from flashq_worker import environment
+from flashq_worker import environment, environment_uv
 from flashq_worker.inject import PACKAGES, inject_folder
 from tests.integration.environment_rig import Site, version_of
 from tests.integration.executor_rig import PYTHON
@@ -134,6 +134,27 @@ def test_two_requirements_that_contradict(site: Site) -> None:
     with pytest.raises(EnvironmentBuildError) as failed:
         site.ensure("tiny-b", "tiny-a>=2")
     assert "tiny-b" in failed.value.log_tail
+
+
+@pytest.mark.parametrize(
+    "network",
+    [{"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "UV_HTTP_RETRIES": "0"}, {"UV_OFFLINE": "1"}],
+    ids=["an index that is down", "offline"],
+)
+def test_without_a_network_it_is_the_machines_trouble(site: Site, network: dict[str, str]) -> None:
+    """Given an index that cannot be asked, expect an error that another try may mend, and no leftovers.
+
+    What was built before serves as ever.
+    """
+    built = site.ensure("tiny-a")
+    del site.variables["PIP_NO_INDEX"], site.variables["PIP_FIND_LINKS"]
+    site.variables |= network
+    with pytest.raises(EnvironmentBuildError) as failed:
+        site.ensure("tiny-b")
+    assert not isinstance(failed.value, environment_uv.Unresolvable)
+    assert "tiny-b" in failed.value.log_tail
+    assert [path.name for path in site.root.iterdir() if path.is_dir()] == [built.digest]
+    assert not site.ensure("tiny-a").built
 
 
 def test_a_python_this_host_lacks(site: Site) -> None:

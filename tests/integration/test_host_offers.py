@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -10,6 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flashq.errors import ConfigurationError
+from flashq.keychain import Keychain
+from flashq.settings import SecretKey, Settings
+from flashq_worker import by_hand
 from flashq_worker.environment_index import Indexes
 from flashq_worker.environment_uv import Uv
 from flashq_worker.host_offers import HostOffers, by_version, missing
@@ -17,6 +22,8 @@ from tests.integration.executor_rig import PYTHON, until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.integration.fleet_rig import FleetRig
 
 REQUIRED = ("package ffmpeg", "package g++", "package removed")
 DPKG = """#!/bin/sh
@@ -140,3 +147,13 @@ def test_pythons_of_this_host(tmp_path: Path) -> None:
 
 def test_versions_are_sorted_as_numbers() -> None:
     assert sorted(["3.9", "3.13", "3.10"], key=by_version) == ["3.9", "3.10", "3.13"]
+
+
+@pytest.mark.requires("valkey")
+def test_a_worker_started_by_hand_where_something_lacks_is_refused_by_name(fleet: FleetRig) -> None:
+    """Given an endpoint that requires a folder, expect `flashq worker` to say that it is not here."""
+    spec = {"resources": {"cpu": {"instance": "any"}, "volume": f"{fleet.folder}/none"}}
+    fleet.broker.execute("HSET", fleet.broker.keys.of("endpoint", "embed"), "spec", json.dumps(spec))
+    settings = Settings(home=fleet.folder, secret_key=SecretKey(b"k" * 32))
+    with pytest.raises(ConfigurationError, match=f"this host lacks folder {fleet.folder}/none"):
+        by_hand.serve(fleet.broker, Keychain.of(settings), settings, "embed")

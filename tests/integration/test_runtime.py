@@ -6,6 +6,7 @@ import os
 import select
 import uuid
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cloudpickle
@@ -15,12 +16,11 @@ from flashq.codec import Revision
 from flashq.model.keyring import Keyring
 from flashq_worker import environment_store
 from flashq_worker.config import WorkerConfig
-from flashq_worker.runtime import Phase, Runtime
+from flashq_worker.runtime import MODEL_CACHES, Phase, Runtime
 from tests.integration.executor_rig import PYTHON, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.integration.environment_rig import Site
 
@@ -45,7 +45,7 @@ class Worker:
             environment="",
             spec="{}",
         )
-        config = WorkerConfig(
+        self.config = WorkerConfig(
             url="unix:///nowhere",
             prefix="rq",
             endpoint="tiny",
@@ -54,7 +54,7 @@ class Worker:
             keys=Keyring([b"k" * 32]).for_endpoint("tiny"),
             home=home,
         )
-        self.runtime = Runtime(config, lambda: None)
+        self.runtime = Runtime(self.config, lambda: None)
 
     def start(self) -> Runtime:
         """Load the revision; return when it is ready or has failed."""
@@ -105,6 +105,26 @@ def test_a_start_with_the_environment_built_adds_little(worker: Worker) -> None:
     second = worker.start()
     assert second.phase is Phase.READY
     assert second.startup_ms["environment"] < 300
+
+
+def test_thread_pools_are_as_large_as_the_workers_cores(worker: Worker) -> None:
+    """Given a worker of 2 cores, expect the libraries in it to be told so, and the model caches to be the host's."""
+    worker.runtime = Runtime(replace(worker.config, cpus=2.0), lambda: None)
+    process = worker.start().process
+    assert process is not None
+    raw = Path(f"/proc/{process.pid}/environ").read_bytes()
+    seen = dict(entry.split("=", 1) for entry in raw.decode().split("\0") if entry)
+    assert {seen[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")} == {"2"}
+    models = worker.config.home / "models"
+    for name, folder in MODEL_CACHES.items():
+        assert seen[name] == (os.environ.get(name) or str(models / folder))
+
+
+def test_an_operators_model_cache_is_kept(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", "/srv/huggingface")
+    process = worker.start().process
+    assert process is not None
+    assert b"\0HF_HOME=/srv/huggingface\0" in Path(f"/proc/{process.pid}/environ").read_bytes()
 
 
 def test_an_environment_in_use_is_held_as_long(worker: Worker, site: Site) -> None:

@@ -406,6 +406,10 @@ NEW_RESOURCES: list[dict[str, Any]] = [
     {"min_cuda_version": "12.4"},
     {"gpu": ["H200", "any"]},
     {"max_concurrency": 2},
+    {"system_dependencies": ["ffmpeg"]},
+    {"volume": "/mnt/models"},
+    {"hosts": "zone=eu"},
+    {"datacenter": "EU-RO-1"},
 ]
 NOTHING_REPLACED: list[dict[str, Any]] = [
     {"workers": (1, 4)},
