@@ -264,7 +264,10 @@ ATTACKS = (
         "tracebacks, listings",
         becomes="Not there.",
         tests=(
-            f"{SIGNING}::test_no_key_is_in_the_broker_or_in_a_workers_argv_or_log",
+            "acceptance/test_canaries.py::test_nothing_of_them_is_in_the_broker",
+            "acceptance/test_canaries.py::test_nothing_of_them_is_in_any_file_but_the_keys",
+            "acceptance/test_canaries.py::test_nothing_of_them_is_in_a_command_line",
+            "acceptance/test_canaries.py::test_nothing_of_them_is_in_what_commands_print",
             f"{SIGNING}::test_the_key_is_in_nothing_that_is_shown",
             f"{ENVIRONMENT}::test_env_is_sealed_in_the_broker",
             f"{ENVIRONMENT}::test_env_is_not_in_argv_nor_in_logs_of_the_worker",
