@@ -97,6 +97,8 @@ def host(
 
 
 def _labels(given: tuple[str, ...]) -> tuple[str, ...]:
+    if not given:
+        return ()
     from flashq.model.parameters import label
 
     try:

@@ -141,7 +141,7 @@ def test_pythons_of_this_host(tmp_path: Path) -> None:
     """Given this machine, expect every version that uv finds, this one among them, in the record."""
     found = Uv(tmp_path, os.environ, Indexes(), lambda line: None).interpreters()
     assert PYTHON in found
-    offers = HostOffers(tmp_path, os.environ)
+    offers = HostOffers(tmp_path, os.environ, look_after_s=0)
     until(lambda: offers.fields()["pythons"] == ",".join(sorted(found, key=by_version)))
 
 

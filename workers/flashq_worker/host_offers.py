@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from flashq.store.command import Value
 
 log = logging.getLogger("flashq.host")
-_LOOK_EVERY_S = 600.0  # for Python versions
+_LOOK_EVERY_S = 600.0  # for Python versions, which costs a second of processor time where there are many
+_FIRST_LOOK_S = 3.0  # not beside the first worker's start
 _ASK_S = 3.0  # how long the package manager may take
 _ANSWER_S = 2.0  # how long a folder may
 _MOST = 200  # of what is missing, that is remembered
@@ -38,13 +39,15 @@ _MOST = 200  # of what is missing, that is remembered
 class HostOffers:
     """Call it from one thread; a thread of its own looks for Python versions."""
 
-    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, variables: Mapping[str, str], *, look_after_s: float = _FIRST_LOOK_S
+    ) -> None:
         """`variables`: the operator's environment; `folder`: where uv is run."""
         self._folder = folder
         self._variables = variables
         self._pythons: tuple[str, ...] = (inventory.PYTHON,)
         self._looking: threading.Thread | None = None
-        self._look_at = 0.0
+        self._look_at = time.monotonic() + look_after_s
         self._lacks: dict[str, str] = {}
 
     def fields(self) -> dict[str, Value]:
