@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from flashq.errors import BrokerError, BrokerUnreachable
+from flashq.store import gpu_leases
 from flashq.store.command import mapping, number, text
 from flashq.store.queries_workers import endpoints_of_all
 from flashq_autoscaler import rows
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from flashq.store.broker import Broker
+    from flashq.store.gpu_leases import GpuLease
     from flashq.store.records import Observed
 
 log = logging.getLogger("flashq.autoscaler")
@@ -56,6 +58,7 @@ class Observer:
         self._views: dict[str, EndpointView] = {}
         self._workers: dict[str, tuple[WorkerView, ...]] = {}
         self._hosts: tuple[str, ...] = ()
+        self._leases: dict[str, GpuLease] = {}
         self._retired: set[str] | None = None
         """Endpoints that are gone and may have workers left; None: not looked for yet."""
         self._now = 0.0
@@ -112,9 +115,10 @@ class Observer:
     def _list(self) -> tuple[list[str], dict[str, tuple[float, dict[str, str]]]]:
         """The endpoints there are (and were), and each host's record with when its lease ends."""
         keys = self._broker.keys
-        listed, scored, *records = self._broker.execute_all(
+        listed, leased, scored, *records = self._broker.execute_all(
             [
                 ("SMEMBERS", keys.of("endpoints")),
+                ("HGETALL", keys.of("gpus")),
                 ("ZRANGE", keys.of("hosts"), 0, -1, "WITHSCORES"),
                 *(("HGETALL", keys.of("host", host)) for host in self._hosts),
             ]
@@ -125,6 +129,7 @@ class Observer:
         requests = [("HGETALL", keys.of("host", host)) for host in fresh]
         known |= zip(fresh, self._broker.execute_all(requests), strict=True)
         self._hosts = tuple(until)
+        self._leases = gpu_leases.parse_all(leased)
         current = {text(name) for name in listed}
         if self._retired is None:
             self._retired = endpoints_of_all(self._broker)
@@ -134,7 +139,7 @@ class Observer:
 
     def _host(self, host: str, until: float, fields: dict[str, str]) -> HostView | None:
         try:
-            return rows.host_view(host, fields, until)
+            return rows.host_view(host, fields, until, self._leases)
         except ValueError as error:
             if fields:
                 log.warning("host %s is not used, its record cannot be read: %s", host, error)

@@ -107,14 +107,11 @@ class Ledger:
         for worker in workers:
             self._take_in(worker, now)
         for room in self._rooms.values():
-            room.gpus = sorted(
-                (
-                    gpu
-                    for gpu in room.host.gpus
-                    if not (gpu.foreign or gpu.fault or gpu.uuid in self._holders)
-                ),
-                key=lambda gpu: (gpu.memory_bytes, gpu.uuid),
-            )
+            for gpu in room.host.gpus:
+                if gpu.leased and gpu.uuid not in self._holders:
+                    self._holders[gpu.uuid] = f"worker {gpu.leased}, which has ended: not seen free yet"
+            free = (gpu for gpu in room.host.gpus if not _barred(gpu) and gpu.uuid not in self._holders)
+            room.gpus = sorted(free, key=lambda gpu: (gpu.memory_bytes, gpu.uuid))
 
     def _take_in(self, worker: WorkerView, now: float) -> None:
         for uuid in worker.gpu_uuids:
@@ -254,6 +251,8 @@ class Ledger:
             return f"{gpu.uuid} is held by {holder}"
         if gpu.fault:
             return f"{gpu.uuid} is unfit: {gpu.fault}"
+        if gpu.kept:
+            return f"{gpu.uuid} is kept from workers: {gpu.kept}"
         if gpu.foreign:
             return f"{gpu.uuid} has memory in use by another program"
         return f"{gpu.uuid} is free"
@@ -288,6 +287,11 @@ def _on_cpu(room: _Room, needs: Needs) -> bool:
     """Whether a worker runs without a GPU there: it needs none, or the host surely has none and allows that."""
     host = room.host
     return needs.gpus == 0 or (host.fallback_cpu and not host.gpus and not host.gpu_faults)
+
+
+def _barred(gpu: GpuView) -> bool:
+    """Whether no worker gets it, though none has it."""
+    return bool(gpu.foreign or gpu.fault or gpu.kept)
 
 
 def _rank(gpu: GpuView, needs: Needs) -> int | None:

@@ -26,6 +26,7 @@ from flashq_autoscaler.views import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from flashq.store.gpu_leases import GpuLease
     from flashq.store.records import Observed
     from flashq.store.workers import WorkerRow
 
@@ -144,8 +145,10 @@ def worker_view(row: WorkerRow, endpoint: str, now: float, *, current: str | Non
     )
 
 
-def host_view(host: str, fields: Mapping[str, str], expires_ms: float) -> HostView:
-    """A host from its record. Raises ValueError where that cannot be read."""
+def host_view(
+    host: str, fields: Mapping[str, str], expires_ms: float, leases: Mapping[str, GpuLease] | None = None
+) -> HostView:
+    """A host from its record, and the leases of GPUs. Raises ValueError where that cannot be read."""
     try:
         beat_at = int(fields["beat"]) / 1000
         return HostView(
@@ -154,7 +157,7 @@ def host_view(host: str, fields: Mapping[str, str], expires_ms: float) -> HostVi
             lease_s=expires_ms / 1000 - beat_at,
             cpus=_finite(fields["cpus"]) if fields.get("cpus") else None,
             memory_bytes=int(fields["memory_bytes"]) if fields.get("memory_bytes") else None,
-            gpus=tuple(_gpu(gpu) for gpu in json.loads(fields.get("gpus") or "[]")),
+            gpus=tuple(_gpu(gpu, leases or {}) for gpu in json.loads(fields.get("gpus") or "[]")),
             gpu_faults=tuple(str(fault) for fault in json.loads(fields.get("gpu_faults") or "[]")),
             cuda=fields.get("cuda", ""),
             fallback_cpu=fields.get("fallback_cpu") == "1",
@@ -170,13 +173,16 @@ def host_view(host: str, fields: Mapping[str, str], expires_ms: float) -> HostVi
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
-def _gpu(gpu: Mapping[str, Any]) -> GpuView:
+def _gpu(gpu: Mapping[str, Any], leases: Mapping[str, GpuLease]) -> GpuView:
+    lease = leases.get(str(gpu["uuid"]))
     return GpuView(
         uuid=str(gpu["uuid"]),
         name=str(gpu["name"]),
         memory_bytes=int(gpu["memory_bytes"]),
         foreign=bool(gpu["foreign"]),
         fault=str(gpu.get("fault", "")),
+        leased="" if lease is None else lease.worker,
+        kept="" if lease is None else lease.why,
     )
 
 

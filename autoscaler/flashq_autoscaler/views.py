@@ -172,6 +172,10 @@ class GpuView:
     """Its memory is in use by something that is not a worker on record."""
     fault: str = ""
     """Why nothing can run on it; empty: it is sound."""
+    leased: str = ""
+    """The worker that has its lease, on record or not; empty: none."""
+    kept: str = ""
+    """Why it is kept from workers until its host has seen it free; empty: it is not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_FLEET = _words("host_beat host_leave lead resign worker_order set_condition")
+_FLEET = _words("host_beat host_leave gpu_free lead resign worker_order set_condition")
 _OPERATIONS = _words("rekey key_uses hold unhold restart")
 _WORKER = Role(
     "`flashq worker NAME`, or with `--endpoint` that of one endpoint",
@@ -63,16 +63,17 @@ _WORKER = Role(
     ),
     commands=_words("hget get blpop"),
     reads=_words("endpoint revision"),
-    checks=_words("leader"),
+    checks=_words("leader host"),
     writes=_words("bell"),
     by_endpoint=True,
 )
 _HOST = replace(
     _WORKER,
     about="`flashq host`, and the workers that it starts",
-    scripts=_WORKER.scripts | _words("host_beat host_leave"),
+    scripts=_WORKER.scripts | _words("host_beat host_leave gpu_free"),
     commands=_WORKER.commands | _words("smembers zrange hmget"),
-    reads=_WORKER.reads | _words("endpoints endpoint_workers worker"),
+    reads=_WORKER.reads | _words("endpoints endpoint_workers worker gpus"),
+    checks=_words("leader"),
     writes=_WORKER.writes | _words("commands host_environments"),
     by_endpoint=False,
 )
@@ -94,7 +95,7 @@ ROLES: dict[str, Role] = {
             "observe reap lead resign worker_order worker_drain worker_leave set_condition fail_waiting host_leave"
         ),
         commands=_words("smembers zrange hgetall hget hmget blpop rpush pexpire"),
-        reads=_words("endpoints rq_workers hosts host worker"),
+        reads=_words("endpoints rq_workers hosts host worker gpus"),
         writes=_words("wake bell commands"),
     ),
     "gateway": replace(_CLIENT, about="the gateway: what a client may", by_endpoint=False),

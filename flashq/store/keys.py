@@ -51,6 +51,7 @@ NAMES = {
     "hosts": "fq:hosts",  # zset: hosts by the time their silence means they are gone (ms)
     "host": "fq:host:",  # hash: a host's record
     "host_environments": "fq:environments:",  # hash: the environments built on a host, as JSON
+    "gpus": "fq:gpus",  # hash: a GPU's UUID → its lease (fence, since, worker, endpoint, host, why it is kept from all)
     "commands": "fq:commands:",  # list: signed commands for a host
     "push": "fq:push:",  # pub/sub channel: a client's outcomes
 }

@@ -108,11 +108,15 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """`verdict`: ok, gone, unknown; `ordered_ms`: when it was booked (0: started by hand)."""
+    """`verdict`: ok, gone, unknown, held; `ordered_ms`: when it was booked (0: started by hand).
+
+    `holder`: which GPU is another's, and whose.
+    """
 
     now_ms: int
     verdict: str
     ordered_ms: int
+    holder: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ def reaped(r: Any) -> Reaped:
 
 
 def joined(r: Any) -> Joined:
-    return Joined(int(r[0]), text(r[1]), int(r[2]))
+    return Joined(int(r[0]), text(r[1]), int(r[2]), text(r[3]))
 
 
 def led(r: Any) -> Led:

@@ -379,7 +379,7 @@ class Transitions:
         term: Term,
         fields: Mapping[str, Value],
     ) -> Command[str]:
-        """'ok', 'full', 'unknown' or 'silent' (the host). `command` is the signed word to the host.
+        """'ok', 'full', 'unknown', 'silent' (the host) or 'held' (a GPU). `command` is the signed word to the host.
 
         Raises (carried out): Deposed.
         """
@@ -478,6 +478,11 @@ class Transitions:
         refused = "" if refused_epoch is None else refused_epoch
         args = (self._root, host, lease_ms, epoch, refused, *_flat(fields))
         return Command("host_beat", self.keys.of("host", host), args, replies.beat)
+
+    def gpu_free(self, uuid: str, fence: int, host: str, why: str = "") -> Command[str]:
+        """A GPU whose worker has ended is free, or (`why`) kept from everybody: 'ok', 'held' or 'stale'."""
+        args = (self._root, uuid, fence, host, why)
+        return Command("gpu_free", self.keys.of("gpus"), args, text)
 
     def host_leave(self, host: str, *, only_overdue: bool = False, term: Term | None = None) -> Command[int]:
         """1 where the host was removed. With a `term`: Deposed where it is over."""

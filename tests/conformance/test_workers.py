@@ -22,7 +22,7 @@ def order(world: World, worker: str, endpoint: str = EP, **changes: Any) -> str:
         "patience_ms": 60_000,
         "command": b"signed",
         "term": world.term,
-        "fields": {"fq_gpus": "GPU-1"},
+        "fields": {"fq_gpus": f"GPU-{worker}"},
     }
     return world.run(world.t.order(endpoint, worker, **{**terms, **changes}))
 
@@ -47,7 +47,7 @@ def test_an_ordered_worker_counts_and_its_host_is_told_once(world: World) -> Non
         fq_host=HOST,
         fq_rev="r1",
         fq_env="env-1",
-        fq_gpus="GPU-1",
+        fq_gpus="GPU-w1",
         fq_ordered=str(world.now_ms),
     )
 

@@ -258,7 +258,8 @@ class FleetRig:
             term=self.term,
             fields={"fq_gpus": ",".join(start.gpu_uuids)},
         )
-        assert self.broker.run(command) == "ok"
+        answer = self.broker.run(command)
+        assert answer == "ok", answer
         return worker
 
 

@@ -379,24 +379,6 @@ def test_worker_given_up_by_the_broker_is_killed_where_it_stays(
     wait_until(lambda: not alive(pid), what="it is killed")
 
 
-# -- GPUs ----------------------------------------------------------------------------------------------
-
-
-def test_start_waits_for_the_gpu_of_a_worker_that_is_ending(
-    fleet: FleetRig, agent: AgentProcess, host: str
-) -> None:
-    fleet.register("embed")
-    first = fleet.order(host, "embed", gpu_uuids=("GPU-1",))
-    assert told(agent, first)["gpus"] == ["GPU-1"]
-    second = fleet.order(host, "embed", gpu_uuids=("GPU-1",))
-    third = fleet.order(host, "embed", gpu_uuids=("GPU-2",))
-    assert told(agent, third)["gpus"] == ["GPU-2"]
-    assert second not in agent.workers()
-    os.kill(told(agent, first)["pid"], signal.SIGTERM)
-    assert told(agent, second)["gpus"] == ["GPU-1"]
-    assert not alive(told(agent, first)["pid"])
-
-
 # -- its end -------------------------------------------------------------------------------------------
 
 

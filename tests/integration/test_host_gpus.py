@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flashq.store import gpu_leases
+from tests.integration.fleet_rig import alive
 from tests.nvml.machine import GIB, Device, Machine
 from tests.rig import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from flashq.store.gpu_leases import GpuLease
     from tests.integration.fleet_rig import AgentProcess, FleetRig
 
 pytestmark = pytest.mark.requires("valkey", "nvml")
@@ -71,21 +74,113 @@ def test_record_of_a_host_tells_of_its_gpus_and_what_happens_to_them(
     assert agent.process.wait(10) == 0
 
 
-def test_gpu_a_worker_leaves_dirty_is_not_free_before_it_is_clean(
+def lease(fleet: FleetRig, uuid: str = "GPU-a") -> GpuLease:
+    return gpu_leases.of(fleet.broker, [uuid])[uuid]
+
+
+def running(agent: AgentProcess, worker: str) -> int:
+    """The process of a fake worker, once it runs."""
+    wait_until(lambda: worker in agent.workers(), what="it runs")
+    return int(agent.workers()[worker]["pid"])
+
+
+def use(machine: Machine, pid: int, memory: int) -> None:
+    """Have a process compute on the first GPU; without memory: no more."""
+    machine.devices[0].computing = {pid: memory} if memory else {}
+    machine.devices[0].used = memory
+    machine.write()
+
+
+def test_gpu_a_worker_leaves_dirty_is_leased_until_it_is_clean(
     fleet: FleetRig, agent: AgentProcess, host: str, machine: Machine
 ) -> None:
     fleet.register("embed")
     worker = fleet.order(host, "embed", gpu_uuids=("GPU-a",))
-    wait_until(lambda: worker in agent.workers(), what="it runs")
-    pid = agent.workers()[worker]["pid"]
-    held = machine.devices[0]
-    held.computing, held.used = {pid: 5 * GIB}, 5 * GIB
-    machine.write()
+    pid = running(agent, worker)
+    assert agent.workers()[worker]["gpus"] == ["GPU-a"]
+    use(machine, pid, 5 * GIB)
     wait_until(lambda: recorded(fleet, host)["GPU-a"]["peak_bytes"] == 5 * GIB, what="its memory is seen")
     assert not recorded(fleet, host)["GPU-a"]["foreign"]
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not fleet.workers("embed"), what="its end is told")
-    assert recorded(fleet, host)["GPU-a"]["foreign"]
-    held.computing, held.used = {}, 0
+    wait_until(lambda: recorded(fleet, host)["GPU-a"]["foreign"], what="what it left is seen")
+    assert (lease(fleet).worker, lease(fleet).fence) == (worker, 1)
+    use(machine, pid, 0)
+    wait_until(lambda: lease(fleet).free, what="it is given back")
+    next_one = fleet.order(host, "embed", gpu_uuids=("GPU-a",))
+    running(agent, next_one)
+    assert (lease(fleet).worker, lease(fleet).fence) == (next_one, 2)
+
+
+def test_gpu_that_is_not_clean_in_time_is_kept_from_workers_until_it_is(
+    fleet: FleetRig, machine: Machine
+) -> None:
+    agent = fleet.agent(lease_s=1.0, freeing_s=0.5, machine=machine)
+    host = fleet.host(agent)
+    fleet.register("embed")
+    pid = running(agent, fleet.order(host, "embed", gpu_uuids=("GPU-a",)))
+    use(machine, pid, GIB // 2)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: lease(fleet).why, what="it is kept")
+    assert lease(fleet).why.startswith("FOREIGN_MEMORY 512 MiB in use")
+    assert not lease(fleet).worker
+    use(machine, pid, 0)
+    wait_until(lambda: lease(fleet).free, what="it is given back")
+
+
+def test_worker_is_not_started_on_a_gpu_that_is_unfit(
+    fleet: FleetRig, agent: AgentProcess, host: str, machine: Machine
+) -> None:
+    fleet.register("embed")
+    machine.devices[0].xid = 79
+    use(machine, 4242, 2 * GIB)
+    del machine.devices[1]
     machine.write()
-    wait_until(lambda: not recorded(fleet, host)["GPU-a"]["foreign"], what="it is clean")
+    orders = [fleet.order(host, "embed", gpu_uuids=(uuid,)) for uuid in ("GPU-a", "GPU-b")]
+    wait_until(lambda: not fleet.workers("embed"), what="both are refused")
+    assert agent.logged(f"worker {orders[0]} is not started: its GPU GPU-a (NVIDIA L4) is unfit: XID 79")
+    assert agent.logged(f"worker {orders[1]} is not started: its GPU GPU-b is not there")
+    assert not agent.workers()
+
+
+def test_two_agents_of_one_machine_share_its_gpus_without_harm(fleet: FleetRig, machine: Machine) -> None:
+    first, second = (fleet.agent(home, lease_s=1.0, machine=machine) for home in ("one", "two"))
+    hosts = [fleet.host(first), fleet.host(second)]
+    fleet.register("embed")
+    worker = fleet.order(hosts[0], "embed", gpu_uuids=("GPU-a",))
+    pid = running(first, worker)
+    with pytest.raises(AssertionError, match="held"):
+        fleet.order(hosts[1], "embed", gpu_uuids=("GPU-a",))
+    beat = fleet.host_fields(hosts[1])["beat"]
+    wait_until(lambda: fleet.host_fields(hosts[1])["beat"] > beat, what="the other one has looked")
+    assert lease(fleet).worker == worker
+    first.signal(signal.SIGKILL)
+    wait_until(lambda: not alive(pid), what="its worker ends with it")
+    fleet.broker.run(fleet.transitions.leave("embed", worker, "its host is gone"))
+    wait_until(lambda: lease(fleet).free, what="the other one gives it back")
+
+
+def test_start_waits_for_a_worker_that_is_ending_though_the_broker_lost_its_lease(
+    fleet: FleetRig, agent: AgentProcess, host: str
+) -> None:
+    fleet.register("embed")
+    first = running(agent, fleet.order(host, "embed", gpu_uuids=("GPU-a",)))
+    fleet.broker.execute("DEL", fleet.broker.keys.of("gpus"))
+    second = fleet.order(host, "embed", gpu_uuids=("GPU-a",))
+    third = fleet.order(host, "embed", gpu_uuids=("GPU-b",))
+    running(agent, third)
+    assert second not in agent.workers()
+    os.kill(first, signal.SIGTERM)
+    running(agent, second)
+    assert not alive(first)
+
+
+def test_agent_that_comes_back_gives_back_what_the_last_one_left(
+    fleet: FleetRig, agent: AgentProcess, host: str, machine: Machine
+) -> None:
+    fleet.register("embed")
+    running(agent, fleet.order(host, "embed", gpu_uuids=("GPU-a",)))
+    agent.signal(signal.SIGKILL)
+    agent.process.wait()
+    fleet.host(fleet.agent(lease_s=1.0, machine=machine))
+    wait_until(lambda: lease(fleet).free, what="it is given back")

@@ -20,12 +20,13 @@ import pytest
 from flashq import Endpoint, GpuGroup, Retries
 from flashq.client import Client, use_client
 from flashq.errors import EndpointFailed, JobCancelled
-from flashq.store import failed, held
+from flashq.store import failed, gpu_leases, held
 from flashq.store.broker import Broker
 from flashq.store.scripts import script_names
 from tests.acceptance.stage import Stage
 from tests.chaos.proxy import Tripwire
 from tests.conformance import snapshot
+from tests.nvml.machine import Device, Machine
 from tests.rig import wait_until
 
 if TYPE_CHECKING:
@@ -190,7 +191,10 @@ def test_there_is_a_scene_for_every_script() -> None:
     assert sorted(SCENES) == sorted(script_names())
 
 
-@pytest.mark.parametrize("script", script_names())
+NEEDS = {"gpu_free": pytest.mark.requires("nvml")}
+
+
+@pytest.mark.parametrize("script", [pytest.param(s, marks=NEEDS.get(s, ())) for s in script_names()])
 def test_a_lost_reply_changes_nothing(theatre: Theatre, tmp_path: Path, script: str) -> None:
     """Row 2. Given a deployment at work, if the reply to a call of this script is lost, expect no trace of that."""
     SCENES[script](Play(theatre, script, tmp_path))
@@ -348,6 +352,25 @@ def a_host_that_leaves(play: Play) -> None:
         host.process.terminate()
     assert host.ended() == 0
     assert made.broker.execute("ZCARD", made.keys.of("hosts")) == before
+
+
+@loses("gpu_free")
+def a_gpu_that_is_given_back(play: Play) -> None:
+    made = play.made
+    machine = Machine(play.folder, Device("GPU-lost"))
+    home = {"FLASHQ_HOME": str(made.folder() / "h"), **machine.environ({})}
+    host = made.start(command=["-m", "flashq", "host"], env=home)
+
+    @Endpoint(name="lost-gpu", gpu="any", idle_timeout=0.2)
+    def bound() -> str:
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    with made.losing("gpu_free"):
+        assert bound.spawn().result(PATIENCE_S) == "GPU-lost"
+    wait_until(lambda: gpu_leases.of(made.broker, ["GPU-lost"])["GPU-lost"].free, PATIENCE_S, "it is free")
+    assert bound.spawn().result(PATIENCE_S) == "GPU-lost"
+    host.process.terminate()
+    assert host.ended() == 0
 
 
 @loses("resign")

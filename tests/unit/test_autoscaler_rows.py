@@ -12,6 +12,7 @@ import pytest
 
 from flashq.model import spec as specs
 from flashq.model.spec import EndpointSpec
+from flashq.store.gpu_leases import GpuLease
 from flashq.store.records import Observed
 from flashq.store.workers import WorkerRow
 from flashq_autoscaler import rows
@@ -238,6 +239,15 @@ def test_host_tells_of_pythons_and_of_what_it_lacks() -> None:
     said = host_fields(pythons="3.11,3.12", lacks='{"package ffmpeg": "not installed"}')
     seen = rows.host_view("h1", said, NOW_MS)
     assert (seen.pythons, seen.lacks) == (("3.11", "3.12"), (("package ffmpeg", "not installed"),))
+
+
+def test_leases_of_gpus_show_with_their_hosts() -> None:
+    lease = {"GPU-1": GpuLease("GPU-1", 3, NOW_MS, worker="w1"), "GPU-2": GpuLease("GPU-2", 1, NOW_MS)}
+    (gpu,) = rows.host_view("h1", host_fields(), NOW_MS, lease).gpus
+    assert (gpu.leased, gpu.kept) == ("w1", "")
+    kept = {"GPU-1": GpuLease("GPU-1", 3, NOW_MS, why="FOREIGN_MEMORY")}
+    (gpu,) = rows.host_view("h1", host_fields(), NOW_MS, kept).gpus
+    assert (gpu.leased, gpu.kept) == ("", "FOREIGN_MEMORY")
 
 
 def test_host_tells_of_gpus_that_are_unfit_or_cannot_be_read() -> None:

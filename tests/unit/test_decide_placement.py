@@ -67,6 +67,18 @@ H200 = GpuView("GPU-h200", "NVIDIA H200", 141 * GIB)
         ),
         (
             GPU,
+            [host(gpus=[GpuView("GPU-1", "NVIDIA L4", 24 * GIB, kept="FOREIGN_MEMORY 600 MiB in use")])],
+            "FOREIGN_MEMORY",
+            "needs 1 GPU; host h1: GPU-1 is kept from workers: FOREIGN_MEMORY 600 MiB in use",
+        ),
+        (
+            GPU,
+            [host(gpus=[GpuView("GPU-1", "NVIDIA L4", 24 * GIB, leased="w7")])],
+            "NO_GPU",
+            "needs 1 GPU; host h1: GPU-1 is held by worker w7, which has ended: not seen free yet",
+        ),
+        (
+            GPU,
             [host(gpu_faults=("NVML does not start: Unknown Error",), fallback_cpu=True)],
             "NO_GPU",
             "needs 1 GPU; host h1: NVML does not start: Unknown Error",
@@ -134,6 +146,18 @@ def test_workers_go_where_the_labels_are() -> None:
 def test_a_host_that_does_not_say_which_pythons_it_has_may_be_tried() -> None:
     (start,) = decide(snapshot(endpoint(queued=1, needs=Needs(python="3.12")), hosts=[host()])).starts
     assert start.host == "h1"
+
+
+def test_a_lease_of_a_worker_on_record_is_that_workers() -> None:
+    gpu = GpuView("GPU-1", "NVIDIA L4", 24 * GIB, leased="w9")
+    busy = worker("w9", "running", endpoint="other", gpu_uuids=("GPU-1",))
+    world = snapshot(
+        [endpoint(queued=1, needs=GPU), endpoint("other", running=1)], [busy], [host(gpus=[gpu])]
+    )
+
+    (state,) = decide(world).states
+
+    assert state.condition.detail == "needs 1 GPU; host h1: GPU-1 is held by worker w9 of other"
 
 
 def test_who_holds_the_gpu_is_said() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flashq_worker.gpus.hygiene import Verdict, judge
 from flashq_worker.gpus.nvml import Gpus
 from flashq_worker.gpus.records import Gpu, Sample, fault_of, version_text
 from tests.nvml.machine import GIB, Device, Machine
@@ -282,3 +283,30 @@ def test_unfit_says_why() -> None:
 def test_words_for_numbers() -> None:
     assert (version_text(12040), version_text(13010), version_text(11080)) == ("12.4", "13.1", "11.8")
     assert (fault_of(None), fault_of(13)) == ("", "")
+
+
+# -- after a worker's end --------------------------------------------------------------------------------
+
+CLEAN = Gpu("GPU-a", "NVIDIA L4", 24 * GIB)
+DIRTY = Gpu("GPU-a", "NVIDIA L4", 24 * GIB, foreign=True, used_bytes=600 << 20)
+BROKEN = Gpu("GPU-a", "NVIDIA L4", 24 * GIB, fault="XID 79: it has fallen off the bus")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "held", "kept", "waited_s", "verdict"),
+    [
+        (CLEAN, False, False, 99.0, None),
+        (DIRTY, False, False, 99.0, None),
+        (CLEAN, True, False, 0.0, Verdict()),
+        (DIRTY, True, False, 9.9, None),
+        (DIRTY, True, False, 10.0, Verdict("FOREIGN_MEMORY 600 MiB in use 10 s after its worker's end")),
+        (BROKEN, True, False, 10.0, Verdict("UNFIT XID 79: it has fallen off the bus")),
+        (DIRTY, False, True, 99.0, None),
+        (BROKEN, False, True, 99.0, None),
+        (CLEAN, False, True, 0.0, Verdict()),
+    ],
+)
+def test_what_becomes_of_a_gpu_after_its_workers_end(
+    gpu: Gpu, held: bool, kept: bool, waited_s: float, verdict: Verdict | None
+) -> None:
+    assert judge(gpu, held=held, kept=kept, waited_s=waited_s, limit_s=10.0) == verdict

@@ -300,8 +300,9 @@ class HostAgent:
         if holders and time.monotonic() < until:
             self._waiting.append((order, until))
             return
-        if holders:
-            self._refuse(order, f"its GPU is held by {', '.join(holders)}")
+        unfit = f"its GPU is held by {', '.join(holders)}" if holders else self._unfit(order.gpu_uuids)
+        if unfit:
+            self._refuse(order, unfit)
             return
         spawned_ns = time.monotonic_ns()
         try:
@@ -317,7 +318,12 @@ class HostAgent:
 
     def _refuse(self, order: StartWorker, why: str) -> None:
         log.warning("worker %s is not started: %s", order.worker, why)
-        self._losses.append(Loss(order.worker, order.endpoint, f"host {self.host} did not start it: {why}"))
+        why = f"host {self.host} did not start it: {why}"
+        self._losses.append(Loss(order.worker, order.endpoint, why, gpu_uuids=order.gpu_uuids))
+
+    def _unfit(self, gpu_uuids: Sequence[str]) -> str:
+        """Why a worker cannot begin on these GPUs, as they are now; empty: it can."""
+        return self._gpus.sample(self._workers.gpus().keys()).unfit(gpu_uuids) if gpu_uuids else ""
 
     def _config(self, order: StartWorker, spawned_ns: int) -> WorkerConfig:
         return WorkerConfig(

@@ -6,16 +6,19 @@ Blocking calls; each may raise BrokerError, and may then be made again.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flashq import __version__
+from flashq.store import gpu_leases
 from flashq.store.command import text
 from flashq.store.queries_workers import standing
 from flashq_worker import inventory
 from flashq_worker.environment_expiry import Limits
+from flashq_worker.gpus.hygiene import judge
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -28,8 +31,8 @@ if TYPE_CHECKING:
     from flashq_worker.gpus.records import Sample
     from flashq_worker.host_offers import HostOffers
 
-_FREEING_S = 10.0  # how long a GPU may take to be free after its worker's end
-_FREEING_CHECK_S = 0.25  # how often it is looked at meanwhile
+log = logging.getLogger("flashq.host")
+_FREEING_CHECK_S = 0.25  # how often a GPU whose worker has ended is looked at until it is free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,8 @@ class HostOptions:
     drain_s: float = 30.0
     """How long workers may finish their jobs when the host ends."""
     labels: tuple[str, ...] = ()
+    freeing_s: float = 10.0
+    """How long a GPU may take to be free after its worker's end, before it is kept from workers."""
     slots: int | None = None
     """Workers at once, at most; None: not limited."""
     fallback_cpu: bool = False
@@ -86,7 +91,9 @@ class HostPresence:
         self._keyring = keyring
         self._clock_offset_ms = 0.0
         self._started_ms = 0
-        self._freeing: dict[str, float] = {}
+        self._freeing: dict[
+            tuple[str, int], float
+        ] = {}  # GPUs and fences of leases whose workers ended: since when
         self.beat_at = 0.0
         """When the next heartbeat is due (monotonic)."""
         self.epoch = 0
@@ -127,10 +134,30 @@ class HostPresence:
         )
         self._set_clock(beat.now_ms)
         self.known_epoch = beat.epoch
+        self._settle(found, held)
+        self.beat_at = time.monotonic() + (_FREEING_CHECK_S if self._freeing else lease_s / 3)
+
+    def _settle(self, found: Sample, held: Collection[str]) -> None:
+        """Give back GPUs whose workers have ended, once they are free; those that are not in time are kept."""
         now = time.monotonic()
-        busy = {gpu.uuid for gpu in found.gpus if gpu.foreign}
-        self._freeing = {uuid: until for uuid, until in self._freeing.items() if uuid in busy and until > now}
-        self.beat_at = now + (_FREEING_CHECK_S if self._freeing else lease_s / 3)
+        leases = gpu_leases.of(self._broker, [gpu.uuid for gpu in found.gpus if gpu.uuid not in held])
+        limit_s = self._options.freeing_s
+        freeing: dict[tuple[str, int], float] = {}
+        for uuid, lease in leases.items():
+            gpu, name = found.of(uuid), (uuid, lease.fence)
+            assert gpu is not None
+            since = self._freeing.get(name, now)
+            verdict = judge(
+                gpu, held=bool(lease.worker), kept=bool(lease.why), waited_s=now - since, limit_s=limit_s
+            )
+            if verdict is None:
+                if lease.worker:
+                    freeing[name] = since
+                continue
+            told = self._transitions.gpu_free(uuid, lease.fence, self.host, verdict.why)
+            if self._broker.run(told) == "ok" and (verdict.why or lease.why):
+                log.warning("GPU %s (%s) is %s", uuid, gpu.name, verdict.why or "free again")
+        self._freeing = freeing
 
     def _fields(self, found: Sample) -> dict[str, Value]:
         options = self._options
@@ -147,26 +174,23 @@ class HostPresence:
             "keys": ",".join(self._keyring.ids),
             "labels": ",".join(options.labels),
             **self._offers.fields(),
+            "frees": 1,  # it gives leases of GPUs back: they outlive its workers
             "fallback_cpu": int(options.fallback_cpu),
             "slots": "" if options.slots is None else options.slots,
             "started_at": self._started_ms,
         }
 
     def report(self, loss: Loss, held: Collection[str], *, draining: bool) -> bool:
-        """Have requeued what a worker held; False where it had left in order.
-
-        Its GPUs are free for others from then on, so whether they are is said first.
-        """
-        if loss.gpu_uuids:
-            until = time.monotonic() + _FREEING_S
-            self._freeing |= dict.fromkeys(loss.gpu_uuids, until)
-            self.beat(held, draining=draining)
+        """Have requeued what a worker held; False where it had left in order. Then its GPUs are looked at."""
         failed = loss.before_ready
         if failed is None:
             (row,) = standing(self._broker, [loss.worker])
             failed = row.state == "initializing"
         left = self._transitions.leave(loss.endpoint, loss.worker, loss.why, before_ready=failed)
-        return self._broker.run(left) >= 0
+        recovered = self._broker.run(left) >= 0
+        if loss.gpu_uuids:
+            self.beat(held, draining=draining)
+        return recovered
 
     def drain(self, endpoints: Mapping[str, str], why: str) -> None:
         """Have workers (with their endpoints) take nothing more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import socket
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flashq import __version__, codec
 from flashq.codec import Revision
-from flashq.errors import JobNotFound, WrongBinding
+from flashq.errors import ConfigurationError, JobNotFound, WrongBinding
 from flashq.model.envelope import open_sealed
 from flashq.model.keyring import Direction
 from flashq.store import workers
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from flashq_worker.assignment import LiveKeys
     from flashq_worker.config import WorkerConfig
 
+log = logging.getLogger("flashq.worker")
 MOST_LOG_BYTES = 1024 * 1024
 _LAST_WORD_S = 1.0
 HOPELESS = 2  # starts in a row that would fail again: then the waiting jobs are told
@@ -78,6 +80,11 @@ class Presence:
             self._ordered_ms = joined.now_ms - int((time.monotonic() - began_s) * 1000)
         if joined.verdict == "gone":
             return ExitCode.LOST
+        if joined.verdict == "held":
+            if config.booked:
+                log.error("GPU %s: not this worker's any more", joined.holder)
+                return ExitCode.LOST
+            raise ConfigurationError(f"GPU {joined.holder}")
         if joined.verdict == "unknown":
             raise JobNotFound(f"there is no endpoint {config.endpoint!r}; call it once, and it is registered")
         return None

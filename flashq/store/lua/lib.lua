@@ -629,6 +629,62 @@ local function command(P, host, word)
   redis.call('PEXPIRE', P .. N.commands .. host, 600000)  -- the word itself is good for far less
 end
 
+-- The lease of a GPU: its fence (rises with each holder), since when (ms), the worker that holds it ('': none), that
+-- one's endpoint and host, and why it is kept from everybody ('': it is not). Nothing where it was never held.
+local function gpu_lease(P, uuid)
+  local v = redis.call('HGET', P .. N.gpus, uuid)
+  if not v then return nil end
+  local fence, since, worker, ep, host, why = string.match(v, '^(%d+) (%d+) (%S*) (%S*) (%S*) (.*)$')
+  return {fence = tonumber(fence or 0), since = tonumber(since or 0), worker = worker or '', ep = ep or '',
+    host = host or '', why = why or ''}
+end
+
+local function lease_gpu(P, uuid, fence, at, worker, ep, host, why)
+  redis.call('HSET', P .. N.gpus, uuid, int(fence) .. ' ' .. int(at) .. ' ' .. table.concat({worker, ep, host, why}, ' '))
+end
+
+-- Whether a worker is on record, and not given up.
+local function is_counted(P, worker)
+  local w = redis.call('HMGET', P .. N.worker .. worker, 'fq_ep', 'death')
+  return w[1] and not w[2]
+end
+
+-- Lease GPUs (UUIDs with commas between) to a worker: all of them, or none where another has one; then who. `over`:
+-- it was seen to be free, so one whose worker is no more will do.
+local function hold_gpus(P, uuids, worker, ep, host, at, over)
+  for uuid in string.gmatch(uuids, '[^,]+') do
+    local l = gpu_lease(P, uuid)
+    if l and l.worker ~= worker and not (over and (l.worker == '' or not is_counted(P, l.worker))) then
+      if l.worker ~= '' then return uuid .. ' is held by worker ' .. l.worker end
+      if l.why ~= '' then return uuid .. ' is kept from workers: ' .. l.why end
+    end
+  end
+  for uuid in string.gmatch(uuids, '[^,]+') do
+    local l = gpu_lease(P, uuid)
+    if not l or l.worker ~= worker then lease_gpu(P, uuid, (l and l.fence or 0) + 1, at, worker, ep, host, '') end
+  end
+  return nil
+end
+
+-- The value of a field among arguments that are fields and values, from the nth on.
+local function argument(args, n, name)
+  for i = n, #args, 2 do
+    if args[i] == name then return args[i + 1] end
+  end
+  return nil
+end
+
+-- A worker has ended. Its GPUs are its until its host has seen them free; where the host does not say that it will,
+-- they are nobody's at once.
+local function leave_gpus(P, worker, at)
+  local w = redis.call('HMGET', P .. N.worker .. worker, 'fq_gpus', 'fq_host')
+  if not w[1] or w[1] == '' or redis.call('HGET', P .. N.host .. (w[2] or ''), 'frees') == '1' then return end
+  for uuid in string.gmatch(w[1], '[^,]+') do
+    local l = gpu_lease(P, uuid)
+    if l and l.worker == worker then lease_gpu(P, uuid, l.fence, at, '', '', l.host, '') end
+  end
+end
+
 -- A worker is no more: its record is closed, its place free. Its jobs are recovered apart from it.
 local function close_worker(P, ep, worker, why, at)
   local key = P .. N.worker .. worker
@@ -638,6 +694,7 @@ local function close_worker(P, ep, worker, why, at)
   redis.call('SREM', P .. N.queue_workers .. ep, key)
   redis.call('DEL', P .. N.bell .. worker)
   if redis.call('EXISTS', key) == 1 then
+    leave_gpus(P, worker, at)
     redis.call('HSET', key, 'death', iso(at), 'fq_end', why)
     redis.call('EXPIRE', key, 60)
   end

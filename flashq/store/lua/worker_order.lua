@@ -2,8 +2,8 @@
 -- KEYS  1 the worker's hash
 -- ARGV  1 prefix  2 endpoint  3 worker  4 host  5 revision  6 environment digest  7 most workers the endpoint may
 --       have  8 how long it may take to report (ms)  9 the signed command  10 the leader's term  11… fields and values of its hash
--- Returns 'ok' (also when resent), 'full' (there are that many), 'unknown' (no such endpoint), or 'silent' (the host's
---   heartbeat is overdue, which the one who ordered cannot have known); DEPOSED.
+-- Returns 'ok' (also when resent), 'full' (there are that many), 'unknown' (no such endpoint), 'silent' (the host's
+--   heartbeat is overdue, which the one who ordered cannot have known), or 'held' (a GPU is another's); DEPOSED.
 local P, ep, worker, at = ARGV[1], ARGV[2], ARGV[3], now()
 local refusal = deposed(P, ep, ARGV[10])
 if refusal then return refusal end
@@ -15,6 +15,8 @@ local heard_until = redis.call('ZSCORE', P .. N.hosts, ARGV[4])
 if heard_until and tonumber(heard_until) <= at then return 'silent' end
 local workers = P .. N.endpoint_workers .. ep
 if redis.call('ZCARD', workers) >= tonumber(ARGV[7]) then return 'full' end
+local gpus = argument(ARGV, 11, 'fq_gpus')
+if gpus and hold_gpus(P, gpus, worker, ep, ARGV[4], at) then return 'held' end
 redis.call('HSET', key, 'birth', iso(at), 'last_heartbeat', iso(at), 'queues', ep, 'state', 'started',
   'fq_ep', ep, 'fq_state', 'initializing', 'fq_since', at, 'fq_ordered', at, 'fq_beat', at, 'fq_host', ARGV[4],
   'fq_rev', ARGV[5], 'fq_env', ARGV[6], 'fq_jobs', 0)
