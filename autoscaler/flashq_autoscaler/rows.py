@@ -149,6 +149,8 @@ def host_view(
     host: str, fields: Mapping[str, str], expires_ms: float, leases: Mapping[str, GpuLease] | None = None
 ) -> HostView:
     """A host from its record, and the leases of GPUs. Raises ValueError where that cannot be read."""
+    if fields.get("frees") != "1":  # of an older version: leases end there with their workers
+        leases = None
     try:
         beat_at = int(fields["beat"]) / 1000
         return HostView(

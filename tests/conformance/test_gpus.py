@@ -102,9 +102,10 @@ def test_a_gpu_that_is_kept_is_nobodys(world: World, host: str) -> None:
 def test_a_host_that_does_not_give_back_has_leases_end_with_its_workers(world: World) -> None:
     world.run(world.t.host_beat(HOST, lease_ms=15_000, fields={"version": "0.0.9"}))
     order(world, "w1", **with_gpus("GPU-a"))
+    assert order(world, "w2", **with_gpus("GPU-a")) == "held"
     leave(world, "w1")
-    assert leases(world)["GPU-a"].free
     assert order(world, "w2", **with_gpus("GPU-a")) == "ok"
+    assert (leases(world)["GPU-a"].worker, leases(world)["GPU-a"].fence) == ("w2", 2)
 
 
 def test_a_booked_worker_joins_with_its_gpus_or_not_at_all(world: World, host: str) -> None:
@@ -134,7 +135,7 @@ def test_a_worker_started_by_hand_takes_gpus_of_nobody_who_lives(world: World, h
     assert world.join("w2", fq_gpus="GPU-a", fq_host="box").verdict == "ok"
     assert (leases(world)["GPU-a"].worker, leases(world)["GPU-a"].fence) == ("w2", 2)
     leave(world, "w2")
-    assert leases(world)["GPU-a"].free
+    assert order(world, "w3", **with_gpus("GPU-a")) == "ok"
 
 
 def test_leases_that_somebody_scribbled_in_are_taken_anew(world: World, host: str) -> None:

@@ -99,7 +99,7 @@ FLEET = (
     ),
     Mutant(
         "one that was given up comes back",
-        "if ARGV[5] == '1' and (w[1] ~= ep or w[2]) then return {at, 'gone', 0} end",
+        "if ARGV[5] == '1' and (w[1] ~= ep or w[2]) then return {at, 'gone', 0, ''} end",
         "",
         "answer",
         "drains",

@@ -244,9 +244,11 @@ def test_host_tells_of_pythons_and_of_what_it_lacks() -> None:
 def test_leases_of_gpus_show_with_their_hosts() -> None:
     lease = {"GPU-1": GpuLease("GPU-1", 3, NOW_MS, worker="w1"), "GPU-2": GpuLease("GPU-2", 1, NOW_MS)}
     (gpu,) = rows.host_view("h1", host_fields(), NOW_MS, lease).gpus
+    assert gpu.leased == "", "one that gives no leases back"
+    (gpu,) = rows.host_view("h1", host_fields(frees="1"), NOW_MS, lease).gpus
     assert (gpu.leased, gpu.kept) == ("w1", "")
     kept = {"GPU-1": GpuLease("GPU-1", 3, NOW_MS, why="FOREIGN_MEMORY")}
-    (gpu,) = rows.host_view("h1", host_fields(), NOW_MS, kept).gpus
+    (gpu,) = rows.host_view("h1", host_fields(frees="1"), NOW_MS, kept).gpus
     assert (gpu.leased, gpu.kept) == ("", "FOREIGN_MEMORY")
 
 

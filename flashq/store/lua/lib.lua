@@ -649,15 +649,21 @@ local function is_counted(P, worker)
   return w[1] and not w[2]
 end
 
--- Lease GPUs (UUIDs with commas between) to a worker: all of them, or none where another has one; then who. `over`:
--- it was seen to be free, so one whose worker is no more will do.
-local function hold_gpus(P, uuids, worker, ep, host, at, over)
+-- Who keeps a worker from a GPU; nil: nobody. One that has ended has its GPUs until its host gives them back, if that
+-- does (`frees`) and nobody has seen them free (`seen`).
+local function holder(P, uuid, worker, seen)
+  local l = gpu_lease(P, uuid)
+  if not l or l.worker == worker then return nil end
+  if l.worker == '' then return l.why ~= '' and not seen and uuid .. ' is kept from workers: ' .. l.why or nil end
+  if not is_counted(P, l.worker) and (seen or redis.call('HGET', P .. N.host .. l.host, 'frees') ~= '1') then return nil end
+  return uuid .. ' is held by worker ' .. l.worker
+end
+
+-- Lease GPUs (UUIDs with commas between) to a worker: all of them, or none where another has one; then who.
+local function hold_gpus(P, uuids, worker, ep, host, at, seen)
   for uuid in string.gmatch(uuids, '[^,]+') do
-    local l = gpu_lease(P, uuid)
-    if l and l.worker ~= worker and not (over and (l.worker == '' or not is_counted(P, l.worker))) then
-      if l.worker ~= '' then return uuid .. ' is held by worker ' .. l.worker end
-      if l.why ~= '' then return uuid .. ' is kept from workers: ' .. l.why end
-    end
+    local other = holder(P, uuid, worker, seen)
+    if other then return other end
   end
   for uuid in string.gmatch(uuids, '[^,]+') do
     local l = gpu_lease(P, uuid)
@@ -674,17 +680,6 @@ local function argument(args, n, name)
   return nil
 end
 
--- A worker has ended. Its GPUs are its until its host has seen them free; where the host does not say that it will,
--- they are nobody's at once.
-local function leave_gpus(P, worker, at)
-  local w = redis.call('HMGET', P .. N.worker .. worker, 'fq_gpus', 'fq_host')
-  if not w[1] or w[1] == '' or redis.call('HGET', P .. N.host .. (w[2] or ''), 'frees') == '1' then return end
-  for uuid in string.gmatch(w[1], '[^,]+') do
-    local l = gpu_lease(P, uuid)
-    if l and l.worker == worker then lease_gpu(P, uuid, l.fence, at, '', '', l.host, '') end
-  end
-end
-
 -- A worker is no more: its record is closed, its place free. Its jobs are recovered apart from it.
 local function close_worker(P, ep, worker, why, at)
   local key = P .. N.worker .. worker
@@ -694,7 +689,6 @@ local function close_worker(P, ep, worker, why, at)
   redis.call('SREM', P .. N.queue_workers .. ep, key)
   redis.call('DEL', P .. N.bell .. worker)
   if redis.call('EXISTS', key) == 1 then
-    leave_gpus(P, worker, at)
     redis.call('HSET', key, 'death', iso(at), 'fq_end', why)
     redis.call('EXPIRE', key, 60)
   end

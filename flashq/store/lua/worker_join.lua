@@ -9,8 +9,8 @@ local w = redis.call('HMGET', key, 'fq_ep', 'death', 'fq_ordered')
 if ARGV[5] == '1' and (w[1] ~= ep or w[2]) then return {at, 'gone', 0, ''} end
 if redis.call('EXISTS', P .. N.endpoint .. ep) == 0 then return {at, 'unknown', 0, ''} end
 local gpus = argument(ARGV, 6, 'fq_gpus')
-local holder = gpus and hold_gpus(P, gpus, worker, ep, argument(ARGV, 6, 'fq_host') or '', at, ARGV[5] ~= '1')
-if holder then return {at, 'held', 0, holder} end
+local other = gpus and hold_gpus(P, gpus, worker, ep, argument(ARGV, 6, 'fq_host') or '', at, ARGV[5] ~= '1')
+if other then return {at, 'held', 0, other} end
 if not w[1] then
   redis.call('HSET', key, 'birth', iso(at), 'queues', ep, 'state', 'started', 'fq_ep', ep,
     'fq_state', 'initializing', 'fq_since', at, 'fq_jobs', 0)
