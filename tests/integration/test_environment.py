@@ -136,9 +136,24 @@ def test_two_requirements_that_contradict(site: Site) -> None:
     assert "tiny-b" in failed.value.log_tail
 
 
+def test_the_operators_uv_toml_is_in_force_and_no_other(
+    site: Site, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an index in the operator's uv.toml, and another in a project's where the worker runs, expect the first."""
+    del site.variables["PIP_NO_INDEX"], site.variables["PIP_FIND_LINKS"]
+    home, project = Path(site.variables["HOME"]), Path(site.variables["HOME"]) / "project"
+    (home / ".config" / "uv").mkdir(parents=True)
+    (home / ".config" / "uv" / "uv.toml").write_text(f'no-index = true\nfind-links = ["{wheels}"]\n')
+    project.mkdir()
+    (project / "uv.toml").write_text('find-links = ["/nowhere"]\n')
+    (project / "pyproject.toml").write_text('[tool.uv]\nconstraint-dependencies = ["tiny-a<1"]\n')
+    monkeypatch.chdir(project)
+    assert version_of(site.ensure("tiny-b")) == "1.0"
+
+
 @pytest.mark.parametrize(
     "network",
-    [{"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "UV_HTTP_RETRIES": "0"}, {"UV_OFFLINE": "1"}],
+    [{"PIP_INDEX_URL": "http://user:canary@127.0.0.1:9/simple", "UV_HTTP_RETRIES": "0"}, {"UV_OFFLINE": "1"}],
     ids=["an index that is down", "offline"],
 )
 def test_without_a_network_it_is_the_machines_trouble(site: Site, network: dict[str, str]) -> None:
@@ -153,6 +168,7 @@ def test_without_a_network_it_is_the_machines_trouble(site: Site, network: dict[
         site.ensure("tiny-b")
     assert not isinstance(failed.value, environment_uv.Unresolvable)
     assert "tiny-b" in failed.value.log_tail
+    assert "canary" not in f"{failed.value} {failed.value.log_tail}"  # the index's password
     assert [path.name for path in site.root.iterdir() if path.is_dir()] == [built.digest]
     assert not site.ensure("tiny-a").built
 
