@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from flashq._version import __version__
 
 if TYPE_CHECKING:
-    from flashq.endpoint import Endpoint, EndpointFunction
+    from flashq.endpoint import Endpoint
+    from flashq.endpoint_function import EndpointFunction
     from flashq.errors import FlashqError
     from flashq.inside import CurrentJob, current
     from flashq.job import EndpointJob, Timing
@@ -24,7 +25,7 @@ _WHERE = {
     "CpuInstanceType": "flashq.model.resources",
     "CurrentJob": "flashq.inside",
     "Endpoint": "flashq.endpoint",
-    "EndpointFunction": "flashq.endpoint",
+    "EndpointFunction": "flashq.endpoint_function",
     "EndpointJob": "flashq.job",
     "FlashqError": "flashq.errors",
     "GpuGroup": "flashq.model.resources",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from flashq.embedded import Membership
-    from flashq.endpoint import EndpointFunction
+    from flashq.endpoint_function import EndpointFunction
     from flashq.errors import SubmitError
     from flashq.model.envelope import RootKeys
     from flashq.registration import Registration

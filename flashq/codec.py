@@ -12,7 +12,7 @@ import json
 import os
 import pickle
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Self
@@ -126,9 +126,12 @@ class Revision:
     concurrency: int
     environment: str  # digest
     spec: str  # the public spec, JSON, for people
+    targets: dict[str, str] = field(default_factory=dict)  # of a class: its methods, each with its kind
 
     def pack(self) -> bytes:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if not self.targets:
+            del values["targets"]
         return bytes(msgpack.packb({**values, "dependencies": list(self.dependencies)}))
 
     @classmethod

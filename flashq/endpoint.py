@@ -1,33 +1,29 @@
-"""The decorator: `@Endpoint(...)` turns a function into one whose calls run on workers.
+"""The decorator: `@Endpoint(...)` turns a function, or a class, into one that runs on workers.
 
 Decorating checks the parameters and changes nothing else; the broker is first looked for when a call is made.
-Inside a job the same names are there, but only `local` works (see `EndpointFunction`).
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 import threading
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from flashq.errors import EndpointExists, NotSupportedError, SpecError, UnsupportedCall
+from flashq.classes import EndpointClass, check_class
+from flashq.endpoint_function import EndpointFunction
+from flashq.errors import EndpointExists, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
     from enum import Enum
 
-    from flashq.job import EndpointJob
-    from flashq.mapping import Map
     from flashq.model.resources import CpuInstanceType, GpuGroup, GpuType
     from flashq.model.retry import Retries
-    from flashq.model.spec import CallOptions, EndpointSpec
-    from flashq.model.terms import Terms
-    from flashq.queue import Queue
-    from flashq.stream import Stream
+    from flashq.model.spec import EndpointSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _endpoints: dict[str, tuple[str, str]] = {}
 _endpoints_lock = threading.Lock()
@@ -96,27 +92,31 @@ class Endpoint:
                 self._spec = EndpointSpec(**parameters)
 
     @overload
+    def __call__(self, function: type[T]) -> EndpointClass[T]: ...  # type: ignore[overload-overlap]
+    @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> EndpointFunction[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R]) -> EndpointFunction[P, R]: ...
-    def __call__(self, function: Callable[P, Any]) -> EndpointFunction[P, Any]:
+    def __call__(self, function: Any) -> Any:
+        made = EndpointClass if inspect.isclass(function) else EndpointFunction
         if self._spec is None:
-            return EndpointFunction(self._name or function.__name__, function, None)
-        spec = self._spec.named(_named_function(function).__name__)
-        _check_kind(function, spec)
+            return made(self._name or function.__name__, function, None)
+        spec = self._spec.named(_named(function).__name__)
+        if inspect.isclass(function):
+            check_class(function, spec)
+        else:
+            _check_kind(function, spec)
         assert spec.name is not None
         _claim_name(spec.name, function)
-        return EndpointFunction(spec.name, function, spec)
+        return made(spec.name, function, spec)
 
 
-def _named_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    if inspect.isclass(function):
-        raise NotSupportedError("class", "class endpoints do not exist yet; decorate a function")
-    if isinstance(function, EndpointFunction):
-        raise SpecError("function", f"{function.name!r} is an endpoint already")
-    if not inspect.isfunction(function):
-        raise SpecError("function", "decorate a plain function or a coroutine function", value=function)
-    return function
+def _named(target: Any) -> Any:
+    if isinstance(target, EndpointFunction | EndpointClass):
+        raise SpecError("function", f"{target.name!r} is an endpoint already")
+    if not inspect.isfunction(target) and not inspect.isclass(target):
+        raise SpecError("function", "decorate a function, a coroutine function or a class", value=target)
+    return target
 
 
 def _check_kind(function: Callable[..., Any], spec: EndpointSpec) -> None:
@@ -138,194 +138,3 @@ def _claim_name(name: str, function: Callable[..., Any]) -> None:
         raise EndpointExists(
             f"endpoint {name!r} is {known[1]} (in {known[0]}) already; give {identity[1]} another name"
         )
-
-
-class EndpointFunction(Generic[P, R]):
-    """A function whose calls run on workers. Its signature, name and docstring are the function's own."""
-
-    def __init__(
-        self,
-        name: str,
-        function: Callable[P, Any],
-        spec: EndpointSpec | None,
-        options: CallOptions | None = None,
-    ) -> None:
-        self.name = name
-        self.__flashq_endpoint__ = name
-        self._function = function
-        self._spec = spec
-        self._options = options
-        self._terms: Terms | None = None
-        self._yields = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-        functools.update_wrapper(self, function)
-
-    def __repr__(self) -> str:
-        return f"<Endpoint {self.name!r}: {self.__wrapped__.__qualname__}>"
-
-    if TYPE_CHECKING:
-        __wrapped__: Callable[..., Any]
-        __name__: str
-        __qualname__: str
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Inside a job an endpoint is its function: parameters and options stay with the caller.
-        return EndpointFunction, (self.name, self._function, None)
-
-    @property
-    def spec(self) -> EndpointSpec:
-        """The validated parameters."""
-        if self._spec is None:
-            raise UnsupportedCall(
-                f"endpoint {self.name!r} was called from inside a job, which is not possible yet; "
-                f"{self.__wrapped__.__qualname__}.local(...) runs it right there"
-            )
-        return self._spec
-
-    @property
-    def queue(self) -> Queue:
-        """What waits for it and what failed, to look after: pause, resume, requeue, purge."""
-        from flashq.queue import Queue
-
-        return Queue(self.name)
-
-    @property
-    def terms(self) -> Terms:
-        """What the calls made through this object are submitted with."""
-        if self._terms is None:
-            from flashq.model.terms import terms_of
-
-            self._terms = terms_of(self.spec, self._options)
-        return self._terms
-
-    @property
-    def options(self) -> CallOptions | None:
-        """What `with_options` set for the calls made through this object."""
-        return self._options
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> EndpointJob[R]:
-        """Submit a call: `await f(x)` gives its value. It is sent at once and runs even if not awaited.
-
-        Where the broker is slow and 10,000 calls of this process are on their way to it, this blocks until one has
-        arrived; in an event loop it raises SubmitBacklog instead (`await f.aspawn(x)` waits).
-        """
-        from flashq.client import current_client
-
-        self._check_returns()
-        return current_client().submit(self, args, kwargs, blocking=False)
-
-    def remote(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call and block for the value. Interrupted (Ctrl-C), it cancels the job."""
-        job = self(*args, **kwargs)
-        try:
-            return job.result()
-        except KeyboardInterrupt:
-            job.cancel()
-            raise
-
-    def stream(self, *args: P.args, **kwargs: P.kwargs) -> Stream[Any]:
-        """Call a function that yields; iterate, with `for` or `async for`, for the values as they come.
-
-        The call is submitted when iteration begins. Leaving the loop early cancels the job.
-        """
-        from flashq.client import current_client
-
-        if not self._yields:
-            raise UnsupportedCall(f"endpoint {self.name!r} yields nothing: call it with remote, or await it")
-        client = current_client()
-        return client.stream(lambda: client.submit(self, args, kwargs, blocking=False), owned=True)
-
-    def _check_returns(self) -> None:
-        if self._yields:
-            raise UnsupportedCall(
-                f"endpoint {self.name!r} yields its values: `for value in {self.name}.stream(...)` gives them as they "
-                f"come; {self.name}.spawn(...) gives a job whose stream() does"
-            )
-
-    def spawn(self, *args: P.args, **kwargs: P.kwargs) -> EndpointJob[R]:
-        """Submit a call and return once the broker has acknowledged it.
-
-        Raises: SubmitError, BrokerError.
-        """
-        from flashq.client import current_client
-
-        client = current_client()
-        job: EndpointJob[R] = client.submit(self, args, kwargs)
-        client.acknowledged(job)
-        return job
-
-    async def aspawn(self, *args: P.args, **kwargs: P.kwargs) -> EndpointJob[R]:
-        """Like `spawn`, for coroutines: awaits the broker's acknowledgement, and room where the broker is slow."""
-        from flashq.client import current_client
-
-        client = current_client()
-        job: EndpointJob[R] = await client.asubmit(self, args, kwargs)
-        await client.aacknowledged(job)
-        return job
-
-    def map(
-        self,
-        *inputs: Iterable[Any],
-        kwargs: dict[str, Any] | None = None,
-        order: bool = True,
-        return_exceptions: bool = False,
-        window: int | None = None,
-        progress: bool | None = None,
-    ) -> Map[R]:
-        """Call for each item (or, of several iterables, for each tuple of items); iterate for the values.
-
-        Works in `for` and in `async for`. At most `window` calls are under way or waiting to be taken, so an
-        endless input needs bounded memory. `order=False` yields values as they come. With `return_exceptions`
-        errors are yielded in place of values; else the first one is raised and what is under way is cancelled.
-        `progress` shows a bar on stderr; by default where that is a terminal.
-        """
-        from flashq.mapping import Map
-
-        self._check_returns()
-        return Map(
-            self,
-            inputs,
-            kwargs or {},
-            order=order,
-            return_exceptions=return_exceptions,
-            window=window,
-            progress=progress,
-        )
-
-    def local(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Run the function here, as if undecorated (a coroutine function gives a coroutine)."""
-        return self._function(*args, **kwargs)
-
-    def with_options(
-        self,
-        *,
-        key: str | None = None,
-        priority: int | None = None,
-        delay_s: float | None = None,
-        ttl_s: float | None = None,
-        timeout_s: float | None = None,
-        retries: int | Retries | Mapping[str, Any] | None = None,
-        delivery: Literal["at_least_once", "at_most_once"] | None = None,
-    ) -> EndpointFunction[P, R]:
-        """The same endpoint, its calls made with these options; those not given stay as they are.
-
-        `key`: idempotency key: within a day, a second call with it is the first job. `priority`: higher goes
-        first. `delay_s`: not before. `ttl_s`: expires unless begun so long after submit (or the delay).
-        `timeout_s`: stopped after so long. `retries`, `delivery`: in place of the endpoint's.
-        Raises: SpecError.
-        """
-        from flashq.model.spec import CallOptions
-        from flashq.model.terms import terms_of
-
-        given = {
-            "key": key,
-            "priority": priority,
-            "delay_s": delay_s,
-            "ttl_s": ttl_s,
-            "timeout_s": timeout_s,
-            "retries": retries,
-            "delivery": delivery,
-        }
-        changes = {name: value for name, value in given.items() if value is not None}
-        options = (self._options or CallOptions()).merged(**changes)
-        terms_of(self.spec, options)
-        return EndpointFunction(self.name, self._function, self.spec, options)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashq import codec, errors
 from flashq.ending import conflict, full, spent, verified_value
+from flashq.kinds import STREAMS
 from flashq.model.envelope import CALL_LIFETIME_MS, Header, open_sealed
 from flashq.model.idempotency import stands_for
 from flashq.model.job_id import RANDOM_BYTES, new_job_id
@@ -107,10 +108,12 @@ def _check_returns(broker: Broker, keys: Keys, endpoint: str, revision: str) -> 
     raw = broker.execute("GET", broker.keys.of("revision", endpoint, revision)) or b""
     try:
         opened = open_sealed(raw, keys, direction=Direction.REVISION, endpoint=endpoint)
-        mode = codec.Revision.unpack(opened.payload).mode
+        found = codec.Revision.unpack(opened.payload)
     except errors.EnvelopeError:
         return
-    if mode in ("generator", "async_generator"):
+    if found.targets:
+        raise errors.UnsupportedCall(f"endpoint {endpoint} is a class: call its methods from Python")
+    if found.mode in STREAMS:
         raise errors.UnsupportedCall(
             f"endpoint {endpoint} yields its values: read them from Python, with stream(...)"
         )

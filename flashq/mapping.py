@@ -17,7 +17,7 @@ from flashq.flight import Flight
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
-    from flashq.endpoint import EndpointFunction
+    from flashq.endpoint_function import EndpointFunction
     from flashq.job import EndpointJob
 
 R = TypeVar("R")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import sys
 import uuid
 import warnings
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashq import codec
 from flashq.errors import SerializationError
+from flashq.kinds import kind_of
 from flashq.model import spec as specs
 from flashq.model.envelope import Header, seal
 from flashq.model.keyring import Direction
@@ -97,7 +97,8 @@ def prepare(
     revision = codec.Revision(
         function=pickled,
         qualname=function.__qualname__,
-        mode=mode_of(function),
+        mode=_mode(function),
+        targets=_targets(function),
         python=codec.PYTHON,
         dependencies=spec.dependencies,
         concurrency=spec.max_concurrency,
@@ -129,13 +130,17 @@ def prepare(
     )
 
 
-def mode_of(function: Callable[..., Any]) -> str:
-    """How a worker runs a function: "sync", "async", "generator" or "async_generator"."""
-    if inspect.isasyncgenfunction(function):
-        return "async_generator"
-    if inspect.isgeneratorfunction(function):
-        return "generator"
-    return "async" if inspect.iscoroutinefunction(function) else "sync"
+def _targets(function: Callable[..., Any]) -> dict[str, str]:
+    """Of a class endpoint's code: the methods that may be called, each with its kind."""
+    return dict(getattr(function, "__flashq_targets__", {}))
+
+
+def _mode(function: Callable[..., Any]) -> str:
+    """How a worker runs it; a class that has any coroutine among its methods, on an event loop."""
+    targets = _targets(function)
+    if targets:
+        return "async" if any(kind.startswith("async") for kind in targets.values()) else "sync"
+    return kind_of(function)
 
 
 def callables_used(function: Callable[..., Any]) -> tuple[int, ...]:

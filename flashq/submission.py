@@ -6,6 +6,7 @@ Knows nothing of how jobs end: see `waiting`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
@@ -26,10 +27,10 @@ from flashq.registration import PROGRAM, Registration, callables_used, prepare
 from flashq.room import Room
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from flashq.client import Client
-    from flashq.endpoint import EndpointFunction
+    from flashq.endpoint_function import EndpointFunction
     from flashq.model.spec import EndpointSpec
     from flashq.model.terms import Terms
     from flashq.store.command import Command
@@ -85,9 +86,9 @@ class Submission:
         registration = self.registration(function)
         payload = codec.dump_arguments(args, kwargs, self._client.settings.payload_limit)
         terms = function.terms
-        same = _stands_for(function.__wrapped__, args, kwargs) if terms.key else ("", "")
+        same = _stands_for(function, args, kwargs) if terms.key else ("", "")
         job_id = new_job_id(registration.endpoint, self._client.now_ms(), os.urandom(RANDOM_BYTES))
-        command, digest = self._command(job_id, registration, payload, terms, same)
+        command, digest = self._command(job_id, registration, function.target, payload, terms, same)
         call = Call(job_id, registration.endpoint, digest, keep_s=terms.keep_s)
         return _Made(call, registration, command, len(payload) + _OVERHEAD)
 
@@ -102,17 +103,17 @@ class Submission:
 
         A function it uses was redefined (in a notebook), or another key signs.
         """
-        target = function.__wrapped__
-        is_of = (*callables_used(target), self._client.keyring.ids[0])
-        found = self._prepared.get(target)
+        code = function.code
+        is_of = (*callables_used(code), self._client.keyring.ids[0])
+        found = self._prepared.get(code)
         if found is None or found[0] != is_of:
             with self._lock:
-                found = self._prepared.get(target)
+                found = self._prepared.get(code)
                 if found is None or found[0] != is_of:
                     self._warn_without_gpu(function.spec)
                     limit = self._client.settings.payload_limit
-                    made = prepare(function.spec, target, self._client.keyring, limit)
-                    found = self._prepared[target] = (is_of, made)
+                    made = prepare(function.spec, code, self._client.keyring, limit)
+                    found = self._prepared[code] = (is_of, made)
         return found[1]
 
     def _warn_without_gpu(self, spec: EndpointSpec) -> None:
@@ -147,7 +148,13 @@ class Submission:
 
     # -- calls ---------------------------------------------------------------------------------------
     def _command(
-        self, job_id: str, registration: Registration, payload: bytes, terms: Terms, same: tuple[str, str]
+        self,
+        job_id: str,
+        registration: Registration,
+        target: str,
+        payload: bytes,
+        terms: Terms,
+        same: tuple[str, str],
     ) -> tuple[Command[Submitted], str]:
         client = self._client
         now = client.now_ms()
@@ -156,6 +163,7 @@ class Submission:
             endpoint=registration.endpoint,
             job=job_id,
             revision=registration.revision,
+            target=target,
             encoding="pickle",
             python=codec.PYTHON,
             cloudpickle=codec.cloudpickle_version(),
@@ -213,7 +221,10 @@ class Submission:
         match answer.verdict:
             case "ok":
                 call.cold = answer.cold
-                if not answer.current:
+                ours = sum(endpoint == call.endpoint for endpoint, _ in self._registered)
+                if (
+                    not answer.current and ours < 2
+                ):  # else they are of this program: a class with other arguments
                     self._client.told.once(
                         f"other:{call.endpoint}",
                         f"endpoint {call.endpoint!r} was registered anew by another program; "
@@ -253,11 +264,10 @@ def _in_event_loop() -> bool:
 
 
 def _stands_for(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[str, str]:
     """What a key stands for: the same whether an argument was given by its place or by its name."""
-    try:
-        bound = inspect.signature(function).bind(*args, **kwargs)
-    except (TypeError, ValueError):  # the worker will say what is wrong with it
-        return stands_for("pickle", args, kwargs)
-    return stands_for("pickle", bound.args, bound.kwargs)
+    with contextlib.suppress(TypeError, ValueError):  # the worker will say what is wrong with it
+        bound = inspect.signature(function.__wrapped__).bind(*args, **kwargs)
+        args, kwargs = bound.args, bound.kwargs
+    return stands_for("pickle", args, kwargs, function.target)

@@ -125,7 +125,7 @@ HEADER_FIELDS = {
     "job": "Job id.",
     "generation": "How often the job has been requeued.",
     "revision": "Digest of the revision to run, or of this revision record.",
-    "target": "Method of a class endpoint or HTTP route; not used yet.",
+    "target": "Method of a class endpoint; or an HTTP route, which is not used yet.",
     "encoding": "Of the payload: `pickle`, `json` or `failure`.",
     "python": "Minor version of the Python that pickled, such as `3.11`.",
     "cloudpickle": "Version of the cloudpickle that pickled, without its last part: `3.1`.",

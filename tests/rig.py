@@ -26,7 +26,7 @@ from tests.servers import find_server
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from flashq.endpoint import EndpointFunction
+    from flashq.endpoint_function import EndpointFunction
 
 SECRET = bytes(range(32))
 

@@ -37,7 +37,7 @@ from flashq.testing.worker import CLOCK, LocalWorker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from flashq.endpoint import EndpointFunction
+    from flashq.endpoint_function import EndpointFunction
     from flashq.job import EndpointJob
     from flashq.store.broker import Broker
     from flashq.store.command import Command

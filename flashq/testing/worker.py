@@ -6,6 +6,7 @@ It claims, verifies, unpickles and signs with the worker's own code; only what r
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from contextlib import aclosing, closing, contextmanager
 from time import perf_counter
@@ -24,6 +25,7 @@ from flashq.store.workers import facts
 from flashq_worker import assignment, verdicts
 from flashq_worker.executor import delivery, outcome
 from flashq_worker.executor.frames import Frame, FrameType
+from flashq_worker.executor.targets import Targets
 from flashq_worker.outcomes import OutcomeWriter
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from flashq.store.memory import MemoryBroker
     from flashq.store.records import Claimed, Settlement
     from flashq_worker.assignment import Assignment
+    from flashq_worker.executor.targets import Target
 
 _SKIPPED = "flashq.testing:skipped-ms"
 #: The time of this machine, and what was skipped, in place of the server's TIME.
@@ -66,7 +69,7 @@ class LocalWorker:
         self._limit = limit
         self._deliver, self._broken = deliver, broken
         self._joined: dict[str, str] = {}  # endpoint → the worker's id there
-        self._loaded: dict[tuple[str, str], tuple[Callable[..., Any], str]] = {}  # with its mode
+        self._loaded: dict[tuple[str, str], Targets] = {}
         self._task: tuple[Assignment, asyncio.AbstractEventLoop, asyncio.Future[Any]] | None = None
         self._now_ms = 0
         self._hurried = False
@@ -183,19 +186,20 @@ class LocalWorker:
         except FlashqError as error:
             return verdicts.refused(row, error)
         try:
-            function, mode = self._load(endpoint, row.revision)
+            targets = self._load(endpoint, row.revision)
+            target = targets.of({"target": held.header.target})
         except FlashqError as error:
             return verdicts.refused(row, error)
         except BaseException as error:  # noqa: BLE001 — unpickling the function runs user code
             why = f"endpoint {endpoint} cannot start: {type(error).__name__}: {error}"
             return outcomes.failure(held, Failure(FailureKind.START, why))
-        result = self._execute(held, function, mode, runner, outcomes)
+        result = self._execute(held, target, runner, outcomes)
         frame = Frame(FrameType.OUTCOME, result.meta, result.blob)
         timing = {"execution_ms": result.meta["execution_ms"]}
         return verdicts.of_outcome(held, frame, outcomes, timing, lambda: "")
 
-    def _load(self, endpoint: str, revision: str) -> tuple[Callable[..., Any], str]:
-        """The function of a revision, out of its signed record. Raises what unpickling it raises."""
+    def _load(self, endpoint: str, revision: str) -> Targets:
+        """What a revision has to be called, out of its signed record. Raises what unpickling it raises."""
         found = self._loaded.get((endpoint, revision))
         if found is None:
             raw = self._memory.execute("GET", self._memory.keys.of("revision", endpoint, revision))
@@ -203,15 +207,14 @@ class LocalWorker:
             if opened.header.revision != revision:
                 raise WrongBinding(f"a record of another revision is filed under {revision[:12]}")
             record = codec.Revision.unpack(opened.payload)
-            found = cloudpickle.loads(record.function), record.mode
+            found = Targets(cloudpickle.loads(record.function), record.mode, record.targets)
             self._loaded[endpoint, revision] = found
         return found
 
     def _execute(
         self,
         held: Assignment,
-        function: Callable[..., Any],
-        mode: str,
+        target: Target,
         runner: asyncio.Runner,
         outcomes: OutcomeWriter,
     ) -> outcome.Outcome:
@@ -220,12 +223,12 @@ class LocalWorker:
         started = perf_counter()
         try:
             args, kwargs = outcome.arguments(held.header.encoding, held.payload)
-            value = function(*args, **kwargs)
-            if mode == "generator":
-                value = self._yielded(held, value, outcomes)
-            elif mode == "async_generator":
+            value = target.run(*args, **kwargs)
+            if target.streams and inspect.isasyncgen(value):
                 value = runner.run(self._awaited(held, self._ayielded(held, value, outcomes)))
-            elif mode == "async":
+            elif target.streams:
+                value = self._yielded(held, value, outcomes)
+            elif inspect.iscoroutine(value):
                 value = runner.run(self._awaited(held, value))
         except outcome.Unserializable as error:
             result = outcome.unserializable(run, outcome.milliseconds_since(started), error)
@@ -251,7 +254,7 @@ class LocalWorker:
         return None
 
     async def _ayielded(
-        self, held: Assignment, values: AsyncGenerator[Any, None], outcomes: OutcomeWriter
+        self, held: Assignment, values: AsyncGenerator[Any, Any], outcomes: OutcomeWriter
     ) -> None:
         async with aclosing(values):
             async for value in values:

@@ -247,17 +247,6 @@ def test_only_what_can_be_called_is_decorated(target: object) -> None:
         Endpoint(name="parameters-target", cpu="any")(target)  # type: ignore[call-overload]
 
 
-def test_what_is_no_function_or_coroutine_yet_is_refused_clearly() -> None:
-    # Given a form of endpoint that comes later
-    class Model:
-        def predict(self) -> int:
-            return 1
-
-    # If one is decorated, expect a clear refusal
-    with pytest.raises(ConfigurationError):
-        Endpoint(name="parameters-form", cpu="any")(Model)
-
-
 @pytest.mark.parametrize(
     "parameters",
     [

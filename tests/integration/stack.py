@@ -16,7 +16,7 @@ from tests.rig import SECRET, Rig
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flashq.endpoint import EndpointFunction
+    from flashq.endpoint_function import EndpointFunction
 
 
 class Stack:

@@ -223,9 +223,13 @@ class ExecutorProcess:
         endpoint: str,
         revision: str,
         python: str,
+        targets: Mapping[str, str] | None = None,
     ) -> None:
-        """Have it load the `function` cloudpickled by Python `python` ("3.11"). READY or FAILED follows."""
-        meta = {
+        """Have it load the `function` cloudpickled by Python `python` ("3.11"). READY or FAILED follows.
+
+        `targets`: it makes an instance, of which these methods (with their modes) may be called.
+        """
+        meta: dict[str, Any] = {
             "mode": mode,
             "concurrency": concurrency,
             "endpoint": endpoint,
@@ -233,6 +237,8 @@ class ExecutorProcess:
             "python": python,
             "limit": self._result_limit,
         }
+        if targets:
+            meta["targets"] = dict(targets)
         self._send(FrameType.LOAD, meta, function)
 
     def run(
@@ -243,13 +249,16 @@ class ExecutorProcess:
         fence: int,
         encoding: Literal["pickle", "json"],
         attempt: int = 1,
+        target: str = "",
         credit: int = 0,
     ) -> None:
         """Have it run a job, after those it was given before. An OUTCOME of that job and fence follows.
 
         Before it, CHUNKs, of a function that yields: at most `credit`, and as many more as `credit` says later.
         """
-        meta = {"job": job, "fence": fence, "attempt": attempt, "encoding": encoding}
+        meta: dict[str, Any] = {"job": job, "fence": fence, "attempt": attempt, "encoding": encoding}
+        if target:
+            meta["target"] = target
         if credit:
             meta["credit"] = credit
         self._send(FrameType.RUN, meta, payload)

@@ -43,6 +43,7 @@ MODEL_CACHES = {
     "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
 }
 """Where libraries keep what they download or compile: one folder a host, which outlives workers."""
+_TEAR_DOWN_S = 10.0
 _MACHINES = frozenset({"OSError", "MemoryError"})  # raised while loading, these may be the machine's trouble
 
 
@@ -101,10 +102,14 @@ class Runtime:
         """The minor version of Python that runs, or will run, the revision: "3.11"."""
         return codec.PYTHON if self._record is None else self._record.python
 
-    @property
-    def streams(self) -> bool:
-        """Whether the revision's function yields its values."""
-        return self._record is not None and self._record.mode in ("generator", "async_generator")
+    def kind_of(self, target: str) -> str | None:
+        """The kind of what a call of this target runs; None where the revision has no such target."""
+        record = self._record
+        if record is None:
+            return None
+        if record.targets:
+            return record.targets.get(target)
+        return None if target else record.mode
 
     def restart(self) -> None:
         """A fresh executor for the same revision."""
@@ -164,6 +169,7 @@ class Runtime:
             endpoint=config.endpoint,
             revision=self.revision,
             python=record.python,
+            targets=record.targets,
         )
         self.phase = Phase.LOADING
 
@@ -227,6 +233,16 @@ class Runtime:
     def _fail(self, why: str, *, deterministic: bool) -> None:
         self.failure, self.deterministic = why, deterministic
         self.phase = Phase.FAILED
+
+    def end(self, echo: Callable[[bytes], None]) -> None:
+        """Let an instance of a class be torn down, within a while, then `close`. `echo`: takes what it prints."""
+        if self.process is not None and self.phase is Phase.READY and self._record and self._record.targets:
+            self.process.stop()
+            deadline = time.monotonic() + _TEAR_DOWN_S
+            while not self.process.wait(0.02) and time.monotonic() < deadline:
+                self.process.flush()
+                echo(self.process.read_output())
+        self.close()
 
     def close(self) -> None:
         """Kill the executor and whatever it started. Safe to call twice."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from flashq import codec
 from flashq.errors import BrokerError, EnvelopeError, FlashqError, PythonMismatch, WrongBinding
+from flashq.kinds import STREAMS
 from flashq.model.outcome import Failure, FailureKind
 from flashq.store.broker import Broker
 from flashq.store.workers import facts
@@ -144,7 +145,7 @@ class Supervisor:
             loading = self._loading
             return self._fail_start(loading.failure, loading.revision, deterministic=loading.deterministic)
         if code is ExitCode.LEFT:
-            self._runtime.close()  # before it says so: what it held of the host is free by then
+            self._runtime.end(self._echo.write)  # before it says so: what it held of the host is free by then
             with contextlib.suppress(BrokerError):
                 self._presence.leave("left")
         log.info("worker %s ends: %s", self.config.worker, code.name)
@@ -344,7 +345,8 @@ class Supervisor:
                 fence=held.fence,
                 encoding=_encoding(held),
                 attempt=held.claimed.attempt,
-                credit=FIRST_CREDIT if self._runtime.streams else 0,
+                target=held.header.target,
+                credit=FIRST_CREDIT if self._yields(held) else 0,
             )
 
     def _readable(self, held: Assignment) -> bool:
@@ -352,11 +354,15 @@ class Supervisor:
         try:
             verdicts.check_python(held.header, self._runtime.python)
             verdicts.check_cloudpickle(held.header, codec.cloudpickle_version())
-        except PythonMismatch as error:
+            verdicts.check_target(held.header, self._runtime.kind_of(held.header.target))
+        except (PythonMismatch, WrongBinding) as error:
             failure = Failure(FailureKind.REFUSED, f"job {held.job}: {error}")
             self._exchange.settle(self._outcomes.failure(held, failure))
             return False
         return True
+
+    def _yields(self, held: Assignment) -> bool:
+        return self._runtime.kind_of(held.header.target) in STREAMS
 
     def _may_enter(self, held: Assignment) -> bool:
         """Of what may begin only once: a place is free now, and the broker has recorded that it begins."""
@@ -513,7 +519,7 @@ class Supervisor:
 
     def _on_chunk(self, frame: Frame) -> None:
         held = self._at(frame)
-        if not self._runtime.streams or frame.meta["number"] != held.outflow.count + 1:
+        if not self._yields(held) or frame.meta["number"] != held.outflow.count + 1:
             raise FrameError(f"chunk {frame.meta['number']} of job {held.job}, after {held.outflow.count}")
         number = held.outflow.yielded(len(frame.blob))
         self._exchange.chunk(held, number, self._outcomes.chunk(held, number, _encoding(held), frame.blob))

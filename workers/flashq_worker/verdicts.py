@@ -6,7 +6,7 @@ import json
 import random
 from typing import TYPE_CHECKING, Any
 
-from flashq.errors import PythonMismatch
+from flashq.errors import PythonMismatch, WrongBinding
 from flashq.model.outcome import Failure, FailureKind
 from flashq.model.retry import parse_retries, retry_decision
 from flashq.store.records import Settlement
@@ -56,6 +56,13 @@ def refused(row: Claimed, error: Exception) -> Settlement:
     """The worker will not run a claimed job whose call it could not verify: the answer is as unsigned as the call."""
     text = f"refused by its worker: {type(error).__name__}: {error}"
     return Settlement(row.job, row.fence, "failed", reason="refused", text=text, keep_s=FAILURE_KEEP_S)
+
+
+def check_target(header: Header, kind: str | None) -> None:
+    """Raises WrongBinding where the code has nothing of this name to be called. `kind`: of what it has."""
+    if kind is None:
+        what = f"no method {header.target!r}" if header.target else "methods, of which the call names none"
+        raise WrongBinding(f"endpoint {header.endpoint} has {what}")
 
 
 def of_outcome(

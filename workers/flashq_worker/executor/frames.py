@@ -48,14 +48,16 @@ class FrameType(IntEnum):
 
     LOAD = 1
     """Supervisor: load a function. Meta mode ("sync", "async", "generator", "async_generator"), concurrency, endpoint,
-    revision, python, limit (bytes of one result); blob: the function."""
+    revision, python, limit (bytes of one result), targets? (of a class: its methods, each with its mode); blob: the
+    function, or what makes the instance."""
     RUN = 2
-    """Supervisor: run a job. Meta job, fence, attempt, encoding, credit? (chunks it may send); blob: payload."""
+    """Supervisor: run a job. Meta job, fence, attempt, encoding, target? (of a class: the method), credit? (chunks
+    it may send); blob: payload."""
     CANCEL = 3
     """Supervisor: interrupt a job, or drop it where it has not begun. Meta job, fence, reason ("cancel", "timeout", or
     "give-back": leave it alone if it has begun)."""
     STOP = 4
-    """Supervisor: finish what came before, then exit."""
+    """Supervisor: finish what came before, let go of the instance of a class, then exit."""
     CREDIT = 5
     """Supervisor: a job that yields may send further chunks. Meta job, fence, chunks (how many)."""
     READY = 16

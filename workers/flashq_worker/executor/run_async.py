@@ -19,11 +19,12 @@ from flashq_worker.executor import delivery, frames, outcome, output, watchdog
 from flashq_worker.executor.frames import FrameType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
     from socket import socket
 
     from flashq_worker.executor.frames import Frame, FrameDecoder
     from flashq_worker.executor.outcome import Outcome
+    from flashq_worker.executor.targets import Targets
 
 
 @dataclass
@@ -44,19 +45,16 @@ class AsyncRunner(asyncio.Protocol):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        function: Callable[..., Any],
+        targets: Targets,
         concurrency: int,
         decoder: FrameDecoder,
         endpoint: str,
-        *,
-        streams: bool,
     ) -> None:
         self._loop = loop
-        self._function = function
+        self._targets = targets
         self._concurrency = concurrency
         self._decoder = decoder
         self._endpoint = endpoint
-        self._execute = self._stream if streams else self._call
         self._pid = os.getpid()
         self._waiting: deque[Frame] = deque()
         self._running: dict[str, _Attempt] = {}
@@ -137,7 +135,8 @@ class AsyncRunner(asyncio.Protocol):
         started = perf_counter()
         result: Outcome | None = None
         if attempt.reason is None:
-            result = await self._execute(attempt)
+            target = self._targets.of(frame.meta)
+            result = await (self._stream if target.streams else self._call)(attempt, target.run)
         if result is None or attempt.reason is not None:
             elapsed = outcome.milliseconds_since(started)
             result = outcome.interrupted(frame.meta, elapsed, attempt.reason or "cancel")
@@ -147,23 +146,23 @@ class AsyncRunner(asyncio.Protocol):
             self._begin(self._waiting.popleft())
         self._end_when_done()
 
-    async def _call(self, attempt: _Attempt) -> Outcome:
+    async def _call(self, attempt: _Attempt, function: Callable[..., Any]) -> Outcome:
         frame, started = attempt.frame, perf_counter()
         try:
             args, kwargs = outcome.arguments(frame.meta["encoding"], frame.blob)
-            value = self._function(*args, **kwargs)
+            value = function(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
         except BaseException as error:  # noqa: BLE001 - sys.exit and the like end the job, not the executor
             return outcome.raised(frame.meta, outcome.milliseconds_since(started), error)
         return outcome.returned(frame.meta, outcome.milliseconds_since(started), value)
 
-    async def _stream(self, attempt: _Attempt) -> Outcome:
-        """Send what an async generator yields as it comes; it returns nothing."""
+    async def _stream(self, attempt: _Attempt, function: Callable[..., Any]) -> Outcome:
+        """Send what a generator yields as it comes."""
         frame, started, number = attempt.frame, perf_counter(), 0
         try:
             args, kwargs = outcome.arguments(frame.meta["encoding"], frame.blob)
-            async with contextlib.aclosing(self._function(*args, **kwargs)) as values:
+            async with contextlib.aclosing(_as_async(function(*args, **kwargs))) as values:
                 async for value in values:
                     number += 1
                     made = outcome.chunk(frame.meta, number, value)
@@ -195,23 +194,31 @@ class AsyncRunner(asyncio.Protocol):
             self._transport.close()  # sends what is still to be sent, then connection_lost is called
 
 
+async def _as_async(values: Any) -> AsyncGenerator[Any, None]:
+    """An async generator as it is, and a plain one (a method beside coroutines) in turns with the rest of the loop."""
+    if inspect.isasyncgen(values):
+        async with contextlib.aclosing(values):
+            async for value in values:
+                yield value
+        return
+    with contextlib.closing(values):
+        for value in values:
+            yield value
+            await asyncio.sleep(0)
+
+
 def run(
     sock: socket,
     early: list[Frame],
     decoder: FrameDecoder,
-    function: Callable[..., Any],
+    targets: Targets,
     concurrency: int,
     endpoint: str,
-    *,
-    streams: bool = False,
 ) -> None:
-    """Run what arrives until STOP, beginning with the `early` frames that came behind LOAD.
-
-    `streams`: the function is an async generator function.
-    """
+    """Run what arrives until STOP, beginning with the `early` frames that came behind LOAD."""
     with asyncio.Runner() as asyncio_runner:
         loop = asyncio_runner.get_loop()
-        runner = AsyncRunner(loop, function, concurrency, decoder, endpoint, streams=streams)
+        runner = AsyncRunner(loop, targets, concurrency, decoder, endpoint)
         sock.setblocking(False)
         loop.run_until_complete(loop.connect_accepted_socket(lambda: runner, sock))
         for frame in early:

@@ -20,14 +20,11 @@ if TYPE_CHECKING:
     from flashq_worker.executor.frames import Frame
     from flashq_worker.executor.interrupt import Inbox
     from flashq_worker.executor.outcome import Outcome
+    from flashq_worker.executor.targets import Targets
 
 
-def run(inbox: Inbox, function: Callable[..., Any], endpoint: str, *, streams: bool = False) -> None:
-    """Run what arrives until STOP; `streams`: the function is a generator function.
-
-    Raises EOFError when the supervisor closed the stream.
-    """
-    execute = _stream if streams else _execute
+def run(inbox: Inbox, targets: Targets, endpoint: str) -> None:
+    """Run what arrives until STOP. Raises EOFError when the supervisor closed the stream."""
     pid = os.getpid()
     while True:
         frame = inbox.next()
@@ -35,7 +32,7 @@ def run(inbox: Inbox, function: Callable[..., Any], endpoint: str, *, streams: b
             return
         if frame.type is not FrameType.RUN:
             raise frames.FrameError(f"a {frame.type.name} frame, after LOAD")
-        result = _attempt(inbox, execute, function, frame, endpoint)
+        result = _attempt(inbox, targets, frame, endpoint)
         if os.getpid() != pid:
             os._exit(0)  # the job forked, and this is the child that came back from it: it answers nothing
         output.flush()
@@ -43,13 +40,7 @@ def run(inbox: Inbox, function: Callable[..., Any], endpoint: str, *, streams: b
         del frame, result  # an idle executor holds no payload
 
 
-def _attempt(
-    inbox: Inbox,
-    execute: Callable[[Inbox, Callable[..., Any], Frame], Outcome],
-    function: Callable[..., Any],
-    frame: Frame,
-    endpoint: str,
-) -> Outcome:
+def _attempt(inbox: Inbox, targets: Targets, frame: Frame, endpoint: str) -> Outcome:
     """Run one job to its outcome. An interrupt decides it, even where the job swallowed the interrupt."""
     result: Outcome | None = None
     started = perf_counter()
@@ -57,7 +48,9 @@ def _attempt(
     try:
         try:
             inbox.arm()
-            result = execute(inbox, function, frame)
+            target = targets.of(frame.meta)
+            execute = _stream if target.streams else _execute
+            result = execute(inbox, target.run, frame)
         finally:
             inbox.disarm()
     except JobInterrupt:

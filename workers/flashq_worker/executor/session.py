@@ -11,21 +11,20 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flashq_worker.executor import frames, outcome, output, run_sync, watchdog
 from flashq_worker.executor.frames import FrameError, FrameType
 from flashq_worker.executor.interrupt import Inbox
+from flashq_worker.executor.targets import Targets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flashq_worker.executor.frames import Frame
 
 
 _ASYNC = ("async", "async_generator")
-_STREAMS = ("generator", "async_generator")
 _OOM = Path("/proc/self/oom_score_adj")
 
 
@@ -61,7 +60,7 @@ def _serve(sock: socket.socket, inbox: Inbox, start_ns: int) -> int:
     boot_ms = (time.monotonic_ns() - start_ns) / 1e6
     started = time.perf_counter()
     try:
-        function = _load(load)
+        targets = _load(load)
         if load.meta["mode"] in _ASYNC:
             import asyncio  # noqa: F401 - takes its time, which is the load's
     except BaseException as error:  # noqa: BLE001 - user code runs here: imports, __setstate__, sys.exit
@@ -76,7 +75,6 @@ def _serve(sock: socket.socket, inbox: Inbox, start_ns: int) -> int:
         "load_ms": outcome.milliseconds_since(started),
     }
     frames.send(sock, FrameType.READY, ready)
-    streams = load.meta["mode"] in _STREAMS
     if load.meta["mode"] in _ASYNC:
         from flashq_worker.executor import run_async
 
@@ -84,17 +82,28 @@ def _serve(sock: socket.socket, inbox: Inbox, start_ns: int) -> int:
         run_async.run(
             sock,
             *inbox.hand_over(),
-            function,
+            targets,
             load.meta["concurrency"],
             load.meta["endpoint"],
-            streams=streams,
         )
     else:
-        run_sync.run(inbox, function, load.meta["endpoint"], streams=streams)
+        run_sync.run(inbox, targets, load.meta["endpoint"])
+    return _tear_down(targets)
+
+
+def _tear_down(targets: Targets) -> int:
+    """After STOP: what an instance holds is let go of in order. Its output says what went wrong with that."""
+    try:
+        targets.tear_down()
+    except BaseException:  # noqa: BLE001 - user code: whatever it raises, the process ends here
+        traceback.print_exc()
+        return 1
+    finally:
+        output.flush()
     return 0
 
 
-def _load(load: Frame) -> Callable[..., Any]:
+def _load(load: Frame) -> Targets:
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     theirs = load.meta["python"]
     if theirs != here:
@@ -102,7 +111,7 @@ def _load(load: Frame) -> Callable[..., Any]:
     function = pickle.loads(load.blob)
     if not callable(function):
         raise TypeError(f"the endpoint's code is no function but a {type(function).__qualname__}")
-    return function  # type: ignore[no-any-return]
+    return Targets(function, load.meta["mode"], load.meta.get("targets", {}))
 
 
 def _be_first_to_be_killed() -> None:

@@ -1,0 +1,155 @@
+"""Class endpoints: `@Endpoint(...)` on a class. A worker makes one instance while it starts, and keeps it.
+
+`m = Model(args)` gives a handle; its public methods are called as functions are: `await m.method(x)`,
+`m.method.remote(x)`. The arguments are part of the code: other arguments are another revision (decision 0026).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from flashq.endpoint_function import EndpointFunction
+from flashq.errors import NotSupportedError, SpecError
+from flashq.kinds import kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flashq.model.spec import EndpointSpec
+
+T = TypeVar("T")
+HOOKS = ("setup", "teardown")
+
+
+class EndpointClass(Generic[T]):
+    """A class whose instances live on workers. Called, it gives a handle."""
+
+    def __init__(self, name: str, cls: type[T], spec: EndpointSpec | None) -> None:
+        self.name = name
+        self.__flashq_endpoint__ = name
+        self._cls = cls
+        self._spec = spec
+        functools.update_wrapper(self, cls, updated=())
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.name!r}: class {self._cls.__qualname__}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EndpointClass, (self.name, self._cls, None)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> EndpointInstance[T]:
+        """A handle of the instance that workers make with these arguments. Raises TypeError where they do not fit."""
+        if self._cls.__init__ is not object.__init__ or args or kwargs:
+            inspect.signature(self._cls).bind(*args, **kwargs)
+        return EndpointInstance(self.name, self._cls, self._spec, args, kwargs)
+
+    def local(self, *args: Any, **kwargs: Any) -> T:
+        """An instance here, as if undecorated; its `setup` has run."""
+        return made(self._cls, args, kwargs)
+
+
+class EndpointInstance(Generic[T]):
+    """The caller's end of an instance: its public methods, to be called on workers."""
+
+    def __init__(
+        self,
+        name: str,
+        cls: type[T],
+        spec: EndpointSpec | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        self._name, self._cls, self._spec = name, cls, spec
+        self._args, self._kwargs = args, dict(kwargs)
+        self._build = builder(cls, args, self._kwargs)
+        self._local: T | None = None
+        self._methods: dict[str, EndpointFunction[..., Any]] = {}
+
+    def __repr__(self) -> str:
+        return f"<instance of endpoint {self._name!r}: {self._cls.__qualname__}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EndpointInstance, (self._name, self._cls, None, self._args, self._kwargs)
+
+    def __getattr__(self, name: str) -> EndpointFunction[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        method = inspect.getattr_static(self._cls, name, None)
+        if name in HOOKS or not inspect.isfunction(method):
+            offered = ", ".join(methods_of(self._cls))
+            raise AttributeError(
+                f"endpoint {self._name!r} has no method {name!r} to be called: it has {offered}"
+            )
+        if name not in self._methods:
+            self._methods[name] = EndpointFunction(
+                self._name, self._here(name, method), self._spec, code=self._build, target=name
+            )
+        return self._methods[name]
+
+    def _here(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        """What `local` runs: the method, of an instance that is made here when it is first needed."""
+
+        @functools.wraps(method)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self._local is None:
+                self._local = made(self._cls, self._args, self._kwargs)
+            return getattr(self._local, name)(*args, **kwargs)
+
+        signature = inspect.signature(method)
+        without_self = signature.replace(parameters=list(signature.parameters.values())[1:])
+        vars(run)["__signature__"] = without_self
+        return run
+
+
+def made(cls: type[T], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> T:
+    """An instance, set up."""
+    instance = cls(*args, **kwargs)
+    if setup := getattr(instance, "setup", None):
+        setup()
+    return instance
+
+
+def builder(cls: type[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+    """The code of a class endpoint: what a worker calls to have its instance."""
+
+    def build() -> Any:
+        instance = cls(*args, **kwargs)
+        setup = getattr(instance, "setup", None)
+        if setup is not None:
+            setup()
+        return instance
+
+    build.__module__ = cls.__module__
+    build.__qualname__ = cls.__qualname__
+    build.__flashq_targets__ = methods_of(cls)  # type: ignore[attr-defined]
+    return build
+
+
+def methods_of(cls: type[Any]) -> dict[str, str]:
+    """The public methods of a class, those of its bases too, each with its kind."""
+    found = {}
+    for name in dir(cls):
+        method = inspect.getattr_static(cls, name)
+        if not name.startswith("_") and name not in HOOKS and inspect.isfunction(method):
+            found[name] = kind_of(method)
+    return found
+
+
+def check_class(cls: type[Any], spec: EndpointSpec) -> None:
+    """Raises SpecError, NotSupportedError where a class cannot be an endpoint."""
+    methods = methods_of(cls)
+    if not methods:
+        raise SpecError("class", f"{cls.__qualname__} has no public method to be called")
+    for hook in HOOKS:
+        if inspect.iscoroutinefunction(getattr(cls, hook, None)):
+            raise NotSupportedError(
+                "class", f"{cls.__qualname__}.{hook} is `async def`; make it a plain method"
+            )
+    if spec.max_concurrency > 1 and not all(kind.startswith("async") for kind in methods.values()):
+        raise SpecError(
+            "max_concurrency",
+            "more than one job at once needs every public method to be `async def`",
+            value=spec.max_concurrency,
+        )
