@@ -120,7 +120,7 @@ def _heading(name: str) -> str:
 
 def _for_people(name: str, value: Any, now: datetime | None) -> str:
     if isinstance(value, datetime) and now is not None:
-        return f"{age((now - value).total_seconds())} ago"
+        return f"{age(max(1.0, (now - value).total_seconds()))} ago"
     if name.endswith("_s") and value is not None:
         return age(value)
     return plain(value)

@@ -231,7 +231,7 @@ def test_up_detach_serves_scripts_until_down(machine: Machine) -> None:
     assert report["problem"] is None
 
     assert machine.flashq("down").startswith(f"down in {machine.home}")
-    machine.await_nothing_left(0.5)
+    machine.await_nothing_left()
     assert machine.status(code=3)["running"] is False
 
 

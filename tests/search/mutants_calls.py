@@ -123,8 +123,8 @@ CALLS = (
     ),
     Mutant(
         "a deleted job leaves its result",
-        "redis.call('DEL', job_key(P, id), P .. N.results .. id, P .. N.logs .. id)",
-        "redis.call('DEL', job_key(P, id), P .. N.logs .. id)",
+        "redis.call('DEL', job_key(P, id), P .. N.results .. id, P .. N.logs .. id, P .. N.chunks .. id)",
+        "redis.call('DEL', job_key(P, id), P .. N.logs .. id, P .. N.chunks .. id)",
         "leak",
         "ends",
     ),

@@ -156,7 +156,7 @@ def test_a_record_of_an_earlier_version_lacks_what_came_since() -> None:
     earlier = Revision(b"f", "f", "sync", "3.11", ("numpy",), 1, "env", "{}")
 
     assert Later.unpack(earlier.pack()) == Later(
-        b"f", "f", "sync", "3.11", ("numpy",), 1, "env", "{}", "unset"
+        b"f", "f", "sync", "3.11", ("numpy",), 1, "env", "{}", added="unset"
     )
     assert Revision.unpack(Later.unpack(earlier.pack()).pack()) == earlier
     with pytest.raises(MalformedEnvelope):
