@@ -244,7 +244,7 @@ def test_up_in_the_foreground_ends_with_ctrl_c(machine: Machine) -> None:
     up.send_signal(signal.SIGINT)
 
     assert machine.finish(up).splitlines()[-1] == f"down in {machine.home}"
-    machine.await_nothing_left(0.5)
+    machine.await_nothing_left()
 
 
 def test_nothing_is_left_where_up_in_the_foreground_is_killed(machine: Machine) -> None:
