@@ -61,7 +61,7 @@ def test_headings_are_words() -> None:
 
     assert [column.header for column in made.columns] == ["ENQUEUED", "OLDEST AGE", "IN PROGRESS"]
     assert [column.justify for column in made.columns] == ["left", "right", "right"]
-    assert [[str(cell) for cell in column.cells] for column in made.columns] == [["0 ms ago"], ["2 s"], ["2"]]
+    assert [[str(cell) for cell in column.cells] for column in made.columns] == [["1 s ago"], ["2 s"], ["2"]]
 
 
 @pytest.mark.parametrize(
