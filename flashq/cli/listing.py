@@ -171,7 +171,20 @@ def _short_host(host: fleet.ListedHost) -> _HostForPeople:
 
 def _unusable(gpu: Mapping[str, Any]) -> str:
     """Why no worker gets this GPU; empty: one may."""
-    return str(gpu.get("fault") or "") or ("in use by another program" if gpu.get("foreign") else "")
+    why = gpu.get("fault") or gpu.get("kept") or ""
+    return str(why) or ("in use by another program" if gpu.get("foreign") else "")
+
+
+def _gpu_for_people(gpu: Mapping[str, Any]) -> dict[str, Any]:
+    """What one wants to know of a GPU."""
+    told: dict[str, Any] = {"gpu": gpu.get("uuid"), "name": gpu.get("name")}
+    for name, field in (("memory", "memory_bytes"), ("used", "used_bytes"), ("peak", "peak_bytes")):
+        size = gpu.get(field)
+        told[name] = f"{size / 2**30:.1f} GiB" if isinstance(size, int) else None
+    busy = gpu.get("utilisation")
+    told["utilisation"] = f"{busy} %" if isinstance(busy, int) else None
+    told |= {name: gpu.get(name) for name in ("capability", "ecc_errors", "xid", "worker")}
+    return {**told, "unusable": _unusable(gpu) or None}
 
 
 @click.command(
@@ -183,7 +196,8 @@ def _unusable(gpu: Mapping[str, Any]) -> str:
 def hosts(host: str | None, as_json: bool) -> None:
     """List the machines that can run workers, and what they have.
 
-    Of one HOST, by its id: also the environments built there, with each package's version.
+    Of one HOST, by its id: also each GPU, its use and the worker that has it, and the environments built
+    there, with each package's version.
     """
     if host is not None:
         _one_host(host, as_json)
@@ -203,10 +217,14 @@ def _one_host(name: str, as_json: bool) -> None:
         click.echo(as_json_text([found]))
         return
     short = asdict(_short_host(found))
-    more = {"labels": ", ".join(found.labels) or None}
+    more = {"driver": found.driver, "cuda": found.cuda, "labels": ", ".join(found.labels) or None}
     more |= {"pythons": ", ".join(found.pythons) or None, "lacks": "\n".join(found.lacks)}
     for line in entries({**short, **more, "environments": len(found.environments)}):
         click.echo(line)
+    for gpu in found.gpus:
+        click.echo("")
+        for line in entries(_gpu_for_people(gpu)):
+            click.echo(line)
     for one in found.environments:
         click.echo("")
         size = None if one.size is None else f"{one.size / 2**20:.1f} MiB"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flashq.errors import EndpointNotFound, HostNotFound
+from flashq.store import gpu_leases
 from flashq.store.command import mapping, text
 from flashq.store.queries import decimal, moment, read_hashes, whole, written
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from flashq.store.broker import Broker
+    from flashq.store.gpu_leases import GpuLease
 
 WORKER_STATES = ("initializing", "idle", "running", "throttled", "outdated", "unhealthy")
 _LEASES = 1000  # jobs in progress that are looked at to say which worker runs what
@@ -60,9 +62,8 @@ class ListedHost:
     hostname: str | None
     cpus: float | None
     memory: int | None  # bytes
-    gpus: list[
-        dict[str, Any]
-    ]  # uuid, name, memory_bytes, foreign (in use by others), and what else is told of each
+    gpus: list[dict[str, Any]]
+    """uuid, name, memory_bytes, foreign (in use by others), worker (that has its lease), kept (why, from all), …"""
     gpu_faults: list[str]  # what its driver does not tell of them
     driver: str | None
     cuda: str | None  # the newest that the driver can run
@@ -266,6 +267,7 @@ def hosts(broker: Broker) -> list[ListedHost]:
     silent_at = {text(reply[i]): float(reply[i + 1]) for i in range(0, len(reply), 2)}
     names = sorted(silent_at)
     hashes = read_hashes(broker, [broker.keys.of("host", name) for name in names], _HOST)
+    leases = gpu_leases.parse_all(broker.execute("HGETALL", broker.keys.of("gpus")))
     at = now_ms(broker)
     fleets = _workers(broker, endpoint_names(broker)).values()
     placed = Counter(fields["fq_host"] for fleet in fleets for fields in fleet.values())
@@ -278,7 +280,7 @@ def hosts(broker: Broker) -> list[ListedHost]:
                 hostname=fields["hostname"] or None,
                 cpus=decimal(fields["cpus"]),
                 memory=whole(fields["memory_bytes"]),
-                gpus=[gpu for gpu in written(fields["gpus"], list) if isinstance(gpu, dict)],
+                gpus=[_gpu(gpu, leases) for gpu in written(fields["gpus"], list) if isinstance(gpu, dict)],
                 gpu_faults=[str(fault) for fault in written(fields["gpu_faults"], list)],
                 driver=fields["driver"] or None,
                 cuda=fields["cuda"] or None,
@@ -291,6 +293,13 @@ def hosts(broker: Broker) -> list[ListedHost]:
             )
         )
     return rows
+
+
+def _gpu(told: dict[str, Any], leases: Mapping[str, GpuLease]) -> dict[str, Any]:
+    """A GPU as its host tells of it, and who has its lease."""
+    lease = leases.get(str(told.get("uuid")))
+    worker, kept = (None, None) if lease is None else (lease.worker or None, lease.why or None)
+    return {**told, "worker": worker, "kept": kept}
 
 
 def host(broker: Broker, name: str) -> HostDetail:

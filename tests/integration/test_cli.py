@@ -136,6 +136,37 @@ def test_one_host_shows_what_its_environments_were_resolved_to(cli: CommandLine,
     assert "no host nope" in cli("hosts", "nope", code=3).stderr
 
 
+def test_one_host_shows_its_gpus_and_who_has_them(cli: CommandLine, made: Fabricated) -> None:
+    gpus = [
+        {
+            "uuid": "GPU-1",
+            "name": "NVIDIA L4",
+            "memory_bytes": 24 << 30,
+            "used_bytes": 1 << 29,
+            "utilisation": 37,
+        },
+        {"uuid": "GPU-2", "name": "NVIDIA L4", "foreign": True},
+        {"uuid": "GPU-3", "name": "NVIDIA L4", "fault": "XID 79: off the bus"},
+    ]
+    told = {"gpus": json.dumps(gpus), "driver": "550.54.15", "cuda": "12.4"}
+    made.broker.run(made.broker.transitions.host_beat("box-1", lease_ms=15_000, fields=told))
+    made.broker.execute("HSET", made.broker.keys.of("gpus"), "GPU-1", "3 1700000000000 embed-1 embed box-1 ")
+
+    shown = cli("hosts", "box-1").stdout
+
+    for words in (
+        "24.0 GiB",
+        "0.5 GiB",
+        "37 %",
+        "embed-1",
+        "in use by another program",
+        "XID 79: off the bus",
+    ):
+        assert words in shown
+    assert "3 × NVIDIA L4 (GPU-2: in use by another program) (GPU-3: XID 79: off the bus)" in shown
+    assert "12.4" in shown
+
+
 @pytest.mark.parametrize("command", ["endpoints", "queues", "jobs", "workers", "hosts"])
 def test_nothing_to_list(cli: CommandLine, command: str) -> None:
     assert cli.rows(command) == []

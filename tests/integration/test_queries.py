@@ -396,13 +396,39 @@ def test_a_host_in_its_row(broker: Broker, made: Fabricated) -> None:
 
     assert (row.id, row.hostname, row.cpus, row.memory, row.workers) == ("host-1", "box", 16, 2**36, 1)
     assert row.gpus == [
-        {"uuid": "GPU-1", "name": "NVIDIA H100", "memory_bytes": 80 * 2**30, "foreign": False}
+        {
+            "uuid": "GPU-1",
+            "name": "NVIDIA H100",
+            "memory_bytes": 80 * 2**30,
+            "foreign": False,
+            "worker": None,
+            "kept": None,
+        }
     ]
     assert (row.gpu_faults, row.driver, row.cuda) == (["GPU 1 is lost"], "550.54.15", "12.4")
     assert row.since is not None
     assert row.since.isoformat() == "2023-11-14T22:13:20+00:00"
     assert row.state == "ready"
     assert (row.pythons, row.lacks) == (["3.11", "3.12"], ["package ffmpeg (not installed)"])
+
+
+@pytest.mark.parametrize(
+    ("lease", "worker", "kept"),
+    [
+        ("3 1700000000000 embed-1 embed host-1 ", "embed-1", None),
+        ("3 1700000000000   host-1 FOREIGN_MEMORY 600 MiB", None, "FOREIGN_MEMORY 600 MiB"),
+        ("nonsense", None, None),
+    ],
+)
+def test_who_has_a_gpu_shows_with_its_host(
+    broker: Broker, lease: str, worker: str | None, kept: str | None
+) -> None:
+    beat(broker, "host-1", **HOST)
+    broker.execute("HSET", broker.keys.of("gpus"), "GPU-1", lease)
+
+    (row,) = queries_fleet.hosts(broker)
+
+    assert [(gpu["worker"], gpu["kept"]) for gpu in row.gpus] == [(worker, kept)]
 
 
 def test_a_host_drains_or_is_silent(broker: Broker) -> None:
