@@ -344,6 +344,45 @@ def test_a_dependency_is_installed_once_and_only_for_its_endpoint(deployment: St
 
 
 @pytest.mark.timeout(120)
+def test_an_environment_that_was_damaged_is_mended_and_no_call_fails(deployment: Stage) -> None:
+    require_index()
+
+    class Captured:
+        """Needs the package when it is unpickled, which is when the function is loaded."""
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (exec, ("import iniconfig; iniconfig.IniConfig",))
+
+    needed = Captured()
+
+    # Given an environment in which a worker of one endpoint runs, and of which a file is gone
+    @Endpoint(
+        name="env-damaged", cpu="any", dependencies=[SMALL_PACKAGE, "typing-extensions"], idle_timeout=600
+    )
+    def where() -> str:
+        import iniconfig
+
+        return iniconfig.__file__
+
+    file = Path(where.spawn().result(60))
+    file.unlink()
+
+    # If another endpoint's worker starts there, expect it to have the file again, and its call to end well
+    @Endpoint(name="env-mended", cpu="any", dependencies=[SMALL_PACKAGE, "typing-extensions"])
+    def mended() -> tuple[bool, str]:
+        import iniconfig
+
+        return needed is None, iniconfig.__file__
+
+    assert mended.spawn().result(60) == (True, str(file))
+    assert file.exists()
+    assert deployment.endpoint_field("env-mended", "failures") in ("", "0")
+
+    # Expect it to be the same worker that mended it
+    assert [event for event in deployment.events("worker-lost") if event["endpoint"] == "env-mended"] == []
+
+
+@pytest.mark.timeout(120)
 def test_a_volume_that_no_host_has_throttles_until_it_is_there(deployment: Stage, tmp_path: Path) -> None:
     # Given an endpoint whose volume is a folder that is not there
     volume = tmp_path / "volume"

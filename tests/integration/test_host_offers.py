@@ -134,7 +134,7 @@ def test_what_is_missing_is_remembered_until_it_is_there(tmp_path: Path) -> None
     assert list(offers.lacking([wanted, f"folder {tmp_path}"])) == [wanted]
     assert wanted in str(offers.fields()["lacks"])
     (tmp_path / "volume").mkdir()
-    assert offers.fields()["lacks"] == "{}"
+    until(lambda: offers.fields()["lacks"] == "{}")
 
 
 def test_pythons_of_this_host(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("flashq.host")
 _LOOK_EVERY_S = 600.0  # for Python versions, which costs a second of processor time where there are many
 _FIRST_LOOK_S = 3.0  # not beside the first worker's start
+_CHECK_EVERY_S = 1.0  # at most, for what was missing: heartbeats may come in quick succession
 _ASK_S = 3.0  # how long the package manager may take
 _ANSWER_S = 2.0  # how long a folder may
 _MOST = 200  # of what is missing, that is remembered
@@ -49,11 +50,14 @@ class HostOffers:
         self._looking: threading.Thread | None = None
         self._look_at = time.monotonic() + look_after_s
         self._lacks: dict[str, str] = {}
+        self._check_at = 0.0
 
     def fields(self) -> dict[str, Value]:
         """For the host's record, as of now."""
-        self._lacks = missing(self._lacks, self._variables)
         now = time.monotonic()
+        if self._lacks and now >= self._check_at:
+            self._lacks = missing(self._lacks, self._variables)
+            self._check_at = now + _CHECK_EVERY_S
         if now >= self._look_at and (self._looking is None or not self._looking.is_alive()):
             self._look_at = now + _LOOK_EVERY_S
             self._looking = threading.Thread(target=self._look, name="pythons", daemon=True)

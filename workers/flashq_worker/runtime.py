@@ -78,6 +78,10 @@ class Runtime:
         self._env: Mapping[str, str] = {}
         self._built: environment.Environment | FlashqError | OSError | None = None
         self._environment: environment.Environment | None = None  # what the executor runs in, if one was made
+        self._mend: bool | None = (
+            None  # it is to be built anew; whether without what the installer's cache has
+        )
+        self._builds = 0
         self._started_at = 0.0
 
     def prepare(self, digest: str, record: Revision, env: Mapping[str, str]) -> None:
@@ -94,8 +98,9 @@ class Runtime:
     def _prepare_environment(self, record: Revision, *, fresh: bool = False) -> None:
         self.phase = Phase.BUILDING
         self._built = None
-        building = threading.Thread(target=self._build, args=(record, fresh), name="environment", daemon=True)
-        building.start()
+        self._builds += 1
+        given = (record, self._builds, fresh)
+        threading.Thread(target=self._build, args=given, name="environment", daemon=True).start()
 
     @property
     def python(self) -> str:
@@ -116,9 +121,10 @@ class Runtime:
         assert self._record is not None
         self.prepare(self.revision, self._record, self._env)
 
-    def _build(self, record: Revision, fresh: bool) -> None:
+    def _build(self, record: Revision, number: int, fresh: bool) -> None:
+        built: environment.Environment | FlashqError | OSError
         try:
-            self._built = environment.ensure(
+            built = environment.ensure(
                 record.dependencies,
                 record.python,
                 self._config.home / "environments",
@@ -126,11 +132,21 @@ class Runtime:
                 fresh=fresh,
             )
         except (FlashqError, OSError) as error:
-            self._built = error
-        self._wake()
+            built = error
+        if number == self._builds:
+            self._built = built
+            self._wake()
+        elif (
+            isinstance(built, environment.Environment) and built.hold is not None
+        ):  # another is wanted by now
+            built.hold.release()
 
     def poll(self) -> None:
-        """Move on where the environment has been built."""
+        """Move on where the environment has been built, or is to be."""
+        if self._mend is not None and self._record is not None:
+            fresh = self._mend
+            self.close()
+            self._prepare_environment(self._record, fresh=fresh)
         if self.phase is not Phase.BUILDING or self._built is None:
             return
         built = self._built
@@ -226,9 +242,11 @@ class Runtime:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         log.warning("environment %s is damaged and is built anew: %s%s", found.digest[:12], wrong[0], more)
         environment_store.forget(found.place)
-        assert self._record is not None
-        self.close()
-        self._prepare_environment(self._record, fresh=altered)
+        self._mend, self._built = (
+            altered,
+            None,
+        )  # by `poll`: whoever reads this executor's frames goes on with it
+        self.phase = Phase.BUILDING
 
     def _fail(self, why: str, *, deterministic: bool) -> None:
         self.failure, self.deterministic = why, deterministic
@@ -253,6 +271,8 @@ class Runtime:
             self._environment.hold.touch()
             self._environment.hold.release()
         self._environment = None
+        self._mend = None
+        self._builds += 1  # what is being built is wanted no more
         self.phase = Phase.EMPTY
 
 
