@@ -15,6 +15,7 @@
 | FLASHQ_PAYLOAD_LIMIT | payload_limit | bytes of one call's arguments or one result; default 64 MiB |
 | FLASHQ_ENVIRONMENTS_DAYS | environments_days | days that a host keeps an environment which nobody uses; default 30 |
 | FLASHQ_ENVIRONMENTS_GIB | environments_gib | GiB beyond which a host removes the longest unused ones; default 50 |
+| FLASHQ_LABELS | labels | labels of this host, beside those of `flashq host --label`; separated by commas |
 | FLASHQ_LEASE_S | lease_s | seconds of silence after which a worker is lost; default 15 |
 | RQ_KEY_PREFIX | – | first part of every key in the broker, as for RQ itself; default "rq" |
 
@@ -70,6 +71,7 @@ class Settings:
     lease_s: float = 15.0
     environments_days: float = 30.0
     environments_gib: float = 50.0
+    labels: tuple[str, ...] = ()
     durability: Durability | None = None
     """What is wanted at least; but for `memory`, a broker that loses data by its setup is warned of."""
     rq_prefix: str = "rq"
@@ -322,6 +324,15 @@ def _environments_gib(given: _Given) -> float:
     return float(number(_parsed(given.value, float), minimum=0, maximum=1_000_000, unit="GiB"))
 
 
+def _labels(given: _Given) -> tuple[str, ...]:
+    from flashq.model.parameters import label  # only where there are labels
+
+    value = given.value.split(",") if isinstance(given.value, str) else given.value
+    if not isinstance(value, list):
+        raise ValueError("must be a list of labels")
+    return tuple(label(one.strip() if isinstance(one, str) else one) for one in value)
+
+
 def _durability(given: _Given) -> Durability:
     try:
         return Durability(given.text())
@@ -350,6 +361,7 @@ _READERS: dict[str, Callable[[_Given], Any]] = {
     "payload_limit": _payload_limit,
     "environments_days": _environments_days,
     "environments_gib": _environments_gib,
+    "labels": _labels,
     "lease_s": _lease_s,
     "durability": _durability,
 }

@@ -89,7 +89,7 @@ def host(
                 settings.environments_days * 86_400, int(settings.environments_gib * 2**30)
             ),
             drain_s=drain_s,
-            labels=labels,
+            labels=(*settings.labels, *labels),
             slots=slots,
             fallback_cpu=cpu_fallback,
         )

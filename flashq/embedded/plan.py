@@ -47,6 +47,7 @@ class Plan(NamedTuple):
     payload_limit: int = 64 * 2**20
     environments_days: float = 30.0
     environments_gib: float = 50.0
+    labels: Sequence[str] = ()
     leftovers: Leftovers = Leftovers.HOLD
     """What becomes of the jobs that an earlier run left."""
     listen: tuple[str, int] | None = None
@@ -69,6 +70,7 @@ class Plan(NamedTuple):
             payload_limit=settings.payload_limit,
             environments_days=settings.environments_days,
             environments_gib=settings.environments_gib,
+            labels=settings.labels,
         )._replace(**further)
 
     def dump(self) -> str:
@@ -81,6 +83,7 @@ class Plan(NamedTuple):
         values = json.loads(written)
         if values["listen"] is not None:
             values["listen"] = tuple(values["listen"])
+        values["labels"] = tuple(values["labels"])
         return cls(**values | {"leftovers": Leftovers(values["leftovers"])})
 
     @property

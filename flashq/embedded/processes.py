@@ -171,6 +171,7 @@ class Processes:
             "FLASHQ_PAYLOAD_LIMIT": str(plan.payload_limit),
             "FLASHQ_ENVIRONMENTS_DAYS": str(plan.environments_days),
             "FLASHQ_ENVIRONMENTS_GIB": str(plan.environments_gib),
+            "FLASHQ_LABELS": ",".join(plan.labels),
             "RQ_KEY_PREFIX": plan.rq_prefix,
         }
 

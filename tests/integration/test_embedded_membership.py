@@ -109,6 +109,7 @@ def test_what_runs_beside_the_broker_is_told_where_it_is_and_which_key_to_use(ri
             "FLASHQ_PAYLOAD_LIMIT": str(64 * 2**20),
             "FLASHQ_ENVIRONMENTS_DAYS": "30.0",
             "FLASHQ_ENVIRONMENTS_GIB": "50.0",
+            "FLASHQ_LABELS": "",
         }
 
 

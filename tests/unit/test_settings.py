@@ -106,6 +106,18 @@ def test_the_nearest_pyproject_is_read_and_the_environment_wins(tmp_path: Path) 
     assert settings.sources["lease_s"] == f"lease_s in [tool.flashq] of {file}"
 
 
+def test_labels_are_a_list_or_separated_by_commas(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        "[tool.flashq]\nlabels = ['zone=eu', 'b']\nenvironments_days = 2\n"
+    )
+    assert Settings.load({}, tmp_path).labels == ("zone=eu", "b")
+    assert Settings.load({}, tmp_path).environments_days == 2.0
+    assert Settings.load({"FLASHQ_LABELS": "zone=us, datacenter=EU-RO-1"}, tmp_path).labels == (
+        "zone=us",
+        "datacenter=EU-RO-1",
+    )
+
+
 def test_a_pyproject_without_our_table_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
     assert load(tmp_path).sources == {"home": "FLASHQ_HOME"}
@@ -166,6 +178,10 @@ def test_a_key_file_may_be_named_in_pyproject_and_the_environments_key_wins(tmp_
         ("FLASHQ_PAYLOAD_LIMIT", "1e6", "must be a whole number of bytes"),
         ("FLASHQ_PAYLOAD_LIMIT", "0", "must be at least 1024 bytes"),
         ("FLASHQ_PAYLOAD_LIMIT", str(2**40), "must be at most 536870912 bytes"),
+        ("FLASHQ_LABELS", "zone=eu,a b", "no label"),
+        ("FLASHQ_LABELS", "zone=eu,", "no label"),
+        ("FLASHQ_ENVIRONMENTS_DAYS", "-1", "must be at least 0 days"),
+        ("FLASHQ_ENVIRONMENTS_GIB", "many", "must be a number of GiB"),
         ("FLASHQ_LEASE_S", "0", "must be at least 0.1 seconds"),
         ("FLASHQ_LEASE_S", "nan", "must be a finite number"),
         ("FLASHQ_LEASE_S", "15s", "must be a number of seconds"),
