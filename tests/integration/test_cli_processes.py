@@ -15,6 +15,7 @@ from flashq import Endpoint
 from flashq_worker.gpus.nvml import Gpus
 from flashq_worker.gpus.records import Sample
 from tests.integration.command_line import CommandLine
+from tests.nvml.machine import Device, Machine
 from tests.rig import SECRET, Rig, wait_until
 
 if TYPE_CHECKING:
@@ -87,6 +88,35 @@ def test_worker_of_a_gpu_endpoint_without_a_gpu_says_so(
     assert "exclude each other" in result.stderr
     result = cli("worker", "render", code=1)
     assert "it wants 1 GPU(s) (any)" in result.stderr
+
+
+@pytest.mark.requires("nvml")
+def test_worker_by_hand_gets_a_gpu_that_is_nobodys(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path, Device("GPU-a"), Device("GPU-b")).here(monkeypatch)
+    monkeypatch.setenv("LD_LIBRARY_PATH", machine.environ({})["LD_LIBRARY_PATH"])
+
+    @Endpoint(name="bound", workers=(0, 2))
+    def bound() -> str:
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    rig.register(bound)
+    other = rig.broker.transitions.join(
+        "bound", "bound-1", lease_ms=60_000, booked=False, fields={"fq_gpus": "GPU-a"}
+    )
+    rig.broker.run(other)
+    cli = CommandLine(rig.server.url, tmp_path)
+    assert "GPU-a is held by worker bound-1" in cli("worker", "bound", "--gpu", "GPU-a", code=1).stderr
+    process = start(rig, "worker", "bound")
+    try:
+        assert bound.remote() == "GPU-b"
+        assert "of 2 such here 0 are free" in cli("worker", "bound", code=1).stderr
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("command", ["host", "autoscaler"])

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from flashq.errors import ConfigurationError, EndpointNotFound
 from flashq.model.host_command import required
 from flashq.model.resources import GpuRequest, cuda_suffices
+from flashq.store import gpu_leases
 from flashq.store.command import text
+from flashq.store.queries_workers import standing
 from flashq_worker import host_offers, inventory
 from flashq_worker.config import WorkerConfig
 from flashq_worker.gpus.nvml import Gpus
@@ -42,7 +44,7 @@ def serve(
     `gpus`: the UUIDs of those it is bound to; none: as many free ones as the endpoint wants. `on_cpu`: it has
     none. `lifeline`: a descriptor at whose end of file it ends at once.
 
-    Raises: EndpointNotFound; ConfigurationError where too few GPUs are free.
+    Raises: EndpointNotFound; ConfigurationError where too few GPUs are free, or one that is named is another's.
     """
     written = broker.execute("HGET", broker.keys.of("endpoint", endpoint), "spec")
     if written is None:
@@ -64,13 +66,26 @@ def serve(
         booked=False,
         lease_s=settings.lease_s,
         payload_limit=settings.payload_limit,
-        gpu_uuids=() if on_cpu else tuple(gpus) or _free_gpus(resources.get("gpu")),
+        gpu_uuids=() if on_cpu else _named_gpus(broker, gpus) or _free_gpus(broker, resources.get("gpu")),
         cpus=float(cpu.get("cores") or 0),
     )
     return int(Supervisor(config, keyring, lifeline).run())
 
 
-def _free_gpus(wanted: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _named_gpus(broker: Broker, uuids: Sequence[str]) -> tuple[str, ...]:
+    if held := _holders(broker, uuids):
+        raise ConfigurationError(", ".join(f"GPU {uuid} is held by worker {held[uuid]}" for uuid in held))
+    return tuple(uuids)
+
+
+def _holders(broker: Broker, uuids: Sequence[str]) -> dict[str, str]:
+    """Those of these GPUs that a worker on record has, and which."""
+    leases = {uuid: lease.worker for uuid, lease in gpu_leases.of(broker, uuids).items() if lease.worker}
+    living = {row.id for row in standing(broker, list(leases.values())) if row.counts}
+    return {uuid: worker for uuid, worker in leases.items() if worker in living}
+
+
+def _free_gpus(broker: Broker, wanted: Mapping[str, Any] | None) -> tuple[str, ...]:
     if wanted is None:
         return ()
     request = GpuRequest(tuple(wanted["products"]), bool(wanted.get("others")))
@@ -81,7 +96,8 @@ def _free_gpus(wanted: Mapping[str, Any] | None) -> tuple[str, ...]:
         )
     ranked = [(rank, gpu) for gpu in found.gpus if (rank := request.rank(gpu.name)) is not None]
     suitable = [gpu for _, gpu in sorted(ranked, key=lambda it: it[0])]
-    free = [gpu.uuid for gpu in suitable if not found.unfit([gpu.uuid])]
+    held = _holders(broker, [gpu.uuid for gpu in suitable])
+    free = [gpu.uuid for gpu in suitable if gpu.uuid not in held and not found.unfit([gpu.uuid])]
     if len(free) < wanted["count"]:
         names = ", ".join(wanted["products"]) or "any"
         raise ConfigurationError(
