@@ -17,19 +17,15 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from flashq.errors import BrokerError, EnvelopeError, EnvelopeExpired, SettingsError
-from flashq.keychain import Keychain
+from flashq.errors import BrokerError, EnvelopeError, EnvelopeExpired
 from flashq.model.host_command import StartWorker
 from flashq.store import server
-from flashq.store.broker import Broker
 from flashq.store.inbox import Inbox
 from flashq_worker import inventory
 from flashq_worker.config import WorkerConfig
-from flashq_worker.environment_expiry import Limits as Limits
 from flashq_worker.gpus.nvml import Gpus
 from flashq_worker.host_commands import CommandReader, Received
 from flashq_worker.host_environments import HostEnvironments
-from flashq_worker.host_home import HostHome
 from flashq_worker.host_offers import HostOffers
 from flashq_worker.host_presence import HostOptions, HostPresence, Loss
 from flashq_worker.host_workers import WORKER_COMMAND, HostWorkers
@@ -39,7 +35,8 @@ if TYPE_CHECKING:
 
     from flashq.model.envelope import RootKeys
     from flashq.model.host_command import KillWorker
-    from flashq.settings import Settings
+    from flashq.store.broker import Broker
+    from flashq_worker.host_home import HostHome
     from flashq_worker.host_workers import Ended
 
 log = logging.getLogger("flashq.host")
@@ -397,20 +394,3 @@ class HostAgent:
         for worker, since in self._given_up.items():
             if now >= since + self._options.lease_s:
                 self._workers.kill(worker, "the broker gave it up, and it did not end")
-
-
-def serve(settings: Settings, options: HostOptions, lifeline: int | None = None) -> int:
-    """Be the host agent of this machine until told to end; the exit code.
-
-    Raises SettingsError where no broker or key is set, or another agent uses this home.
-    """
-    if settings.redis_url is None:
-        raise SettingsError(
-            "no broker: set FLASHQ_REDIS_URL, or let `flashq up` start one and this beside it"
-        )
-    broker = Broker(settings.redis_url, prefix=settings.rq_prefix, patience_s=0.5)
-    keyring = Keychain.of(settings)
-    home = HostHome(settings.home)
-    with home.lock():
-        environ = os.environ  # noqa: TID251 — handed on to workers, not read
-        return HostAgent(broker, keyring, home, environ, options, lifeline=lifeline).run()
