@@ -356,9 +356,7 @@ def test_an_environment_that_was_damaged_is_mended_and_no_call_fails(deployment:
     needed = Captured()
 
     # Given an environment in which a worker of one endpoint runs, and of which a file is gone
-    @Endpoint(
-        name="env-damaged", cpu="any", dependencies=[SMALL_PACKAGE, "typing-extensions"], idle_timeout=600
-    )
+    @Endpoint(name="env-damaged", cpu="any", dependencies=["iniconfig==2.1.0"], idle_timeout=600)
     def where() -> str:
         import iniconfig
 
@@ -368,7 +366,7 @@ def test_an_environment_that_was_damaged_is_mended_and_no_call_fails(deployment:
     file.unlink()
 
     # If another endpoint's worker starts there, expect it to have the file again, and its call to end well
-    @Endpoint(name="env-mended", cpu="any", dependencies=[SMALL_PACKAGE, "typing-extensions"])
+    @Endpoint(name="env-mended", cpu="any", dependencies=["iniconfig==2.1.0"])
     def mended() -> tuple[bool, str]:
         import iniconfig
 
