@@ -71,7 +71,7 @@ _HOST = replace(
     _WORKER,
     about="`flashq host`, and the workers that it starts",
     scripts=_WORKER.scripts | _words("host_beat host_leave gpu_free"),
-    commands=_WORKER.commands | _words("smembers zrange hmget"),
+    commands=_WORKER.commands | _words("smembers zrange hmget lrange"),
     reads=_WORKER.reads | _words("endpoints endpoint_workers worker gpus"),
     checks=_words("leader"),
     writes=_WORKER.writes | _words("commands host_environments"),

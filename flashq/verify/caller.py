@@ -44,9 +44,15 @@ class Share:
     step: int
     calls: int
     """Of the whole campaign; its own are every `step`-th from `first` on."""
+    begun: float
+    """When the campaign's calls begin (monotonic)."""
     every_s: float
     """Between two of its submits."""
     lease_s: float
+
+    def due_at(self, number: int) -> float:
+        """When a call is to be made (monotonic): what a caller that was away has missed is then due at once."""
+        return self.begun + (number - self.first) // self.step * self.every_s
 
     def dump(self) -> str:
         """As JSON."""
@@ -75,9 +81,9 @@ class Caller:
             for number in range(share.first, share.calls, share.step):
                 known = number in self._acknowledged.values()
                 if number not in self._told and (keyed(number) or not known):
-                    group.create_task(self._call(number))
                     if not known:
-                        await asyncio.sleep(share.every_s)
+                        await asyncio.sleep(max(0.0, share.due_at(number) - time.monotonic()))
+                    group.create_task(self._call(number))
 
     async def _call(self, number: int) -> None:
         """Submit, until it is acknowledged and its ending known."""

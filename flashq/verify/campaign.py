@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 _CALLERS = "caller"
 _READY_S = 60.0
 _TICK_S = 0.05
-_SUBMITTING = 1.0
-"""The share of a campaign's time in which its calls are made."""
+_SUBMITTING = 0.85
+"""The share of a campaign's time in which its calls are made. In the rest of it faults go on, and what has piled up is
+worked off: so that what is late after the last fault waited for something else than its turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +79,18 @@ class Campaign:
         self._facts = folder / "facts"
         self._facts.mkdir()
         every_s = plan.faults * plan.pace_s * _SUBMITTING * plan.callers / plan.calls
+        begun = time.monotonic()
         shares = [
-            Share(f"{_CALLERS}-{n}", str(self._facts), n, plan.callers, plan.calls, every_s, plan.lease_s)
+            Share(
+                name=f"{_CALLERS}-{n}",
+                folder=str(self._facts),
+                first=n,
+                step=plan.callers,
+                calls=plan.calls,
+                begun=begun,
+                every_s=every_s,
+                lease_s=plan.lease_s,
+            )
             for n in range(plan.callers)
         ]
         self.stage = Stage(

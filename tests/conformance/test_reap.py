@@ -31,6 +31,23 @@ def test_a_silent_worker_loses_its_jobs_after_a_lease(world: World) -> None:
     assert not world.reap()
 
 
+def test_a_worker_that_claims_is_heard_of_by_that(world: World) -> None:
+    """Given a worker that could not renew for most of a lease, if it claims just before its place would end, expect
+    it to have what it began for a whole lease."""
+    worker = world.worker()
+    for _ in range(LEASE_MS // 1000 - 1):
+        world.reap()
+        world.pass_ms(1000)
+    job = world.submit()
+    (held,) = world.claim(worker)
+    for _ in range(LEASE_MS // 1000 - 1):
+        world.pass_ms(1000)
+        assert not world.reap()
+
+    renewed = world.run(world.t.renew(EP, worker, lease_ms=LEASE_MS, jobs=[(job, held.fence)]))
+    assert (renewed.verdict, renewed.jobs) == ("ok", ("ok",))
+
+
 def test_a_lease_that_nobody_renews_is_recovered_though_its_worker_beats(world: World) -> None:
     held = world.running()
     worker = world.job(held.job)["worker_name"]

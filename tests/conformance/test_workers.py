@@ -108,7 +108,7 @@ def test_a_worker_started_by_hand_joins(world: World) -> None:
     )
     assert world.redis.smembers(world.keys.of("rq_workers")) == {key.encode()}
     assert world.redis.smembers(world.keys.of("queue_workers", EP)) == {key.encode()}
-    assert 0 < world.redis.ttl(key) <= 3600
+    assert 12 * 3600 < world.redis.ttl(key) <= 24 * 3600  # it outlives a clock that is set ahead
     assert world.join("w2", "other").verdict == "unknown"
 
 

@@ -368,6 +368,44 @@ def test_next_agent_reports_the_workers_of_one_that_was_killed(
     wait_until(lambda: fleet.job_state(job) == "queued", what="the job is queued again")
 
 
+def _lose_word(fleet: FleetRig, host: str) -> None:
+    """Have the next word for a host handed out on a connection that ends before it is read."""
+    assert fleet.broker.execute("LPOP", fleet.broker.keys.of("commands", host)) is not None
+
+
+def test_next_agent_gives_the_place_of_a_worker_back_that_nobody_will_start(fleet: FleetRig) -> None:
+    """Given an order whose word was handed to an agent that died of it, and one that still waits on the list, if
+    another agent begins, expect the place of the first free at once, and the second started."""
+    agent = fleet.agent(lease_s=30.0)
+    host = fleet.host(agent)
+    fleet.register("embed")
+    agent.signal(signal.SIGKILL)
+    agent.process.wait()
+    lost, waiting = fleet.order(host, "embed"), fleet.order(host, "embed")
+    _lose_word(fleet, host)
+    told(fleet.agent(lease_s=30.0), waiting)
+    wait_until(lambda: fleet.workers("embed") == [waiting], what="the place is free")
+    assert [event["subject"] for event in fleet.events("worker-lost")] == [lost]
+    assert "failures" not in fleet.endpoint_fields("embed")
+
+
+def test_word_lost_with_its_connection_gives_its_place_back(fleet: FleetRig) -> None:
+    """Given an order whose word is lost on the wire, if the agent connects anew, expect its place free at once, and
+    that of the worker that it has started kept."""
+    agent = fleet.agent(lease_s=30.0)
+    host = fleet.host(agent)
+    fleet.register("embed")
+    started = fleet.order(host, "embed")
+    told(agent, started)
+    agent.signal(signal.SIGSTOP)
+    fleet.broker.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    lost = fleet.order(host, "embed")
+    _lose_word(fleet, host)
+    agent.signal(signal.SIGCONT)
+    wait_until(lambda: fleet.workers("embed") == [started], what="the place is free")
+    assert lost not in agent.workers()
+
+
 def test_worker_given_up_by_the_broker_is_killed_where_it_stays(
     fleet: FleetRig, agent: AgentProcess, host: str
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from flashq.store.keys import Keys
 from flashq.store.records import Renewed
 from flashq.store.transitions import Transitions
-from flashq_worker.lease import LeaseKeeper
+from flashq_worker.lease import LeaseKeeper, pause_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,3 +75,14 @@ def test_what_a_renewal_is_answered(
 
     assert heard.renewed == renewed
     assert heard.verdicts == verdicts
+
+
+@pytest.mark.parametrize(
+    ("every_s", "failed", "expected"),
+    [(5.0, False, 1.0), (5.0, True, 1.0), (1.0, False, 1.0), (1.0, True, 0.2)],
+)
+def test_after_a_renewal_that_failed_the_next_comes_soon(
+    every_s: float, failed: bool, expected: float
+) -> None:
+    """Given a lease of 15 s or 3 s, if a renewal fails, expect several more tries before the lease is over."""
+    assert pause_s(every_s, failed=failed) == pytest.approx(expected)

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from flashq.store.scripts import script_names
+from flashq.verify.caller import Share
 from flashq.verify.faults import ACTIONS
 from flashq.verify.schedule import OWN_BROKER, SAFE, Planned, chosen, draw
 
@@ -58,3 +59,9 @@ def test_a_broker_that_others_use_is_left_alone() -> None:
 )
 def test_a_fraction_points_to_one(fraction: float, expected: str) -> None:
     assert chosen(fraction, ["a", "b"]) == expected
+
+
+def test_a_caller_that_was_away_is_behind_and_not_late_for_ever() -> None:
+    """Given one of three callers, expect its calls due whenever it made the earlier ones."""
+    share = Share(name="caller-1", folder="", first=1, step=3, calls=9, begun=100.0, every_s=2.0, lease_s=1.0)
+    assert [share.due_at(number) for number in range(1, 9, 3)] == [100.0, 102.0, 104.0]

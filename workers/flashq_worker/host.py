@@ -358,6 +358,8 @@ class HostAgent:
                 self._losses.extend(self._presence.predecessors())
                 self._greeted = True
             if not self._inbox.open:
+                own = {*self._workers.endpoints(), *(order.worker for order, _ in self._waiting)}
+                self._losses.extend(self._presence.unheard(own))
                 self._inbox.connect()
             if now >= self._presence.beat_at:
                 self._beat()

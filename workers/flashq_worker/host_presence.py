@@ -13,6 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flashq import __version__
+from flashq.errors import EnvelopeError
+from flashq.model import host_command
+from flashq.model.envelope import open_sealed
+from flashq.model.host_command import StartWorker
+from flashq.model.keyring import Direction
 from flashq.store import gpu_leases
 from flashq.store.command import text
 from flashq.store.queries_workers import standing
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from flashq.model.envelope import RootKeys
     from flashq.store.broker import Broker
     from flashq.store.command import Value
+    from flashq.store.workers import WorkerRow
     from flashq_worker.gpus.nvml import Gpus
     from flashq_worker.gpus.records import Sample
     from flashq_worker.host_offers import HostOffers
@@ -200,15 +206,54 @@ class HostPresence:
 
     def predecessors(self) -> list[Loss]:
         """The workers on record that an agent before this one ran here: their lifeline ended with it."""
+        return [
+            Loss(row.id, endpoint, "the host agent that ran it ended")
+            for endpoint, row in self._on_record()
+            if row.reported
+        ]
+
+    def unheard(self, own: Collection[str]) -> list[Loss]:
+        """The workers that were ordered here and that nobody will start: neither are they among `own`, nor does the
+        word for them wait on the list. It was taken off by an agent that has ended, or on a connection that has.
+
+        Asked before the first word is taken from the list on a new connection.
+        """
+        ordered = [(endpoint, row) for endpoint, row in self._on_record() if not row.reported]
+        if not ordered:
+            return []
+        words = self._broker.execute("LRANGE", self._broker.keys.of("commands", self.host), 0, -1)
+        to_come = {*own, *(worker for word in words for worker in self._ordered_by(word))}
+        return [
+            Loss(row.id, endpoint, "its host agent never got the word to start it")
+            for endpoint, row in ordered
+            if row.id not in to_come
+        ]
+
+    def _ordered_by(self, word: bytes) -> tuple[str, ...]:
+        """The worker that a word on the list is to start; none where it is another, or one that will be refused."""
+        try:
+            opened = open_sealed(
+                word,
+                self._keyring,
+                direction=Direction.HOST_COMMAND,
+                host=self.host,
+                now_ms=self.now_ms(),
+                max_bytes=host_command.MAX_BYTES,
+            )
+            command = host_command.unpack(opened.payload)
+        except EnvelopeError:
+            return ()
+        return (command.worker,) if isinstance(command, StartWorker) else ()
+
+    def _on_record(self) -> list[tuple[str, WorkerRow]]:
+        """The workers of this host that the broker counts on, with their endpoints."""
         broker, keys = self._broker, self._broker.keys
         names = [text(name) for name in broker.execute("SMEMBERS", keys.of("endpoints"))]
         listed = broker.execute_all([("ZRANGE", keys.of("endpoint_workers", name), 0, -1) for name in names])
         pairs = [(name, text(worker)) for name, row in zip(names, listed, strict=True) for worker in row]
         rows = standing(broker, [worker for _, worker in pairs])
         return [
-            Loss(row.id, endpoint, "the host agent that ran it ended")
-            for (endpoint, _), row in zip(pairs, rows, strict=True)
-            if row.host == self.host and row.reported
+            (endpoint, row) for (endpoint, _), row in zip(pairs, rows, strict=True) if row.host == self.host
         ]
 
     def given_up(self, held: Iterable[str]) -> set[str]:

@@ -32,6 +32,11 @@ def renew_every_s(lease_s: float) -> float:
     return lease_s / 3
 
 
+def pause_s(every_s: float, *, failed: bool) -> float:
+    """Until the next look; soon after one that failed, since the broker may be there for a moment only."""
+    return min(REAP_S, every_s / 5 if failed else every_s)
+
+
 class LeaseKeeper:
     """Renews every third of a lease, and reaps the endpoint about once a second, from a thread of its own."""
 
@@ -67,12 +72,15 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         next_renewal = time.monotonic() + self._every_s
-        while not self._stop.wait(min(REAP_S, self._every_s)):
+        failed = False
+        while not self._stop.wait(pause_s(self._every_s, failed=failed)):
+            failed = True
             try:
                 if (now := time.monotonic()) >= next_renewal:
                     self.renew()
                     next_renewal = now + self._every_s
                 self._reap()
+                failed = False
             except BrokerError as error:
                 log.warning("cannot renew: %s", error)
             except Exception:  # without this thread every job here is taken away after a lease

@@ -68,6 +68,9 @@ local function ring(P, worker, token)
   redis.call('PEXPIRE', bell, 60000)
 end
 
+-- A worker's record goes by itself where nobody closes it; late enough that it outlives a clock that is set ahead.
+local RECORD_KEPT = 86400
+
 -- An autoscaler acts under the term that LEAD gave it ("epoch holder"). What it asks for after another took over is
 -- refused, and noted once a term. '' stands for whoever acts for itself: a worker, a host, a person. Returns the refusal.
 local function deposed(P, ep, term)
@@ -501,6 +504,9 @@ local function claim(P, ep, worker, nonce, count, lease_ms, start, holding, room
   local w = redis.call('HMGET', key, 'fq_nonce', 'fq_last', 'fq_drain', 'fq_ep', 'fq_state', 'death', 'fq_room', 'fq_jobs',
     'fq_needs')
   if w[4] ~= ep or w[6] then return {'gone', {}} end
+  -- Whoever asks is there: else one that could not renew for most of a lease would be closed just after it has begun
+  -- what it is given here.
+  redis.call('ZADD', P .. N.endpoint_workers .. ep, 'XX', 'GT', at + lease_ms, worker)
   if w[1] == nonce then
     local rows = {}
     for id, fence in string.gmatch(w[2] or '', '([^ ]+):(%d+)') do

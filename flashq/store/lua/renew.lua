@@ -11,7 +11,7 @@ if w[1] ~= ep or w[3] then return {at, 'gone', {}} end
 local until_ = at + tonumber(ARGV[4])
 redis.call('ZADD', P .. N.endpoint_workers .. ep, 'XX', until_, worker)
 redis.call('HSET', key, 'last_heartbeat', iso(at), 'fq_beat', at)
-redis.call('EXPIRE', key, 3600)
+redis.call('EXPIRE', key, RECORD_KEPT)
 local count = tonumber(ARGV[5])
 local verdicts = {}
 local i = 6

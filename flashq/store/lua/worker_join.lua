@@ -16,7 +16,7 @@ if not w[1] then
     'fq_state', 'initializing', 'fq_since', at, 'fq_jobs', 0)
 end
 redis.call('HSET', key, 'last_heartbeat', iso(at), 'fq_beat', at, unpack(ARGV, 6))
-redis.call('EXPIRE', key, 3600)
+redis.call('EXPIRE', key, RECORD_KEPT)
 redis.call('ZADD', P .. N.endpoint_workers .. ep, at + tonumber(ARGV[4]), worker)
 redis.call('SADD', P .. N.rq_workers, key)
 redis.call('SADD', P .. N.queue_workers .. ep, key)

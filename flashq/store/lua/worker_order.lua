@@ -23,7 +23,7 @@ redis.call('HSET', key, 'birth', iso(at), 'last_heartbeat', iso(at), 'queues', e
 -- What it takes of its host; where that has changed since the order was decided, it is fit for older jobs alone.
 if e[3] then redis.call('HSET', key, 'fq_needs', e[2] == ARGV[6] and e[3] or 'other') end
 if #ARGV > 10 then redis.call('HSET', key, unpack(ARGV, 11)) end
-redis.call('EXPIRE', key, 3600)
+redis.call('EXPIRE', key, RECORD_KEPT)
 redis.call('ZADD', workers, at + tonumber(ARGV[8]), worker)
 command(P, ARGV[4], ARGV[9])
 note(P, ep, 'worker-ordered', worker, 'on ' .. ARGV[4])
