@@ -147,6 +147,12 @@ def check_class(cls: type[Any], spec: EndpointSpec) -> None:
             raise NotSupportedError(
                 "class", f"{cls.__qualname__}.{hook} is `async def`; make it a plain method"
             )
+    if spec.batch is not None and any(kind != "sync" for kind in methods.values()):
+        raise SpecError(
+            "batch",
+            "gathers calls of plain methods, which take and return lists; all public ones",
+            value=spec.batch,
+        )
     if spec.max_concurrency > 1 and not all(kind.startswith("async") for kind in methods.values()):
         raise SpecError(
             "max_concurrency",

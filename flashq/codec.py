@@ -127,11 +127,15 @@ class Revision:
     environment: str  # digest
     spec: str  # the public spec, JSON, for people
     targets: dict[str, str] = field(default_factory=dict)  # of a class: its methods, each with its kind
+    batch_ms: int | None = (
+        None  # for how long calls are gathered, up to `concurrency` of them; None: they are not
+    )
 
     def pack(self) -> bytes:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        if not self.targets:
-            del values["targets"]
+        for name, unset in (("targets", {}), ("batch_ms", None)):
+            if values[name] == unset:
+                del values[name]
         return bytes(msgpack.packb({**values, "dependencies": list(self.dependencies)}))
 
     @classmethod

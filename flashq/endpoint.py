@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from flashq.classes import EndpointClass, check_class
 from flashq.endpoint_function import EndpointFunction
 from flashq.errors import EndpointExists, SpecError
+from flashq.kinds import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -120,6 +121,10 @@ def _named(target: Any) -> Any:
 
 
 def _check_kind(function: Callable[..., Any], spec: EndpointSpec) -> None:
+    if spec.batch is not None and kind_of(function) != "sync":
+        raise SpecError(
+            "batch", "gathers calls of a plain function, which takes and returns a list", value=spec.batch
+        )
     coroutine = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
     if spec.max_concurrency > 1 and not coroutine:
         raise SpecError(

@@ -99,9 +99,10 @@ def prepare(
         qualname=function.__qualname__,
         mode=_mode(function),
         targets=_targets(function),
+        batch_ms=spec.batch[1] if spec.batch else None,
         python=codec.PYTHON,
         dependencies=spec.dependencies,
-        concurrency=spec.max_concurrency,
+        concurrency=specs.concurrency(spec),
         environment=environment,
         spec=public,
     )

@@ -83,6 +83,8 @@ class Submission:
     def _make(
         self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> _Made:
+        if function.spec.batch is not None and (len(args) != 1 or kwargs):
+            raise TypeError(f"endpoint {function.name!r} gathers calls: each gives one item, by its place")
         registration = self.registration(function)
         payload = codec.dump_arguments(args, kwargs, self._client.settings.payload_limit)
         terms = function.terms

@@ -96,7 +96,10 @@ ENDPOINT: dict[str, tuple[str, ...]] = {
     "max_queued": (
         "integration/test_backpressure.py::test_a_call_beyond_the_bound_is_refused_by_type_with_the_number",
     ),
-    "batch": (REFUSED,),
+    "batch": (
+        "acceptance/test_batches.py::test_calls_are_gathered_up_to_the_size",
+        "acceptance/test_batches.py::test_a_bad_item_fails_alone",
+    ),
     "hosts": (f"{PLACEMENT}::test_workers_go_where_the_labels_are",),
 }
 """What an endpoint may say."""

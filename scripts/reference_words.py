@@ -42,6 +42,8 @@ PARAMETERS = {
     "scaler_value": "QUEUE_DELAY: seconds of waiting; REQUEST_COUNT: jobs per worker. Refused without `scaler_type`.",
     "python_version": "The caller's minor version, such as `'3.11'`; another one is refused, since functions travel as"
     " bytecode.",
+    "batch": "`(max_size, wait_ms)`: calls gathered into one call of the function, which takes and returns lists "
+    "([more](../how-to/batches.md)).",
     "max_concurrency": "Jobs that one worker runs at once; above 1 it needs an `async def` function. 1 to 1,000.",
     "retries": "Re-executions after an exception of the function: a number, a `Retries`, or a dict of its fields.",
     "priority": "-9 to 9; waiting jobs of a higher one always go first. Workers are started for all alike.",

@@ -329,6 +329,16 @@ def max_concurrency(value: object) -> int:
     return whole(value, minimum=1, maximum=MAX_CONCURRENCY)
 
 
+def batch(value: object) -> tuple[int, int] | None:
+    """(max_size, wait_ms): calls gathered into one call of the function, which takes and returns lists; None: not."""
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("must be a pair (max_size, wait_ms), such as (16, 10)")
+    size = whole(value[0], minimum=2, maximum=MAX_CONCURRENCY, unit="items (the max_size)")
+    return size, whole(value[1], minimum=0, maximum=60_000, unit="milliseconds (the wait_ms)")
+
+
 def priority(value: object) -> int:
     """0 is normal; waiting jobs of a higher one always go first. Workers are started for all alike."""
     return whole(value, minimum=MIN_PRIORITY, maximum=MAX_PRIORITY)

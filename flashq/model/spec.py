@@ -105,6 +105,15 @@ def _are_retries(given: object) -> bool:
         return False
 
 
+def _against_batches(given: dict[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    if given.get("max_concurrency", 1) != 1:
+        found.append(("batch", "a worker runs one batch at a time: max_concurrency has to stay 1"))
+    if given.get("delivery") == AT_MOST_ONCE:
+        found.append(("batch", "a batch that fails is run again item by item, which at_most_once rules out"))
+    return found
+
+
 class EndpointSpec(_Parameters):
     """Every parameter of `Endpoint(...)` by its name, with its default, in canonical form."""
 
@@ -146,7 +155,7 @@ class EndpointSpec(_Parameters):
     delivery: Annotated[str, _by(rules.delivery)] = "at_least_once"
     max_deliveries: Annotated[int, _by(rules.max_deliveries)] = MAX_DELIVERIES
     max_queued: Annotated[int | None, _by(rules.max_queued)] = None
-    batch: Annotated[None, _not_yet("calls are not gathered into batches yet; pass lists with map")] = None
+    batch: Annotated[tuple[int, int] | None, _by(rules.batch)] = None
     hosts: Annotated[tuple[str, ...], _by(rules.hosts)] = ()
 
     @classmethod
@@ -169,6 +178,8 @@ class EndpointSpec(_Parameters):
             found.append(
                 ("scaler_value", "means nothing without scaler_type='QUEUE_DELAY' or 'REQUEST_COUNT'")
             )
+        if given.get("batch") is not None:
+            found += _against_batches(given)
         if given.get("delivery") == AT_MOST_ONCE:
             if given.get("max_deliveries", MAX_DELIVERIES) not in (1, MAX_DELIVERIES):
                 found.append(
@@ -222,15 +233,22 @@ def environment(spec: EndpointSpec) -> dict[str, Any]:
     return {"python": spec.python_version, "requirements": list(spec.dependencies)}
 
 
+def concurrency(spec: EndpointSpec) -> int:
+    """How many jobs one worker has at once: side by side, or in one batch."""
+    return spec.max_concurrency if spec.batch is None else spec.batch[0]
+
+
 def resources(spec: EndpointSpec) -> dict[str, Any]:
     """What one worker needs of a host, and how many jobs it runs at once.
 
     Either `gpu` (`products`: NVML product names, empty for any; `count`; if they are asked for, `others`: any
     model after those, and `cuda`: the oldest version) or `cpu` (`instance`; `cores` and `memory_gib`, None where
-    not counted), and `concurrency`; `packages`, `volume`, `labels` (all of
-    them) and `datacenters` (one of them) where there are any.
+    not counted), and `concurrency`; `batch_ms` where calls are gathered for so long; `packages`, `volume`, `labels`
+    (all of them) and `datacenters` (one of them) where there are any.
     """
-    needs: dict[str, Any] = {"concurrency": spec.max_concurrency}
+    needs: dict[str, Any] = {"concurrency": concurrency(spec)}
+    if spec.batch is not None:
+        needs["batch_ms"] = spec.batch[1]
     if spec.gpu is not None:
         needs["gpu"] = {"products": list(spec.gpu.products), "count": spec.gpu_count}
         if spec.gpu.others:
@@ -300,7 +318,9 @@ def resource_digest(spec: EndpointSpec) -> str:
 
 def needs_digest(spec: EndpointSpec) -> str:
     """SHA-256 (hex) of what a worker needs of its host: one that took something else cannot stand in."""
-    return _digest("needs", {name: value for name, value in resources(spec).items() if name != "concurrency"})
+    return _digest(
+        "needs", {k: value for k, value in resources(spec).items() if k not in ("concurrency", "batch_ms")}
+    )
 
 
 def canonical_json(value: Any) -> str:

@@ -42,6 +42,10 @@ def terms_of(spec: EndpointSpec, options: CallOptions | None) -> Terms:
     if delivery == AT_MOST_ONCE and retries.max:
         name, advice = ("delivery", "; retries=0 with it") if given.retries is None else ("retries", "")
         raise SpecError(name, f"{A_SECOND_RUN}{advice}", where=CallOptions.where)
+    if delivery == AT_MOST_ONCE and spec.batch is not None:
+        raise SpecError(
+            "delivery", "its endpoint runs batches that fail again, item by item", where=CallOptions.where
+        )
     ttl_s = spec.ttl if given.ttl_s is None else given.ttl_s
     return Terms(
         priority=spec.priority if given.priority is None else given.priority,

@@ -25,7 +25,7 @@ from flashq.store.workers import facts
 from flashq_worker import assignment, verdicts
 from flashq_worker.executor import delivery, outcome
 from flashq_worker.executor.frames import Frame, FrameType
-from flashq_worker.executor.targets import Targets
+from flashq_worker.executor.targets import Target, Targets
 from flashq_worker.outcomes import OutcomeWriter
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from flashq.store.memory import MemoryBroker
     from flashq.store.records import Claimed, Settlement
     from flashq_worker.assignment import Assignment
-    from flashq_worker.executor.targets import Target
 
 _SKIPPED = "flashq.testing:skipped-ms"
 #: The time of this machine, and what was skipped, in place of the server's TIME.
@@ -70,6 +69,7 @@ class LocalWorker:
         self._deliver, self._broken = deliver, broken
         self._joined: dict[str, str] = {}  # endpoint → the worker's id there
         self._loaded: dict[tuple[str, str], Targets] = {}
+        self._gathers: set[tuple[str, str]] = set()  # of those, what takes lists: here of one item
         self._task: tuple[Assignment, asyncio.AbstractEventLoop, asyncio.Future[Any]] | None = None
         self._now_ms = 0
         self._hurried = False
@@ -188,6 +188,8 @@ class LocalWorker:
         try:
             targets = self._load(endpoint, row.revision)
             target = targets.of({"target": held.header.target})
+            if (endpoint, row.revision) in self._gathers:
+                target = Target(_alone(target.run), streams=False)
         except FlashqError as error:
             return verdicts.refused(row, error)
         except BaseException as error:  # noqa: BLE001 — unpickling the function runs user code
@@ -209,6 +211,8 @@ class LocalWorker:
             record = codec.Revision.unpack(opened.payload)
             found = Targets(cloudpickle.loads(record.function), record.mode, record.targets)
             self._loaded[endpoint, revision] = found
+            if record.batch_ms is not None:
+                self._gathers.add((endpoint, revision))
         return found
 
     def _execute(
@@ -283,6 +287,18 @@ class LocalWorker:
 
     def _is_cancelled(self, held: Assignment) -> bool:
         return cancel_requested(cast("Broker", self._memory), held.job)
+
+
+def _alone(function: Callable[[list[Any]], Any]) -> Callable[[Any], Any]:
+    """A function of batches, for one item."""
+
+    def run(item: Any) -> Any:
+        (value,) = function([item])
+        if isinstance(value, BaseException):
+            raise value
+        return value
+
+    return run
 
 
 def _run_of(held: Assignment) -> dict[str, Any]:

@@ -125,7 +125,6 @@ LATER: dict[str, Any] = {
     "id": "deployed-one",
     "image": "python:3.11",
     "template": "abc",
-    "batch": (4, 10),
 }
 
 DEFAULTS: dict[str, Any] = {

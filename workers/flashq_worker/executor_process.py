@@ -224,10 +224,12 @@ class ExecutorProcess:
         revision: str,
         python: str,
         targets: Mapping[str, str] | None = None,
+        batch_ms: int | None = None,
     ) -> None:
         """Have it load the `function` cloudpickled by Python `python` ("3.11"). READY or FAILED follows.
 
-        `targets`: it makes an instance, of which these methods (with their modes) may be called.
+        `targets`: it makes an instance, of which these methods (with their modes) may be called. `batch_ms`: jobs are
+        run together, up to `concurrency` of those that come within so long.
         """
         meta: dict[str, Any] = {
             "mode": mode,
@@ -239,6 +241,8 @@ class ExecutorProcess:
         }
         if targets:
             meta["targets"] = dict(targets)
+        if batch_ms is not None:
+            meta["batch_ms"] = batch_ms
         self._send(FrameType.LOAD, meta, function)
 
     def run(

@@ -116,6 +116,11 @@ class Runtime:
             return record.targets.get(target)
         return None if target else record.mode
 
+    @property
+    def batches(self) -> bool:
+        """Whether jobs are run together."""
+        return self._record is not None and self._record.batch_ms is not None
+
     def restart(self) -> None:
         """A fresh executor for the same revision."""
         assert self._record is not None
@@ -186,6 +191,7 @@ class Runtime:
             revision=self.revision,
             python=record.python,
             targets=record.targets,
+            batch_ms=record.batch_ms,
         )
         self.phase = Phase.LOADING
 

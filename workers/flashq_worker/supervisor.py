@@ -539,9 +539,11 @@ class Supervisor:
             else:
                 self._exchange.settle(verdicts.stopped(held, held.stop, self._outcomes))
             return
-        if self._hand.running:  # the next in the executor's hands begins about now
-            following = next(iter(self._hand.running.values()))
-            following.began_at = max(following.began_at, time.monotonic())
+        now = time.monotonic()
+        for following in self._hand.current if self._runtime.batches else self._hand.current[:1]:
+            following.began_at = max(
+                following.began_at, now
+            )  # the next in the executor's hands begin about now
         execution_ms = frame.meta["execution_ms"]
         self._pace.observe(execution_ms / 1000)
         timing: dict[str, Any] = {"execution_ms": execution_ms}

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 CURRENT: ContextVar[tuple[str, int, int, str] | None] = ContextVar("flashq_job", default=None)
 
 
-def begin(run: Mapping[str, Any], endpoint: str) -> None:
-    """A job begins in this context. `run`: the meta of its RUN frame."""
+def begin(run: Mapping[str, Any] | None, endpoint: str) -> None:
+    """A job begins in this context. `run`: the meta of its RUN frame; None: several do, and none is the current one."""
+    if run is None:
+        CURRENT.set(None)
+        return
     CURRENT.set((run["job"], run.get("attempt", 1), run["fence"], endpoint))

@@ -15,9 +15,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashq_worker.executor import frames, outcome, output, run_sync, watchdog
+from flashq_worker.executor import frames, outcome, output, run_batch, run_sync, watchdog
 from flashq_worker.executor.frames import FrameError, FrameType
-from flashq_worker.executor.interrupt import Inbox
+from flashq_worker.executor.run_batch import BatchInbox
 from flashq_worker.executor.targets import Targets
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(sock_fd: int, lifeline: int, pulse: int, lease_s: float, start_ns: int) 
     faulthandler.enable(all_threads=False)  # a crash in C says where, in the last output
     sock = socket.socket(fileno=sock_fd)
     _keep_from_forks(sock, lifeline, pulse)
-    inbox = Inbox(sock)
+    inbox = BatchInbox(sock)
     signal.signal(signal.SIGUSR1, inbox.on_signal)
     try:
         return _serve(sock, inbox, start_ns)
@@ -50,7 +50,7 @@ def run(sock_fd: int, lifeline: int, pulse: int, lease_s: float, start_ns: int) 
         watchdog.end_group()
 
 
-def _serve(sock: socket.socket, inbox: Inbox, start_ns: int) -> int:
+def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int) -> int:
     load = inbox.next()
     if load.type is FrameType.STOP:
         return 0
@@ -86,6 +86,9 @@ def _serve(sock: socket.socket, inbox: Inbox, start_ns: int) -> int:
             load.meta["concurrency"],
             load.meta["endpoint"],
         )
+    elif "batch_ms" in load.meta:
+        wait_s = load.meta["batch_ms"] / 1000
+        run_batch.run(inbox, targets, load.meta["endpoint"], load.meta["concurrency"], wait_s)
     else:
         run_sync.run(inbox, targets, load.meta["endpoint"])
     return _tear_down(targets)
