@@ -62,10 +62,10 @@ class BatchInbox(Inbox):
         """The jobs of the batch that still want an answer, in order."""
         return list(self._members.values())
 
-    def answer(self, result: Outcome) -> None:
-        """Send a job's outcome, unless something else was said of it meanwhile."""
+    def answer_for(self, result: Outcome) -> None:
+        """Send the outcome of a job of the batch, unless something else was said of it meanwhile."""
         if self._members.pop((result.meta["job"], result.meta["fence"]), None) is not None:
-            super().answer(result)
+            self.answer(result)
 
     def _accept(self, frame: Frame) -> None:
         if frame.type is not FrameType.CANCEL or (run := _run_of(frame)) not in self._members:
@@ -105,7 +105,7 @@ def run(inbox: BatchInbox, targets: Targets, endpoint: str, size: int, wait_s: f
                         0
                     )  # the job forked, and this is the child that came back from it: it answers nothing
                 output.flush()
-                inbox.answer(result)
+                inbox.answer_for(result)
         del frame
 
 
