@@ -117,7 +117,7 @@ def test_a_broker_that_others_use_is_not_harmed_and_left_as_it_was(folder: Path)
     try:
         done = verify(settings, folder, seed=5, faults=10, calls=60)
 
-        # Ten faults are too few for a sum: one run again because the machine was too busy to renew in time outweighs them.
+        # Ten faults are too few for a sum: one rerun of a machine that was too busy to renew in time outweighs them.
         assert [found for found in done.verdict.violations if found.kind != "reruns"] == []
         assert not done.broker.private
         assert done.broker.append_only
