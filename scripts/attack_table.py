@@ -122,6 +122,9 @@ ATTACKS = (
             f"{JUNK}::test_junk_in_a_record_stops_no_listing",
             "unit/test_autoscaler_rows.py::test_unreadable_record_is_an_error_never_a_zero",
             "integration/test_autoscaler_loop.py::test_unreadable_record_stops_no_other_endpoint",
+            "integration/test_autoscaler_loop.py::test_a_record_spoilt_after_it_was_read_stops_no_other_endpoint",
+            "integration/test_autoscaler_loop.py::test_keys_of_the_wrong_type_are_passed_over",
+            "unit/test_autoscaler_junk.py::test_what_is_written_is_refused_or_a_plan_can_be_made_of_it",
         ),
     ),
     Attack(

@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from flashq.errors import BrokerError, BrokerUnreachable
+from flashq.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from flashq.store import gpu_leases
 from flashq.store.command import mapping, number, text
 from flashq.store.queries_workers import endpoints_of_all
@@ -19,11 +19,12 @@ from flashq_autoscaler.estimates import Estimates
 from flashq_autoscaler.views import EndpointView, HostView, Snapshot, Unknown, WorkerView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from flashq.store.broker import Broker
     from flashq.store.gpu_leases import GpuLease
     from flashq.store.records import Observed
+    from flashq.store.workers import WorkerRow
 
 log = logging.getLogger("flashq.autoscaler")
 _DATED = (32, 1000)  # the oldest waiting jobs whose age is asked for: at least, at most
@@ -100,8 +101,7 @@ class Observer:
             workers += staff
             if view is not None:
                 endpoints.append(view)
-                if not isinstance(seen, Unknown) and number(seen.record.get("broken")) >= rows.HOPELESS:
-                    hopeless.append(Hopeless(name, view.revision, seen.record.get("failure", "")))
+                hopeless += _hopeless(view, seen)
         hosts = [read for host, row in host_rows.items() if (read := self._host(host, *row)) is not None]
         overdue = [host for host, (until, _) in host_rows.items() if now * 1000 > until + self._lease_ms]
         snapshot = Snapshot(now, tuple(endpoints), tuple(workers), tuple(hosts))
@@ -115,7 +115,7 @@ class Observer:
     def _list(self) -> tuple[list[str], dict[str, tuple[float, dict[str, str]]]]:
         """The endpoints there are (and were), and each host's record with when its lease ends."""
         keys = self._broker.keys
-        listed, leased, scored, *records = self._broker.execute_all(
+        listed, leased, scored, *records = self._broker.read_all(
             [
                 ("SMEMBERS", keys.of("endpoints")),
                 ("HGETALL", keys.of("gpus")),
@@ -123,11 +123,14 @@ class Observer:
                 *(("HGETALL", keys.of("host", host)) for host in self._hosts),
             ]
         )
-        known = dict(zip(self._hosts, records, strict=True))
+        if listed is None or leased is None or scored is None:
+            raise BrokerRefused(
+                "of the keys endpoints, gpus and hosts one is of another type than it must be"
+            )
         until = {text(scored[i]): float(scored[i + 1]) for i in range(0, len(scored), 2)}
-        fresh = [host for host in until if host not in known]
-        requests = [("HGETALL", keys.of("host", host)) for host in fresh]
-        known |= zip(fresh, self._broker.execute_all(requests), strict=True)
+        fresh = [host for host in until if host not in self._hosts]
+        records += self._broker.read_all([("HGETALL", keys.of("host", host)) for host in fresh])
+        known = dict(zip((*self._hosts, *fresh), records, strict=True))
         self._hosts = tuple(until)
         self._leases = gpu_leases.parse_all(leased)
         current = {text(name) for name in listed}
@@ -135,7 +138,9 @@ class Observer:
             self._retired = endpoints_of_all(self._broker)
         self._retired |= self._views.keys()
         self._retired -= current
-        return sorted(current | self._retired), {h: (end, mapping(known[h])) for h, end in until.items()}
+        return sorted(current | self._retired), {
+            host: (end, mapping(known[host] or [])) for host, end in until.items()
+        }
 
     def _host(self, host: str, until: float, fields: dict[str, str]) -> HostView | None:
         try:
@@ -215,4 +220,22 @@ class Observer:
             (self._retired or set()).add(name)
         elif self._retired is not None:
             self._retired.discard(name)
-        return tuple(rows.worker_view(row, name, now, current=None) for row in seen.workers)
+        return tuple(_readable(name, seen.workers, now))
+
+
+def _hopeless(view: EndpointView, seen: Observed | Unknown) -> list[Hopeless]:
+    """The endpoint, where it cannot start. Of one whose record cannot be read nothing is known."""
+    if isinstance(seen, Unknown) or isinstance(view.queued, Unknown):
+        return []
+    if number(seen.record.get("broken")) < rows.HOPELESS:
+        return []
+    return [Hopeless(view.name, view.revision, seen.record.get("failure", ""))]
+
+
+def _readable(endpoint: str, workers: Iterable[WorkerRow], now: float) -> Iterator[WorkerView]:
+    """The workers of an endpoint that is gone, but for those whose records cannot be read."""
+    for row in workers:
+        try:
+            yield rows.worker_view(row, endpoint, now, current=None)
+        except ValueError as error:
+            log.warning("worker %s of %s, which is gone, cannot be read: %s", row.id, endpoint, error)

@@ -6,12 +6,12 @@ A record that cannot be read raises ValueError: whoever asks makes it Unknown, n
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 from flashq.model.host_command import required
+from flashq_autoscaler import written
 from flashq_autoscaler.views import (
     Condition,
     EndpointView,
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 HOPELESS = 2
 """So many starts in a row that would fail again: the jobs that wait are failed with the reason."""
+_UNREADABLE = Condition("unhealthy", "GIVEN_UP", "what was on record cannot be read", 0)
 _STATES = frozenset(get_args(WorkerState))
+_MOST = 1 << 53  # beyond, a number of milliseconds or bytes is not exact any more, and no true one
 _REASON = 300  # characters of a failed start's text that a condition quotes
 
 
@@ -42,25 +44,25 @@ def endpoint_view(
     """An endpoint from its record and queue. Raises ValueError where the record cannot be read."""
     record, now_ms = seen.record, seen.now_ms
     try:
-        scaling, resources, python = _settings(record["scaling"], record["spec"])
+        scaling, spec = _settings(record["scaling"], record["spec"])
         failures = counted_failures(record)
         return EndpointView(
             name=name,
             revision=record["revision"],
             environment=record["resources"],
-            minimum=int(scaling["workers_min"]),
-            maximum=int(scaling["workers_max"]),
-            idle_timeout_s=_finite(scaling["idle_timeout"]),
+            minimum=scaling.workers_min,
+            maximum=scaling.workers_max,
+            idle_timeout_s=scaling.idle_timeout,
             queued=seen.queued,
             waits_s=tuple(max(0, now_ms - at) / 1000 for at in sorted(seen.enqueued_ms)),
             running=len(seen.began_ms),
             elapsed_s=tuple(max(0, now_ms - at) / 1000 for at in seen.began_ms if at),
             service_s=service_s,
             cold_s=cold_s,
-            scaler_type=scaling["scaler_type"],
-            scaler_value=_finite(scaling["scaler_value"]),
-            concurrency=int(resources["concurrency"]),
-            needs=needs(resources, python),
+            scaler_type=scaling.scaler_type,
+            scaler_value=scaling.scaler_value,
+            concurrency=spec.resources.concurrency,
+            needs=needs(spec.resources, spec.environment.python),
             paused=record.get("paused") == "1",
             failures=failures,
             first_failure_at=_seconds(record.get("first_failed_at")) if failures else None,
@@ -69,16 +71,14 @@ def endpoint_view(
             condition=_condition(record.get("condition", "")),
             withheld=_withheld(name, record.get("withheld", "")),
         )
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from None
+    except KeyError as error:
+        raise ValueError(f"it has no {error}") from None
 
 
 @lru_cache(maxsize=1024)
-def _settings(scaling: str, spec: str) -> tuple[Mapping[str, Any], Mapping[str, Any], str]:
-    """`scaling`, `resources` and the Python version of an endpoint; read anew only when they have changed."""
-    read = json.loads(spec)
-    python = (read.get("environment") or {}).get("python", "")
-    return json.loads(scaling), read["resources"], str(python)
+def _settings(scaling: str, spec: str) -> tuple[written.Scaling, written.Spec]:
+    """Read anew only when they have changed."""
+    return written.Scaling.model_validate_json(scaling), written.Spec.model_validate_json(spec)
 
 
 def counted_failures(record: Mapping[str, str]) -> int:
@@ -87,30 +87,25 @@ def counted_failures(record: Mapping[str, str]) -> int:
     One that would fail again is tried again at once; from `HOPELESS` of them on they count like the rest, so
     that what has mended itself (a package index, a model hub) is found out, seldom.
     """
-    failures, broken = int(record.get("failures") or 0), int(record.get("broken") or 0)
+    failures, broken = _whole(record.get("failures") or 0), _whole(record.get("broken") or 0)
     return failures if broken >= HOPELESS else max(0, failures - broken)
 
 
-def needs(resources: Mapping[str, Any], python: str = "") -> Needs:
+def needs(resources: written.Resources, python: str = "") -> Needs:
     """What one worker takes of a host, from the spec's `resources` and its Python version."""
-    gpu, cpu = resources.get("gpu"), resources.get("cpu")
+    gpu, cpu = resources.gpu, resources.cpu
     beside = Needs(
-        labels=tuple(resources.get("labels") or ()),
-        datacenters=tuple(resources.get("datacenters") or ()),
+        labels=tuple(resources.labels),
+        datacenters=tuple(resources.datacenters),
         python=python,
-        requires=required(resources),
+        requires=required(resources.model_dump()),
     )
     if gpu is not None:
         return replace(
-            beside,
-            gpus=int(gpu["count"]),
-            gpu_models=tuple(gpu["products"]),
-            gpu_others=bool(gpu.get("others")),
-            cuda=str(gpu.get("cuda", "")),
+            beside, gpus=gpu.count, gpu_models=tuple(gpu.products), gpu_others=gpu.others, cuda=gpu.cuda
         )
     if cpu is not None:
-        cores, gib = _finite(cpu["cores"] or 0), int(cpu["memory_gib"] or 0)
-        return replace(beside, cpus=cores, memory_bytes=gib << 30)
+        return replace(beside, cpus=cpu.cores or 0.0, memory_bytes=(cpu.memory_gib or 0) << 30)
     return beside
 
 
@@ -137,11 +132,11 @@ def worker_view(row: WorkerRow, endpoint: str, now: float, *, current: str | Non
         beat_at=beat_at if current is None else max(beat_at, now - lease_s),
         lease_s=lease_s,
         draining=row.draining,
-        jobs=row.jobs,
+        jobs=_whole(row.jobs),
         reported=row.reported,
         gpu_uuids=row.gpus,
-        cpus=row.cpus,
-        memory_bytes=row.memory_bytes,
+        cpus=_quantity(row.cpus),
+        memory_bytes=_whole(row.memory_bytes),
     )
 
 
@@ -152,37 +147,33 @@ def host_view(
     if fields.get("frees") != "1":  # of an older version: leases end there with their workers
         leases = None
     try:
-        beat_at = int(fields["beat"]) / 1000
+        beat_at = _whole(fields["beat"]) / 1000
+        gpus = written.GPUS.validate_json(fields.get("gpus") or "[]")
+        lacks = written.LACKS.validate_json(fields.get("lacks") or "{}")
         return HostView(
             id=host,
             beat_at=beat_at,
             lease_s=expires_ms / 1000 - beat_at,
-            cpus=_finite(fields["cpus"]) if fields.get("cpus") else None,
-            memory_bytes=int(fields["memory_bytes"]) if fields.get("memory_bytes") else None,
-            gpus=tuple(_gpu(gpu, leases or {}) for gpu in json.loads(fields.get("gpus") or "[]")),
-            gpu_faults=tuple(str(fault) for fault in json.loads(fields.get("gpu_faults") or "[]")),
+            cpus=_quantity(fields["cpus"]) if fields.get("cpus") else None,
+            memory_bytes=_whole(fields["memory_bytes"]) if fields.get("memory_bytes") else None,
+            gpus=tuple(_gpu(gpu, leases or {}) for gpu in gpus),
+            gpu_faults=tuple(written.FAULTS.validate_json(fields.get("gpu_faults") or "[]")),
             cuda=fields.get("cuda", ""),
             fallback_cpu=fields.get("fallback_cpu") == "1",
             draining=fields.get("draining") == "1",
             labels=frozenset(label for label in fields.get("labels", "").split(",") if label),
             pythons=tuple(python for python in fields.get("pythons", "").split(",") if python),
-            lacks=tuple(
-                (str(what), str(why)) for what, why in json.loads(fields.get("lacks") or "{}").items()
-            ),
-            slots=int(fields["slots"]) if fields.get("slots") else None,
+            lacks=tuple(lacks.items()),
+            slots=_whole(fields["slots"]) if fields.get("slots") else None,
         )
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from None
+    except KeyError as error:
+        raise ValueError(f"it has no {error}") from None
 
 
-def _gpu(gpu: Mapping[str, Any], leases: Mapping[str, GpuLease]) -> GpuView:
-    lease = leases.get(str(gpu["uuid"]))
+def _gpu(gpu: written.Gpu, leases: Mapping[str, GpuLease]) -> GpuView:
+    lease = leases.get(gpu.uuid)
     return GpuView(
-        uuid=str(gpu["uuid"]),
-        name=str(gpu["name"]),
-        memory_bytes=int(gpu["memory_bytes"]),
-        foreign=bool(gpu["foreign"]),
-        fault=str(gpu.get("fault", "")),
+        **gpu.model_dump(),
         leased="" if lease is None else lease.worker,
         kept="" if lease is None else lease.why,
     )
@@ -193,8 +184,12 @@ def condition_json(condition: Condition | None) -> str:
     return "" if condition is None else json.dumps(asdict(condition))
 
 
-def _condition(written: str) -> Condition | None:
-    return Condition(**json.loads(written)) if written else None
+def _condition(text: str) -> Condition | None:
+    """Where it cannot be read: one that is like no other, and so is written over."""
+    try:
+        return Condition(**written.WrittenCondition.model_validate_json(text).model_dump()) if text else None
+    except ValueError:
+        return _UNREADABLE
 
 
 def withheld_json(withheld: Withheld) -> str:
@@ -202,17 +197,30 @@ def withheld_json(withheld: Withheld) -> str:
     return json.dumps({"code": withheld.code, "detail": withheld.detail, "due_at": withheld.due_at})
 
 
-def _withheld(endpoint: str, written: str) -> Withheld | None:
-    return Withheld(endpoint, **json.loads(written)) if written else None
+def _withheld(endpoint: str, text: str) -> Withheld | None:
+    """None also where it cannot be read: the next one takes its place."""
+    try:
+        read = written.WrittenWithheld.model_validate_json(text) if text else None
+    except ValueError:
+        return None
+    return None if read is None else Withheld(endpoint, **read.model_dump())
 
 
-def _finite(value: Any) -> float:
-    """A number to reckon with. Raises ValueError, TypeError: infinity and what is no number make no plan."""
+def _whole(value: str | int) -> int:
+    """A count, or a size or time of this world. Raises ValueError."""
+    number = int(value)
+    if not 0 <= number <= _MOST:
+        raise ValueError(f"{str(value)[:40]} is out of range")
+    return number
+
+
+def _quantity(value: str | float) -> float:
+    """A number to reckon with. Raises ValueError: infinity and what is no number make no plan."""
     number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{number} is no quantity")
+    if not 0 <= number <= _MOST:
+        raise ValueError(f"{str(value)[:40]} is no quantity")
     return number
 
 
 def _seconds(ms: str | None) -> float | None:
-    return _finite(ms) / 1000 if ms else None
+    return _quantity(ms) / 1000 if ms else None

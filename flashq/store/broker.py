@@ -102,6 +102,12 @@ class Broker:
             return []
         return self._exchange_all(b"".join(pack(*r) for r in requests), len(requests))
 
+    def read_all(self, requests: Sequence[Sequence[Value]]) -> list[Any]:
+        """Like `execute_all`; None for a key that is of another type than it should be."""
+        if not requests:
+            return []
+        return self._exchange_all(b"".join(pack(*r) for r in requests), len(requests), strangers=True)
+
     def redis(self) -> redis.Redis:
         """A redis-py client of the server that is the broker now, for RQ's own API and for blocking reads."""
         return redis.Redis.from_url(server_url(self.url), protocol=2)
@@ -116,7 +122,7 @@ class Broker:
     def _exchange(self, packed: bytes) -> Any:
         return self._exchange_all(packed, 1)[0]
 
-    def _exchange_all(self, packed: bytes, count: int) -> list[Any]:
+    def _exchange_all(self, packed: bytes, count: int, *, strangers: bool = False) -> list[Any]:
         deadline = time.monotonic() + self.patience_s
         pause = 0.02
         while True:
@@ -124,7 +130,7 @@ class Broker:
                 with self._lock:
                     if self._line is None:
                         self._line = self._connected()
-                    return _round_trip(self._line, packed, count)
+                    return _round_trip(self._line, packed, count, strangers=strangers)
             except LibraryMissing:
                 with self._lock:
                     if self._line is not None:
@@ -137,12 +143,15 @@ class Broker:
                 pause = min(pause * 2, 0.5)
 
 
-def _round_trip(line: Line, packed: bytes, count: int) -> list[Any]:
+def _round_trip(line: Line, packed: bytes, count: int, *, strangers: bool = False) -> list[Any]:
+    """`strangers`: a key of the wrong type, which somebody else wrote, is None and no error."""
     line.send(packed)
     replies = [line.read() for _ in range(count)]
-    for reply in replies:
+    for index, reply in enumerate(replies):
         if isinstance(reply, hiredis.ReplyError):
-            raise refusal(reply)
+            if not (strangers and str(reply).startswith("WRONGTYPE")):
+                raise refusal(reply)
+            replies[index] = None
     return replies
 
 

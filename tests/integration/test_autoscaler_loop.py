@@ -517,3 +517,47 @@ def test_dead_worker_is_replaced(fleet: FleetRig) -> None:
             lambda: fleet.states("embed") == ["idle"] and fleet.workers("embed") != [first],
             what="its successor",
         )
+
+
+@pytest.mark.parametrize("junk", [{"broken": "many"}, {"broken": "inf"}, {"failures": "9" * 400}])
+def test_a_record_spoilt_after_it_was_read_stops_no_other_endpoint(
+    fleet: FleetRig, junk: dict[str, str]
+) -> None:
+    Host(fleet)
+    fleet.register("bad", workers=(1, 1))
+    scaler = autoscaler(fleet)
+    scaler.tick()
+    for name, value in junk.items():
+        fleet.broker.execute("HSET", fleet.broker.keys.of("endpoint", "bad"), name, value)
+    fleet.register("good", workers=(1, 1))
+    scaler.tick()
+    assert len(fleet.workers("good")) == 1
+    assert len(fleet.workers("bad")) == 1
+
+
+def test_keys_of_the_wrong_type_are_passed_over(fleet: FleetRig) -> None:
+    good = Host(fleet, "good")
+    fleet.register("embed", workers=(1, 1))
+    keys = fleet.broker.keys
+    Host(fleet, "bad")
+    for key in (keys.of("host", "bad"), keys.of("worker", "stranger")):
+        fleet.broker.execute("DEL", key)
+        fleet.broker.execute("SET", key, "no hash")
+    fleet.broker.execute("SADD", keys.of("rq_workers"), keys.of("worker", "stranger"))
+    for _ in range(2):
+        autoscaler(fleet).tick()
+    assert len(good.commands()) == 1
+
+
+def test_a_worker_of_an_endpoint_that_is_gone_may_be_unreadable(fleet: FleetRig) -> None:
+    Host(fleet)
+    fleet.register("old", workers=(2, 2))
+    scaler = autoscaler(fleet)
+    scaler.tick()
+    (first, _) = fleet.workers("old")
+    fleet.broker.execute("HSET", fleet.broker.keys.of("worker", first), "fq_jobs", "some")
+    fleet.broker.execute("DEL", fleet.broker.keys.of("endpoint", "old"))
+    fleet.broker.execute("SREM", fleet.broker.keys.of("endpoints"), "old")
+    fleet.register("embed", workers=(1, 1))
+    scaler.tick()
+    assert len(fleet.workers("embed")) == 1

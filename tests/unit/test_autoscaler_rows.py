@@ -130,8 +130,6 @@ def test_start_that_would_fail_again_holds_others_back_only_from_the_second_on(
         {"scaling": "{}"},
         {"scaling": "null"},
         {"failures": "many"},
-        {"condition": "{}"},
-        {"condition": "7"},
         *({"scaling": scaling(junk)} for junk in ("NaN", "Infinity", "-Infinity", "1e400", "[]", '"x"')),
         {"failures": "1", "failed_at": "inf"},
         {"failures": "1", "first_failed_at": "nan"},
