@@ -7,11 +7,13 @@ sealed (encrypted and authenticated), since unlike everything else they must not
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import os
 import pickle
 import sys
+import threading
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
@@ -25,7 +27,7 @@ from flashq.model.keyring import Direction
 from flashq.model.outcome import FAILURE_ENCODING, Failure, FailureKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from flashq.model.envelope import Envelope, Header, Keys
 
@@ -43,8 +45,10 @@ def cloudpickle_version() -> str:
 # -- what a caller sends -----------------------------------------------------------------------------
 
 
-def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> bytes:
-    """Pickle a call's arguments.
+def dump_arguments(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int, by_value: Collection[str] = ()
+) -> bytes:
+    """Pickle a call's arguments; `by_value`: modules whose functions and classes do not travel by name.
 
     Raises: SerializationError naming the argument, PayloadTooLarge.
     """
@@ -54,7 +58,8 @@ def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int)
         else:
             import cloudpickle
 
-            payload = bytes(cloudpickle.dumps((args, dict(kwargs)), protocol=5))
+            with _pickled_by_value(by_value):
+                payload = bytes(cloudpickle.dumps((args, dict(kwargs)), protocol=5))
     except Exception as error:  # pickling runs user code: anything may come out of it
         raise _blame(args, kwargs, error) from error
     check_size(len(payload), limit, "the arguments")
@@ -86,27 +91,40 @@ def _blame(args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -
     return errors.SerializationError(f"the arguments cannot be pickled: {type(error).__name__}: {error}")
 
 
-def pickle_by_value(modules: Iterable[str]) -> None:
-    """From now on, pickle what these modules (by name) define by value: workers do not have their files.
+_registry = threading.RLock()  # of cloudpickle, which has one for the process
 
-    cloudpickle keeps these in one table of the process; it is for good, since arguments may hold what they define.
-    """
+
+@contextlib.contextmanager
+def _pickled_by_value(modules: Collection[str]) -> Iterator[None]:
+    """Meanwhile, pickle by value what these modules (by name) define: workers do not have their files."""
     import cloudpickle
 
-    for name in set(modules) - {"__main__"} - set(cloudpickle.list_registry_pickle_by_value()):
-        if (module := sys.modules.get(name)) is not None:
+    wanted = [sys.modules[name] for name in set(modules) - {"__main__"} if name in sys.modules]
+    if not wanted:
+        yield
+        return
+    with _registry:
+        known = cloudpickle.list_registry_pickle_by_value()
+        added = [module for module in wanted if module.__name__ not in known]
+        for module in added:
             cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            for module in added:
+                cloudpickle.unregister_pickle_by_value(module)
 
 
-def dump_function(function: Callable[..., Any]) -> bytes:
-    """Pickle a function, by value if its module is registered for that.
+def dump_function(function: Callable[..., Any], by_value: Collection[str] = ()) -> bytes:
+    """Pickle a function; see `dump_arguments` for `by_value`.
 
     Raises: SerializationError naming the function.
     """
     import cloudpickle
 
     try:
-        return bytes(cloudpickle.dumps(function, protocol=5))
+        with _pickled_by_value(by_value):
+            return bytes(cloudpickle.dumps(function, protocol=5))
     except Exception as error:
         raise errors.SerializationError(
             f"the function {function.__qualname__} cannot be pickled: {type(error).__name__}: {error}. It travels "
@@ -130,10 +148,11 @@ class Revision:
     batch_ms: int | None = (
         None  # for how long calls are gathered, up to `concurrency` of them; None: they are not
     )
+    bundle: bytes = b""  # the user's modules that it imports: see flashq.model.bundle
 
     def pack(self) -> bytes:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, unset in (("targets", {}), ("batch_ms", None)):
+        for name, unset in (("targets", {}), ("batch_ms", None), ("bundle", b"")):
             if values[name] == unset:
                 del values[name]
         return bytes(msgpack.packb({**values, "dependencies": list(self.dependencies)}))

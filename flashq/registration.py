@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import sys
 import uuid
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flashq import codec
-from flashq.errors import SerializationError
+from flashq import codec, shipping
 from flashq.kinds import kind_of
 from flashq.model import spec as specs
 from flashq.model.envelope import Header, seal
 from flashq.model.keyring import Direction
 from flashq.revision import RevisionWarning, describe
-from flashq.sources import only_beside_program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterator
 
     from flashq.model.envelope import RootKeys
     from flashq.model.spec import EndpointSpec
@@ -48,6 +45,7 @@ class Registration:
     scaling: str
     env_tag: str
     env: bytes
+    by_value: frozenset[str]  # modules whose functions and classes do not travel by name
 
     def command(self, transitions: Transitions) -> Command[Registered]:
         """The REGISTER command."""
@@ -79,9 +77,9 @@ def prepare(
     environment = specs.environment_digest(spec)
     resources = specs.resource_digest(spec)
     code = describe(function)
-    digest = hashlib.sha256(
-        f"flashq/revision/1\0{code.digest}\0{environment}\0{resources}".encode()
-    ).hexdigest()
+    shipped, bundle = shipping.bundle(spec.name, function, code)
+    named = [code.digest, environment, resources, *([shipped] if shipped else [])]
+    digest = hashlib.sha256("\0".join(["flashq/revision/1", *named]).encode()).hexdigest()
     public = specs.canonical_json(specs.public(spec))
     if code.uncomparable:
         warnings.warn(
@@ -89,10 +87,7 @@ def prepare(
             RevisionWarning,
             stacklevel=4,
         )
-    own_modules = {name for name in code.modules if only_beside_program(name)}
-    _refuse_unseen(spec.name, own_modules)
-    codec.pickle_by_value({*code.by_value, *own_modules, function.__module__})
-    pickled = codec.dump_function(function)
+    pickled = codec.dump_function(function, code.by_value)
     codec.check_size(len(pickled), payload_limit, f"the function {function.__qualname__}")
     revision = codec.Revision(
         function=pickled,
@@ -105,6 +100,7 @@ def prepare(
         concurrency=specs.concurrency(spec),
         environment=environment,
         spec=public,
+        bundle=bundle,
     )
     header = Header(
         direction=Direction.REVISION,
@@ -128,6 +124,7 @@ def prepare(
         scaling=specs.canonical_json(specs.scaling(spec)),
         env_tag=codec.environment_tag(spec.env, keys, spec.name),
         env=env,
+        by_value=code.by_value,
     )
 
 
@@ -158,16 +155,3 @@ def _captured(function: Callable[..., Any]) -> Iterator[Any]:
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # not filled yet
             yield cell.cell_contents
-
-
-def _refuse_unseen(endpoint: str, modules: Collection[str]) -> None:
-    """Raises SerializationError where the function imports a file beside the program only when it runs.
-
-    What the program itself has imported travels by value; files are not shipped.
-    """
-    for name in sorted(modules):
-        if name not in sys.modules:
-            raise SerializationError(
-                f"endpoint {endpoint} imports {name!r} inside its function, a module beside this program, which "
-                f"workers do not have: import it at the top of the program, or install it as a package"
-            )

@@ -8,35 +8,29 @@ line numbers, file names or addresses. Sets and dicts count by content, not by o
 Text alone would not do: a file may be newer than what is running. Bytecode alone would; the text is there so
 that whatever a person sees as a changed line of the function counts as one.
 
-What belongs to an installed package is a name. An endpoint is its name: calling another endpoint does not
-take its code along. A value without a stable form (a lock, an open file) counts by its type, with a warning.
+What belongs to an installed package is a name; so is what the user's other modules define, which are shipped
+as files and count by their text (see `flashq.model.bundle`). An endpoint is its name: calling another endpoint
+does not take its code along. A value without a stable form (a lock, an open file) counts by its type, with a warning.
 """
 
 from __future__ import annotations
 
-import ast
 import copyreg
 import enum
 import functools
 import hashlib
 import sys
+import textwrap
 import types
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flashq.local_modules import MAIN, find, module_exists
+from flashq.model.bundle import Kind
 from flashq.model.graph import Item, Node, graph_digest, plain, word
-from flashq.sources import (
-    MAIN,
-    class_text,
-    function_text,
-    imported_modules,
-    is_local_module,
-    is_package,
-    module_exists,
-    module_tree,
-    names_and_imports,
-)
+from flashq.model.imports import Imported, imports_of
+from flashq.sources import class_text, function_text, imported_modules, names_and_imports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -55,9 +49,9 @@ class CodeDescription:
 
     digest: str
     by_value: frozenset[str]
-    """The user's own modules whose functions or classes it uses: they must be pickled by value."""
-    modules: frozenset[str]
-    """The user's own modules that it uses as such (`import helpers`): workers must be able to import them."""
+    """Modules whose functions and classes are pickled by value: the function's own, and those without a file."""
+    imports: frozenset[Imported]
+    """The modules that it uses or imports: those of them that are the user's have to be shipped."""
     uncomparable: tuple[str, ...]
     """Types of captured values that count by their type alone."""
 
@@ -78,19 +72,14 @@ def code_digest(function: Callable[..., Any]) -> str:
     return description.digest
 
 
-def describe(
-    function: Callable[..., Any], *, is_local: Callable[[str], bool] = is_local_module
-) -> CodeDescription:
-    """The digest of a function with what was found on the way.
-
-    `is_local` says of a module's name whether its functions and classes travel with the call.
-    """
-    walk = _Walk(is_local)
+def describe(function: Callable[..., Any]) -> CodeDescription:
+    """The digest of a function with what was found on the way."""
+    walk = _Walk(function.__module__ if isinstance(function, types.FunctionType | type) else None)
     digest = walk.run(function)
     return CodeDescription(
         digest=digest,
         by_value=frozenset(walk.by_value),
-        modules=frozenset(walk.modules),
+        imports=frozenset(walk.imports),
         uncomparable=tuple(sorted(set(walk.uncomparable))),
     )
 
@@ -98,20 +87,13 @@ def describe(
 # -- the walk ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Module:
-    """One of the user's modules, imported or not."""
-
-    name: str
-
-
 class _Walk:
     """Turns a function and all it captures into a graph, node by node (no recursion: values may be deep)."""
 
-    def __init__(self, is_local: Callable[[str], bool]) -> None:
-        self.is_local = functools.cache(is_local)
-        self.by_value: set[str] = set()
-        self.modules: set[str] = set()
+    def __init__(self, own: str | None) -> None:
+        self.by_value: set[str] = set() if own is None else {own}
+        self.imports: set[Imported] = set()
+        self._kind = functools.cache(lambda name: find(name).kind)
         self.uncomparable: list[str] = []
         self._index: dict[object, int] = {}
         self._values: list[Any] = []  # also keeps them alive, so that an id stands for one value
@@ -133,6 +115,7 @@ class _Walk:
             return self.module(value.__name__)
         name = _endpoint_name(value)
         if name is not None:
+            self.uses(getattr(value, "__module__", None), optional=True)
             return word(f"endpoint {name}")
         if isinstance(value, types.FunctionType | type):
             reference = self._reference(value)
@@ -141,11 +124,17 @@ class _Walk:
         return self._node(id(value), value)
 
     def module(self, name: str) -> Item:
-        """A module: its name, and its source if it is one of the user's."""
-        if name in MAIN or not self.is_local(name):
-            return word(f"module {name}")
-        self.modules.add(name)
-        return self._node(("module", name), _Module(name))
+        """A module: its name. What it says counts where it is shipped."""
+        if self._kind(name) is Kind.MADE:
+            self.by_value.add(name)
+        else:
+            self.uses(name)
+        return word(f"module {name}")
+
+    def uses(self, module: object, *, optional: bool = False) -> None:
+        """Note a module whose file, if it is the user's, has to be there on the worker."""
+        if isinstance(module, str) and module not in MAIN and module not in self.by_value:
+            self.imports.add(Imported(module, optional))
 
     def parts(self, node: Node, kind: str, named: Iterable[tuple[Any, Any]]) -> None:
         """Add named values to a node, in no order."""
@@ -165,14 +154,19 @@ class _Walk:
             return f"{module}:{path}"  # part of the interpreter or of an extension module
         if not isinstance(module, str):
             return None
-        if self.is_local(module):
-            if module not in MAIN and module in sys.modules:
+        if module in MAIN or module in self.by_value:
+            return None
+        if self._kind(module) in (Kind.MADE, Kind.MISSING):
+            if module in sys.modules:
                 self.by_value.add(module)
             return None
         found: Any = sys.modules.get(module)
         for part in path.split("."):
             found = getattr(found, part, None)
-        return f"{module}:{path}" if found is value else None
+        if found is not value:
+            return None
+        self.uses(module)
+        return f"{module}:{path}"
 
     def _expand(self, value: Any) -> Node:
         kind = type(value)
@@ -224,10 +218,10 @@ def _endpoint_name(value: Any) -> str | None:
 
 
 def _function(walk: _Walk, function: types.FunctionType) -> Node:
-    code = function.__code__
+    code, text = function.__code__, function_text(function)
     node = Node(
         word("function"),
-        [walk.item(function_text(function)), walk.item(code), walk.item(function.__defaults__)],
+        [walk.item(text), walk.item(code), walk.item(function.__defaults__)],
     )
     walk.parts(node, "default", (function.__kwdefaults__ or {}).items())
     walk.parts(node, "closure", _cells(function))
@@ -238,9 +232,13 @@ def _function(walk: _Walk, function: types.FunctionType) -> Node:
     walk.parts(node, "annotation", _annotations(function).items())
     walk.parts(node, "attribute", ((k, v) for k, v in vars(function).items() if not k.startswith("__flashq")))
     package = str(function.__globals__.get("__package__") or "")
-    _link_modules(
-        walk, node, (name for statement in imports for name in imported_modules(*statement, package))
-    )
+    named = {name for statement in imports for name in imported_modules(*statement, package)}
+    existing = {name for name in named if module_exists(name)}
+    node.unordered += [(word("import"), word(f"module {name}")) for name in sorted(existing)]
+    if text is None:  # nothing says what is optional
+        walk.imports.update(Imported(name, maybe=True) for name in existing - MAIN)
+    else:
+        walk.imports.update(imports_of(textwrap.dedent(text), package))
     return node
 
 
@@ -257,11 +255,6 @@ def _annotations(function: types.FunctionType) -> dict[str, Any]:
         return function.__annotations__
     except NameError:  # evaluated only now, and naming what does not exist
         return {}
-
-
-def _link_modules(walk: _Walk, node: Node, names: Iterable[str]) -> None:
-    existing = sorted({name for name in names if module_exists(name)})
-    node.unordered += [(word("import"), walk.module(name)) for name in existing]
 
 
 def _code(walk: _Walk, code: types.CodeType) -> Node:
@@ -305,21 +298,6 @@ def _attributes(cls: type, *, with_text: bool) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _module(walk: _Walk, module: _Module) -> Node:
-    tree = module_tree(module.name)
-    node = Node(word("module"), [walk.item(module.name), walk.item(tree and ast.dump(tree))])
-    package = module.name if is_package(module.name) else module.name.rpartition(".")[0]
-    names = {module.name.rpartition(".")[0]} - {""}
-    for statement in ast.walk(tree) if tree else ():
-        if isinstance(statement, ast.Import):
-            names.update(alias.name for alias in statement.names)
-        elif isinstance(statement, ast.ImportFrom):
-            aliases = [alias.name for alias in statement.names]
-            names.update(imported_modules(statement.level, statement.module or "", aliases, package))
-    _link_modules(walk, node, names)
-    return node
-
-
 def _sequence(walk: _Walk, values: Any) -> Node:
     return Node(word(type(values).__name__), [walk.item(value) for value in values])
 
@@ -356,7 +334,6 @@ _EXPAND: dict[type, Callable[[_Walk, Any], Node]] = {
     property: _made_of("fget", "fset", "fdel"),
     functools.cached_property: _made_of("func"),
     type(functools.cache(len)): _made_of("__wrapped__"),
-    _Module: _module,
     list: _sequence,
     tuple: _sequence,
     dict: _mapping,

@@ -1,4 +1,4 @@
-"""Source text of functions and classes; what code names and imports; which modules are the user's own.
+"""Source text of functions and classes; what code names and imports.
 
 The text on disk may be newer than the code that runs, or be missing; so text is an addition to what the code
 itself says (see revision.py), and None is an answer. Nothing here imports a module that was not imported.
@@ -12,110 +12,13 @@ import importlib.util
 import inspect
 import linecache
 import sys
-import sysconfig
 import tokenize
-from functools import cache, lru_cache
-from importlib.machinery import PathFinder
-from pathlib import Path
+from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-MAIN = frozenset({"__main__", "__mp_main__"})
-_PROVIDED = frozenset({"flashq", "flashq_worker", "flashq_autoscaler", "cloudpickle"})
-_INSTALLED_PARTS = frozenset({"site-packages", "dist-packages"})
-
-
-@cache
-def _installed_folders() -> tuple[Path, ...]:
-    paths = sysconfig.get_paths()
-    return tuple({Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-
-
-def is_local_module(name: str) -> bool:
-    """Whether this module is the user's own, so that it must travel with the call.
-
-    True for the main program, for modules outside the standard library and every site-packages (also those
-    installed in editable mode), and for modules that have no file (made by `exec`, in a REPL or a notebook).
-    """
-    if name in MAIN:
-        return True
-    root = name.partition(".")[0]
-    if root in sys.stdlib_module_names or root in _PROVIDED:
-        return False
-    place = _module_place(name)
-    if place is None:
-        return True
-    return _INSTALLED_PARTS.isdisjoint(place.parts) and not any(
-        place.is_relative_to(folder) for folder in _installed_folders()
-    )
-
-
-def module_exists(name: str) -> bool:
-    """Whether a module of this name is imported, or has a file that an import would find."""
-    return name in sys.modules or _module_place(name) is not None
-
-
-def only_beside_program(name: str) -> bool:
-    """Whether a module is found in the program's own folder (or where it was started) and nowhere else.
-
-    Such a file is on no worker's path; one of an installed package, also in editable mode, is on this host's.
-    """
-    root = name.partition(".")[0]
-    own = {"", str(Path.cwd()), sys.path[0] if sys.path else ""}
-    others = [entry for entry in sys.path if entry not in own]
-    return module_exists(name) and PathFinder.find_spec(root, others) is None and not _has_finder(root)
-
-
-def _has_finder(root: str) -> bool:
-    """Whether an import hook other than the path's knows the module: editable installs bring their own."""
-    for finder in sys.meta_path:
-        if finder is not PathFinder and hasattr(finder, "find_spec"):
-            spec = finder.find_spec(root, None, None)
-            if spec is not None:
-                return True
-    return False
-
-
-def _module_place(name: str) -> Path | None:
-    """A module's file, or a namespace package's folder; None where it has neither or cannot be found."""
-    module = sys.modules.get(name)
-    if module is not None:
-        places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
-        return next((Path(place).resolve() for place in places if isinstance(place, str)), None)
-    parent, _, leaf = name.rpartition(".")
-    if not parent:
-        return _find(name)
-    package = _module_place(parent)  # by its files: the import system would import it first
-    if package is None:
-        return None
-    folder = package.parent if package.name == "__init__.py" else package
-    return next(
-        (file for file in (folder / f"{leaf}.py", folder / leaf / "__init__.py") if file.is_file()), None
-    )
-
-
-def _find(name: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return None
-    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
-    return next((Path(place).resolve() for place in places if place and Path(place).exists()), None)
-
-
-def is_package(name: str) -> bool:
-    """Whether a module that exists is a package."""
-    place = _module_place(name)
-    return place is not None and (place.name == "__init__.py" or place.is_dir())
-
-
-def module_tree(name: str) -> ast.Module | None:
-    """The parsed source of a module, imported or not; None where it has no (valid) source."""
-    place = _module_place(name)
-    return None if place is None or place.suffix != ".py" else _parse("".join(_lines(str(place))))
 
 
 def function_text(function: FunctionType) -> str | None:

@@ -86,7 +86,8 @@ class Submission:
         if function.spec.batch is not None and (len(args) != 1 or kwargs):
             raise TypeError(f"endpoint {function.name!r} gathers calls: each gives one item, by its place")
         registration = self.registration(function)
-        payload = codec.dump_arguments(args, kwargs, self._client.settings.payload_limit)
+        limit = self._client.settings.payload_limit
+        payload = codec.dump_arguments(args, kwargs, limit, registration.by_value)
         terms = function.terms
         same = _stands_for(function, args, kwargs) if terms.key else ("", "")
         job_id = new_job_id(registration.endpoint, self._client.now_ms(), os.urandom(RANDOM_BYTES))

@@ -225,11 +225,13 @@ class ExecutorProcess:
         python: str,
         targets: Mapping[str, str] | None = None,
         batch_ms: int | None = None,
+        sources: Path | None = None,
     ) -> None:
         """Have it load the `function` cloudpickled by Python `python` ("3.11"). READY or FAILED follows.
 
         `targets`: it makes an instance, of which these methods (with their modes) may be called. `batch_ms`: jobs are
         run together, up to `concurrency` of those that come within so long.
+        `sources`: a folder of modules that come before all others.
         """
         meta: dict[str, Any] = {
             "mode": mode,
@@ -238,6 +240,7 @@ class ExecutorProcess:
             "revision": revision,
             "python": python,
             "limit": self._result_limit,
+            "sources": str(sources or ""),
         }
         if targets:
             meta["targets"] = dict(targets)

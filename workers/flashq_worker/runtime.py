@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from flashq import codec
-from flashq.errors import FlashqError, SpecError
+from flashq.errors import FlashqError, MalformedEnvelope, SpecError
 from flashq_worker import environment, environment_store, environment_uv, inject
 from flashq_worker.executor.frames import Frame, FrameError, FrameType
 from flashq_worker.executor_process import ExecutorProcess, Mode
+from flashq_worker.shipped_sources import ShippedSources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -83,6 +84,7 @@ class Runtime:
         )
         self._builds = 0
         self._started_at = 0.0
+        self._sources = ShippedSources(config.home / "sources")
 
     def prepare(self, digest: str, record: Revision, env: Mapping[str, str]) -> None:
         """Begin to make `record` (revision `digest`) ready, in place of what is there."""
@@ -171,6 +173,7 @@ class Runtime:
             return
         self._started_at = time.monotonic()
         try:
+            sources = self._sources.place(record.bundle) if record.bundle else None
             self.process = ExecutorProcess.start(
                 python,
                 lease_s=config.lease_s,
@@ -183,6 +186,9 @@ class Runtime:
         except OSError as error:
             self._fail(f"the executor cannot be started: {error}", deterministic=False)
             return
+        except MalformedEnvelope as error:
+            self._fail(str(error), deterministic=True)
+            return
         self.process.load(
             record.function,
             mode=mode,
@@ -192,6 +198,7 @@ class Runtime:
             python=record.python,
             targets=record.targets,
             batch_ms=record.batch_ms,
+            sources=sources,
         )
         self.phase = Phase.LOADING
 

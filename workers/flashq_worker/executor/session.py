@@ -111,6 +111,8 @@ def _load(load: Frame) -> Targets:
     theirs = load.meta["python"]
     if theirs != here:
         raise PythonMismatch(f"the function was pickled by Python {theirs}; this is Python {here}")
+    if load.meta["sources"]:
+        sys.path.insert(0, load.meta["sources"])
     function = pickle.loads(load.blob)
     if not callable(function):
         raise TypeError(f"the endpoint's code is no function but a {type(function).__qualname__}")
