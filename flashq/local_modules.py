@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAIN = frozenset({"__main__", "__mp_main__"})
 _PROVIDED = frozenset({"flashq", "flashq_worker", "flashq_autoscaler", "cloudpickle"})
 _INSTALLED_PARTS = frozenset({"site-packages", "dist-packages"})
-_NOT_THERE = "is the program itself, of which nothing but the function is on a worker"
+_NOT_THERE = "it is the program itself, of which nothing but the function is on a worker"
 
 
 class _Place(NamedTuple):
@@ -108,7 +108,7 @@ def _standard(root: str) -> Found:
         return Found(
             Kind.REFUSED,
             files[0] or "",
-            reason=f"({files[0]}) hides the standard library's: give it another name",
+            reason=f"{files[0]} hides the standard library's: give it another name",
         )
     return Found(Kind.INSTALLED)
 
@@ -119,14 +119,18 @@ def _own(file: str, *, package: bool) -> Found:
         return Found(
             Kind.REFUSED,
             file,
-            reason=f"is a compiled extension ({file}): install it as a package on the workers",
+            reason=f"{file} is a compiled extension: install it as a package on the workers",
         )
     if not path.is_file():
         archive = next((parent for parent in path.parents if parent.is_file()), None)
-        reason = f"is inside {archive}: unpack it" if archive else f"was imported from {file}, which is gone"
+        reason = (
+            f"it is inside {archive}: unpack that"
+            if archive
+            else f"it was imported from {file}, which is gone"
+        )
         return Found(Kind.REFUSED, file, reason=reason)
     if path.suffix not in (".py", ".pyw"):
-        return Found(Kind.REFUSED, file, reason=f"has no source ({file})")
+        return Found(Kind.REFUSED, file, reason=f"{file} is no source")
     return Found(Kind.SOURCE, file, package)
 
 

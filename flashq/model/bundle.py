@@ -68,9 +68,9 @@ class _Step(NamedTuple):
     wanted: Imported
     importer: str = ""
 
-    def refuse(self, why: str) -> SerializationError:
-        by = f", imported by {self.importer} (line {self.wanted.line})" if self.importer else ""
-        return SerializationError(f"the module {self.wanted.name}{by}, cannot be shipped to workers: {why}")
+    def refuse(self, name: str, why: str) -> SerializationError:
+        by = f", imported by {self.importer} (line {self.wanted.line})," if self.importer else ""
+        return SerializationError(f"the module {name!r}{by} cannot be shipped to workers: {why}")
 
 
 def follow(
@@ -134,18 +134,18 @@ def _walk(
         if found.kind is Kind.MISSING:
             if wanted.maybe and count == len(parts):
                 break
-            raise step.refuse(f"no module {name!r} is found")
+            raise step.refuse(name, "it is not found")
         if found.kind is Kind.MADE:
-            raise step.refuse(f"{name!r} was made while the program ran, from no file")
+            raise step.refuse(name, "it was made while the program ran, from no file")
         if found.kind is Kind.REFUSED:
-            raise step.refuse(f"{name!r} {found.reason}")
+            raise step.refuse(name, found.reason)
         if found.kind is Kind.SOURCE and name not in shipped:
             module = Module(name, found.package, read(found), found.file)
             package = name if found.package else name.rpartition(".")[0]
             try:
                 imported = imports_of(module.source, package)
             except (SyntaxError, ValueError) as error:
-                raise step.refuse(f"{found.file} is no Python source: {error}") from None
+                raise step.refuse(name, f"{found.file} is no Python source: {error}") from None
             shipped[name] = module
             following += [_Step(each, name) for each in imported]
     if wanted.star and wanted.name in shipped and shipped[wanted.name].package:
