@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.acceptance.stage import Stage, stage
+from tests.acceptance.stage import SMALL_PACKAGE, Stage, require_index, stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -326,3 +326,113 @@ def test_what_was_written_into_the_shipped_files_is_undone_for_the_next_executor
         serve=NAME,
     )
     assert said["value"] == 42
+
+
+def test_a_class_in_an_environment_of_its_own_and_batches_have_the_modules(theatre: Stage) -> None:
+    # Given a class endpoint with a dependency, whose base is in a module beside it, and a batching function
+    require_index()
+    said = theatre.run(
+        f"""
+        from flashq import Endpoint
+        from models.base import Base
+
+        @Endpoint(name="modules", cpu="any", dependencies=["{SMALL_PACKAGE}"])
+        class Model(Base):
+            def __init__(self, factor):
+                import iniconfig
+                from models import weights
+                self.factor = factor * weights.SCALE
+                self.dependency = iniconfig.__name__
+
+            def scaled(self, x):
+                return self.scale(x), self.dependency
+
+        tell(value=Model(2).scaled.remote(5))
+        """,
+        modules={
+            "models/__init__.py": "",
+            "models/base.py": "class Base:\n    def scale(self, x):\n        return self.factor * x\n",
+            "models/weights.py": "SCALE = 10\n",
+        },
+        serve=NAME,
+    )
+    assert said == {"value": [100, "iniconfig"]}
+
+
+def test_a_batch_has_the_modules(theatre: Stage) -> None:
+    said = theatre.run(
+        """
+        from flashq import Endpoint
+
+        @Endpoint(name="modules", cpu="any", batch=(4, 50))
+        def work(xs):
+            from rules import doubled
+            return [doubled(x) for x in xs]
+
+        tell(values=[job.result() for job in [work.spawn(x) for x in range(4)]])
+        """,
+        modules={"rules.py": "def doubled(x):\n    return 2 * x\n"},
+        serve=NAME,
+    )
+    assert said == {"values": [0, 2, 4, 6]}
+
+
+def test_a_notebooks_cell_and_an_editable_package(theatre: Stage) -> None:
+    # Given a cell, which has no file, that uses a package whose sources a .pth file of the environment names
+    folder = theatre.folder()
+    said = theatre.run(
+        """
+        import linecache, site
+        os.makedirs("site/nothing"); open("site/editable.pth", "w").write(os.path.abspath("src") + "\\n")
+        site.addsitedir("site")
+        import project.core
+
+        cell = '''
+        from flashq import Endpoint
+        import project.core
+
+        @Endpoint(name="modules", cpu="any")
+        def work(x):
+            from project import late
+            return late.plus(project.core.twice(x))
+        '''
+        import textwrap
+        cell = textwrap.dedent(cell)
+        linecache.cache["<cell 1>"] = (len(cell), None, cell.splitlines(True), "<cell 1>")
+        exec(compile(cell, "<cell 1>", "exec"))
+        tell(value=work.remote(20))
+        """,
+        modules={
+            "src/project/__init__.py": "",
+            "src/project/core.py": "def twice(x):\n    return 2 * x\n",
+            "src/project/late.py": "def plus(x):\n    return x + 1\n",
+        },
+        folder=folder,
+        serve=NAME,
+    )
+    assert said == {"value": 41}
+
+
+def test_a_module_in_an_archive_is_refused(theatre: Stage) -> None:
+    said = theatre.run(
+        """
+        import zipfile
+        with zipfile.ZipFile("packed.zip", "w") as archive:
+            archive.writestr("zipped.py", "x = 1\\n")
+        sys.path.insert(0, os.path.abspath("packed.zip"))
+        from flashq import Endpoint
+        from flashq.errors import SerializationError
+        import zipped
+
+        @Endpoint(name="modules", cpu="any")
+        def work():
+            return zipped.x
+
+        try:
+            work.spawn()
+        except SerializationError as error:
+            tell(error=str(error))
+        """
+    )
+    assert "'zipped'" in said["error"]
+    assert "packed.zip: unpack that" in said["error"]

@@ -13,8 +13,12 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flashq.model import bundle as bundles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 KEPT_S = 7 * 86_400.0
 """How long a folder that no worker uses is kept: as long as a revision that is not current."""
@@ -35,7 +39,9 @@ class ShippedSources:
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._hold(digest)
         if not _is(folder, files):
-            self._make(folder, files)
+            with self._alone():
+                if not _is(folder, files):  # else another worker was first, and its executor reads it by now
+                    self._make(folder, files)
         os.utime(folder)
         self._tidy(before=folder.stat().st_mtime - KEPT_S)
         return folder
@@ -45,6 +51,15 @@ class ShippedSources:
             lock = os.open(self._lock_file(digest), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._held[digest] = lock
             fcntl.flock(lock, fcntl.LOCK_SH)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        lock = os.open(self._lock_file("making"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
 
     def _lock_file(self, digest: str) -> Path:
         return self._root / f"{digest}.lock"
@@ -59,11 +74,7 @@ class ShippedSources:
                 file.write_bytes(source)
             with contextlib.suppress(FileNotFoundError):
                 folder.rename(self._root / aside / "spoiled")
-            try:
-                made.rename(folder)
-            except OSError:
-                if not _is(folder, files):  # else another worker was first
-                    raise
+            made.rename(folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -88,7 +99,10 @@ def _is(folder: Path, files: dict[str, bytes]) -> bool:
         if _CACHE in folders:
             folders.remove(_CACHE)
         there |= {Path(place, name).relative_to(folder).as_posix() for name in names}
-    return there == files.keys() and all(
-        not (folder / path).is_symlink() and (folder / path).read_bytes() == source
-        for path, source in files.items()
-    )
+    try:
+        return there == files.keys() and all(
+            not (folder / path).is_symlink() and (folder / path).read_bytes() == source
+            for path, source in files.items()
+        )
+    except OSError:  # it is being made anew
+        return False
