@@ -89,7 +89,7 @@ class Waiting:
 
     # -- pushed --------------------------------------------------------------------------------------
     def on_push(self, message: bytes) -> None:
-        """An outcome was pushed: id, state, fence, reason, flags, outcome (see `publish` in lib.lua)."""
+        """An outcome was pushed: id, state, fence, reason, flags, outcome (see `publish` in basics.lua)."""
         try:
             raw_id, state, fence, reason, flags, outcome = message.split(b"\n", 5)
             inline, noted = flags[:1], flags[1:].rstrip(b"0123456789")

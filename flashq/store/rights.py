@@ -55,7 +55,7 @@ def deeds_of(scripts: frozenset[str]) -> Deeds:
 
 @cache
 def _pieces() -> dict[str, str]:
-    """The text of each function and table of lib.lua, by name. Each begins at the start of a line."""
+    """The text of each function and table that the scripts share, by name. Each begins at the start of a line."""
     text = _COMMENT.sub("", sources()["lib"])
     starts = list(_PIECE.finditer(text))
     ends = [*(match.start() for match in starts[1:]), len(text)]

@@ -21,17 +21,19 @@ ALLOW_OOM = frozenset(
     " worker_join worker_leave worker_order worker_ready".split()
 )
 NO_WRITES = frozenset({"epoch", "key_uses", "observe"})
+_SHARED = ("basics", "jobs", "claims", "workers")  # in this order: each uses what comes before it
 #: The server's own clock, as the scripts read it; only tests put another expression in its place.
 CLOCK = "redis.call('TIME')"
 
 
 @cache
 def sources() -> dict[str, str]:
-    """The text of each script, and of `lib`, which they share."""
+    """The text of each script, and as `lib` what they share."""
     folder = files("flashq.store") / "lua"
     found = {
         f.name.removesuffix(".lua"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".lua")
     }
+    found["lib"] = "".join((folder / "shared" / f"{part}.lua").read_text("utf-8") for part in _SHARED)
     return dict(sorted(found.items()))
 
 

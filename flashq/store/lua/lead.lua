@@ -1,5 +1,5 @@
 -- LEAD: an autoscaler keeps the lease of the one that may act, or takes it where nobody has it. Taking it raises the
--- epoch, and what was decided under an earlier one is refused from then on (deposed, in lib.lua).
+-- epoch, and what was decided under an earlier one is refused from then on (deposed, in basics.lua).
 -- KEYS  1 the leader's record
 -- ARGV  1 prefix  2 autoscaler  3 lease (ms)  4 '1': take it, whoever has it  5… fields and values of the record
 -- Returns {now, epoch, who leads, since (ms), until (ms)}; where that is another, this autoscaler stands by.
