@@ -21,8 +21,9 @@ import pytest
 from flashq_worker import executor
 from flashq_worker.executor import watchdog
 from flashq_worker.executor.frames import FrameType
-from flashq_worker.executor_process import ExecutorProcess, OutputTail
+from flashq_worker.executor_process import ExecutorProcess
 from flashq_worker.inject import inject_folder
+from flashq_worker.output_tail import OutputTail
 from tests.integration.executor_rig import PYTHON, Rig, is_running, until
 
 EXECUTOR_FOLDER = str(Path(executor.__file__).parent)

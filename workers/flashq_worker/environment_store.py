@@ -142,6 +142,15 @@ def damage(place: Path) -> tuple[list[str], bool]:
     return wrong, altered
 
 
+def identity(place: Path) -> str | None:
+    """What one build of an environment has, and no other; None where it was not completed."""
+    try:
+        marker = (place / MARKER).stat()
+    except OSError:
+        return None
+    return f"{marker.st_ino}-{marker.st_mtime_ns}"
+
+
 def forget(place: Path) -> None:
     """Have it built anew by the next that wants it; who runs in it goes on."""
     (place / MARKER).unlink(missing_ok=True)

@@ -9,51 +9,34 @@ is unpickled.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from flashq_worker import executor
+from flashq_worker import executor, executor_child
 from flashq_worker.executor import frames, watchdog
 from flashq_worker.executor.frames import Frame, FrameDecoder, FrameType
+from flashq_worker.executor_child import CannotFork
+from flashq_worker.output_tail import OutputTail
 from flashq_worker.scrub import scrubbed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from flashq_worker.executor_child import Child
+
+log = logging.getLogger("flashq.worker")
 Mode = Literal["sync", "async", "generator", "async_generator"]
 DEFAULT_RESULT_LIMIT = 64 * 2**20
 _READ_BYTES = 1 << 16
 _READS_AT_ONCE = 16  # per read_output(), so that a job that prints without end does not hold the loop
 _LAST_BREATH_S = 0.5  # how long an executor that closed its stream may take to exit by itself
-
-
-class OutputTail:
-    """The last `limit` bytes that an executor wrote to stdout and stderr."""
-
-    def __init__(self, limit: int = 64 * 1024) -> None:
-        self._limit = limit
-        self._data = bytearray()
-
-    def append(self, data: bytes) -> None:
-        """Add what was read, dropping the oldest."""
-        self._data += data
-        if len(self._data) > 2 * self._limit:
-            del self._data[: -self._limit]
-
-    def clear(self) -> None:
-        """Forget it all, as at the begin of a job."""
-        self._data.clear()
-
-    def text(self) -> str:
-        """What is kept, as text: bytes that are no UTF-8 are shown as replacement characters."""
-        return self._data[-self._limit :].decode("utf-8", "replace")
 
 
 class _Unsent(NamedTuple):
@@ -66,6 +49,7 @@ class ExecutorProcess:
 
     Attributes:
         pid: its process id, and its process group's.
+        how: "fork" or "spawn", as it was started.
         ready: whether its READY frame was received.
         closed: whether its frame stream has ended; then it has exited, or is about to.
         tail: the last of its output.
@@ -73,18 +57,19 @@ class ExecutorProcess:
 
     def __init__(
         self,
-        process: subprocess.Popen[bytes],
+        child: Child,
         sock: socket.socket,
         lifeline: int,
         pulse: int,
         output: int,
         result_limit: int,
     ) -> None:
-        self.pid = process.pid
+        self.pid = child.pid
+        self.how = child.how
         self.ready = False
         self.closed = False
         self.tail = OutputTail()
-        self._process = process
+        self._child = child
         self._sock = sock
         self._lifeline = lifeline
         self._pulse = pulse
@@ -96,7 +81,6 @@ class ExecutorProcess:
         self._unsent: deque[_Unsent] = deque()
         self._poke_when_ready = False
         self._killed = False
-        self._exit: os.waitid_result | None = None
 
     @classmethod
     def start(
@@ -109,13 +93,16 @@ class ExecutorProcess:
         inject: Path | None = None,
         endpoint_env: Mapping[str, str] | None = None,
         result_limit: int = DEFAULT_RESULT_LIMIT,
+        zygote: Path | None = None,
     ) -> Self:
         """Start an executor under the interpreter `python`; it then waits for `load`.
 
         `lease_s`: it ends itself when `keepalive` was not called for so long. `env`: the variables it
         inherits, less flashq's own; `endpoint_env`: the endpoint's, added as they are. `inject`: a folder as
         made by `inject.inject_folder`, for an interpreter that has no flashq. `result_limit`: bytes of one result;
-        it keeps to that, and a frame that is much longer is none of its. Raises OSError where it cannot be started.
+        it keeps to that, and a frame that is much longer is none of its. `zygote`: where a zygote of that interpreter
+        listens, if one does; without it, or where it does not fork, the executor is spawned. Raises OSError where it
+        cannot be started.
         """
         package = Path(executor.__file__).parent if inject is None else inject / "flashq_worker" / "executor"
         with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as childs_ends:
@@ -131,24 +118,28 @@ class ExecutorProcess:
             childs_ends.callback(theirs.close)
             (lifeline_end, lifeline), (pulse_end, pulse), (output, output_end) = pipe(), pipe(), pipe()
             given = (theirs.fileno(), lifeline_end, pulse_end)
-            arguments = [*map(str, given), str(lease_s), str(time.monotonic_ns()), str(inject or "")]
-            process = subprocess.Popen(
-                [python, "-I", package / "boot.py", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output_end,
-                stderr=output_end,
-                pass_fds=given,
-                cwd=cwd,
-                env={**scrubbed(env), **(endpoint_env or {})},
-                start_new_session=True,
-            )
+            variables = {**scrubbed(env), **(endpoint_env or {})}
+            start_ns = time.monotonic_ns()
+            child: Child | None = None
+            if zygote is not None:
+                setup: dict[str, Any] = {
+                    "env": variables,
+                    "cwd": str(cwd),
+                    "cores": [*os.sched_getaffinity(0)],
+                }
+                setup |= {"lease_s": lease_s, "start_ns": start_ns}
+                child = _forked(zygote, given, output_end, setup)
+            if child is None:
+                arguments = [str(inject or ""), *map(str, given), str(lease_s), str(start_ns)]
+                command = [str(python), "-I", str(package / "boot.py"), "executor", *arguments]
+                child = executor_child.spawn(command, given, output_end, cwd=cwd, env=variables)
             on_failure.pop_all()
         for end in (lifeline_end, pulse_end, output_end):
             os.close(end)
         for end in (pulse, output):
             os.set_blocking(end, False)
         ours.setblocking(False)
-        return cls(process, ours, lifeline, pulse, output, result_limit)
+        return cls(child, ours, lifeline, pulse, output, result_limit)
 
     # -- what to select on ---------------------------------------------------------------------------
 
@@ -337,7 +328,7 @@ class ExecutorProcess:
             self._poke_when_ready = True
         elif not self._killed:
             self._pulse_with(watchdog.POKE)
-            os.kill(self.pid, signal.SIGUSR1)
+            self._child.signal(signal.SIGUSR1)
 
     def _pulse_with(self, byte: bytes) -> None:
         with self._pulse_lock:  # the lease thread's word must not go where the number of a closed pipe leads
@@ -355,12 +346,10 @@ class ExecutorProcess:
     def wait(self, timeout_s: float) -> bool:
         """Wait for the process to exit, at most so long; whether it has. It is not reaped by this."""
         until = time.monotonic() + timeout_s
-        while self._exit is None:
-            self._exit = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if self._exit is None:
-                if time.monotonic() >= until:
-                    return False
-                time.sleep(0.001)
+        while self._child.exit() is None:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.001)
         return True
 
     def kill(self, timeout_s: float = 5.0) -> bool:
@@ -373,29 +362,18 @@ class ExecutorProcess:
         if self.closed:
             self.wait(_LAST_BREATH_S)  # so that its own exit status is seen, not our SIGKILL
         if not self._killed:
-            # It is not reaped yet, so its id, which is the group's, cannot have passed to somebody else.
-            for kill in (os.killpg, os.kill):
-                with contextlib.suppress(ProcessLookupError):
-                    kill(self.pid, signal.SIGKILL)
+            self._child.kill()
         gone = self.wait(timeout_s)
         if gone and not self._killed:
             self._killed = True
-            self._process.wait()
+            self._child.reap()
             self.read_output()
             self._close()
         return gone
 
     def exit_description(self) -> str:
         """How it ended: "exited with code 3", "killed by SIGSEGV"; or "is still running"."""
-        if not self.wait(0.0) or self._exit is None:
-            return "is still running"
-        status = self._exit.si_status
-        if self._exit.si_code == os.CLD_EXITED:
-            return f"exited with code {status}"
-        try:
-            return f"killed by {signal.Signals(status).name}"
-        except ValueError:
-            return f"killed by signal {status}"
+        return str(self._child.exit() or "is still running")
 
     def _close(self) -> None:
         self.closed = True
@@ -408,3 +386,12 @@ class ExecutorProcess:
         if self._output is not None:
             os.close(self._output)
             self._output = None
+
+
+def _forked(zygote: Path, given: tuple[int, ...], output: int, setup: Mapping[str, Any]) -> Child | None:
+    """An executor that this zygote forked; None where it did not, which the log says."""
+    try:
+        return executor_child.fork(zygote, given, output, setup)
+    except CannotFork as why:
+        log.info("the executor is spawned, not forked: %s", why)
+        return None

@@ -28,6 +28,7 @@ from flashq_worker.host_commands import CommandReader, Received
 from flashq_worker.host_environments import HostEnvironments
 from flashq_worker.host_offers import HostOffers
 from flashq_worker.host_presence import HostOptions, HostPresence, Loss
+from flashq_worker.host_warm import HostWarm
 from flashq_worker.host_workers import WORKER_COMMAND, HostWorkers
 
 if TYPE_CHECKING:
@@ -45,9 +46,6 @@ _GPU_PATIENCE_S = 10.0  # how long a start waits for the GPU of a worker that is
 _KILL_MARGIN_S = 10.0  # beyond what a draining worker has for its jobs, before it is killed
 _FAREWELL_S = 3.0  # how long a broker that is away is waited for at the end
 _LONGEST_WAIT_S = 1.0
-_SPARE = "spare"  # its log's name
-_SPARE_PAUSE_S = 0.3  # after a start, so that the next worker's imports do not slow down this one's
-_SPARE_DIED_S = 60.0  # after a spare has died unused
 
 
 class HostAgent:
@@ -78,6 +76,7 @@ class HostAgent:
         self._presence = HostPresence(broker, self.host, self._options, self._gpus, self._offers, keyring)
         self._environments = HostEnvironments(broker, self.host, home.folder, self._options.environments)
         self._workers = HostWorkers(home.folder, environ, worker_command)
+        self._warm = HostWarm(home, environ, self._workers, wanted=self._options.spare)
         self._reader = CommandReader(keyring, self.host, home.epoch())
         self._presence.epoch = self._reader.epoch
         self._lifeline = lifeline
@@ -85,7 +84,6 @@ class HostAgent:
         self._losses: deque[Loss] = deque()
         self._waiting: list[tuple[StartWorker, float]] = []  # for a GPU, and until when
         self._given_up: dict[str, float] = {}  # workers the broker gave up, and when that was seen
-        self._spare_at = 0.0  # when the next spare is due, if there is none
         self._greeted = False
         self._retry_at = 0.0
         self._pause_s = _RECONNECT_S[0]
@@ -101,7 +99,7 @@ class HostAgent:
         with self._taking_signals():
             try:
                 while not self._done():
-                    self._keep_spare()
+                    self._warm.tend()
                     self._workers.share(self._keyring)
                     self._talk()
                     self._wait()
@@ -109,6 +107,7 @@ class HostAgent:
             finally:
                 self._inbox.close()
                 self._workers.kill_all("the host agent ended")
+                self._warm.close()
                 self._workers.close()
                 self._gpus.close()
                 os.close(self._wake_r)
@@ -147,7 +146,7 @@ class HostAgent:
     def _drain(self) -> None:
         """Take no more workers, and have those there finish what they hold."""
         self._draining = True
-        self._workers.drop_spare()
+        self._warm.drain()
         self._drain_until = time.monotonic() + self._options.drain_s + _KILL_MARGIN_S
         log.info("ending; %d workers drain", len(self._workers))
         while self._waiting:
@@ -193,9 +192,8 @@ class HostAgent:
     def _patience_s(self) -> float:
         now = time.monotonic()
         talk_at = self._retry_at or self._presence.beat_at
-        due = [now + _LONGEST_WAIT_S, self._drain_until, talk_at, *(until for _, until in self._waiting)]
-        if self._wants_spare and not self._workers.prepared:
-            due.append(self._spare_at)
+        due = [now + _LONGEST_WAIT_S, self._drain_until, talk_at, self._warm.due_at]
+        due += (until for _, until in self._waiting)
         return max(0.0, min(due) - now)
 
     def _collect(self) -> None:
@@ -205,23 +203,6 @@ class HostAgent:
         waiting, self._waiting = self._waiting, []
         for order, until in waiting:
             self._start(order, until)
-
-    @property
-    def _wants_spare(self) -> bool:
-        return self._options.spare and not self._draining
-
-    def _keep_spare(self) -> None:
-        """Have the next worker's imports done before it is asked for."""
-        if not self._wants_spare or time.monotonic() < self._spare_at:
-            return
-        try:
-            if self._workers.prepare(self._home.log_file(_SPARE)):
-                return
-            why = self._home.tail(_SPARE)
-        except OSError as error:
-            why = str(error)
-        log.warning("no spare worker for a while: %s", why)
-        self._spare_at = time.monotonic() + _SPARE_DIED_S
 
     def _loss_of(self, ended: Ended) -> Loss:
         why = f"its process {ended.how}" + (f": {ended.killed}" if ended.killed else "")
@@ -309,7 +290,7 @@ class HostAgent:
             why = f"its process cannot be started: {error}"
             self._losses.append(Loss(order.worker, order.endpoint, why, before_ready=True))
             return
-        self._spare_at = max(self._spare_at, time.monotonic() + _SPARE_PAUSE_S)
+        self._warm.started()
         took_ms = (time.monotonic_ns() - spawned_ns) / 1e6
         log.info("worker %s is process %d, started in %.1f ms", order.worker, pid, took_ms)
 

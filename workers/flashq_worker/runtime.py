@@ -22,6 +22,7 @@ from flashq_worker import environment, environment_store, environment_uv, inject
 from flashq_worker.executor.frames import Frame, FrameError, FrameType
 from flashq_worker.executor_process import ExecutorProcess, Mode
 from flashq_worker.shipped_sources import ShippedSources
+from flashq_worker.zygote_places import OWN, ZygotePlaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,6 +46,8 @@ MODEL_CACHES = {
 }
 """Where libraries keep what they download or compile: one folder a host, which outlives workers."""
 _TEAR_DOWN_S = 10.0
+_READ_AT_ITS_BEGIN = ("LD_", "MALLOC_", "GLIBC_", "LANG", "LC_")
+"""Beginnings of variables that a process reads when it begins, so that a forked one does not go by them."""
 _MACHINES = frozenset({"OSError", "MemoryError"})  # raised while loading, these may be the machine's trouble
 
 
@@ -85,6 +88,8 @@ class Runtime:
         self._builds = 0
         self._started_at = 0.0
         self._sources = ShippedSources(config.home / "sources")
+        self._spawn_again = False  # what was forked did not load: whether a spawned one does is to be seen
+        self._unforkable: set[str] = set()  # revisions of which that is known
 
     def prepare(self, digest: str, record: Revision, env: Mapping[str, str]) -> None:
         """Begin to make `record` (revision `digest`) ready, in place of what is there."""
@@ -149,7 +154,11 @@ class Runtime:
             built.hold.release()
 
     def poll(self) -> None:
-        """Move on where the environment has been built, or is to be."""
+        """Move on where the environment has been built, or is to be, or another executor is to be tried."""
+        if self._spawn_again and self.process is not None:
+            self._spawn_again = False
+            self.process.kill()
+            self._start(Path(sys.executable) if self._environment is None else self._environment.python)
         if self._mend is not None and self._record is not None:
             fresh = self._mend
             self.close()
@@ -174,14 +183,16 @@ class Runtime:
         self._started_at = time.monotonic()
         try:
             sources = self._sources.place(record.bundle) if record.bundle else None
+            injected = inject.inject_folder(config.home)
             self.process = ExecutorProcess.start(
                 python,
                 lease_s=config.lease_s,
                 env=self._variables(),
                 cwd=Path.home() if Path.home().is_dir() else Path("/"),
-                inject=inject.inject_folder(config.home),
+                inject=injected,
                 endpoint_env={**self._env, **_volume(record)},
                 result_limit=config.payload_limit,
+                zygote=self._zygote(injected),
             )
         except OSError as error:
             self._fail(f"the executor cannot be started: {error}", deterministic=False)
@@ -201,6 +212,15 @@ class Runtime:
             sources=sources,
         )
         self.phase = Phase.LOADING
+
+    def _zygote(self, injected: Path) -> Path | None:
+        """Where a zygote of what the executor runs in would listen; None where it is to be spawned."""
+        if not self._config.booked or self.revision in self._unforkable:
+            return None  # by hand there is no host agent that keeps any
+        if any(name.startswith(_READ_AT_ITS_BEGIN) for name in self._env):
+            return None
+        environment = OWN if self._environment is None else self._environment.digest
+        return ZygotePlaces(self._config.home, injected).wish(environment)
 
     def _variables(self) -> dict[str, str]:
         variables = {
@@ -243,7 +263,18 @@ class Runtime:
         )
 
     def _not_loaded(self, why: str, *, deterministic: bool) -> None:
-        """The function did not load. Where that may be its environment's fault, which is damaged, it is built anew."""
+        """The function did not load.
+
+        In a forked executor that says little: it is tried in a spawned one. Where it may be the fault of its
+        environment, which is damaged, that is built anew.
+        """
+        assert self.process is not None
+        if self.process.how == "fork":
+            log.warning("revision %s did not load in a forked executor: %s", self.revision[:12], why)
+            self._unforkable.add(self.revision)
+            self._spawn_again, self._built = True, None
+            self.phase = Phase.BUILDING  # by `poll`: whoever reads this executor's frames goes on with it
+            return
         found = self._environment
         if found is None or found.built:
             self._fail(why, deterministic=deterministic)
@@ -285,6 +316,7 @@ class Runtime:
             self._environment.hold.release()
         self._environment = None
         self._mend = None
+        self._spawn_again = False
         self._builds += 1  # what is being built is wanted no more
         self.phase = Phase.EMPTY
 

@@ -1,8 +1,9 @@
-"""Where the executor process begins: ``python -I boot.py SOCKET LIFELINE PULSE LEASE_S START_NS INJECT``.
+"""Where an executor or a zygote begins: ``python -I boot.py executor INJECT SOCKET LIFELINE PULSE LEASE_S START_NS``,
+or ``python -I boot.py zygote INJECT CONTROL NAME``.
 
-The first three are inherited descriptors; START_NS is the supervisor's time.monotonic_ns() when it started
-this process; INJECT is a folder holding flashq, flashq_worker and cloudpickle for an environment that has
-none of them, or "" where it has them. All else comes in a LOAD frame.
+INJECT is a folder holding flashq, flashq_worker and cloudpickle for an environment that has none of them, or "" where
+it has them. SOCKET, LIFELINE, PULSE and CONTROL are inherited descriptors; START_NS is the supervisor's
+time.monotonic_ns() when it started this process; NAME is where a zygote listens. All else comes in a LOAD frame.
 """
 
 from __future__ import annotations
@@ -12,16 +13,23 @@ import types
 
 
 def main() -> int:
-    """Load the function, run jobs until STOP; the exit status."""
-    sock_fd, lifeline, pulse, lease_s, start_ns, inject = sys.argv[1:]
+    """Load the function, run jobs until STOP; or fork those that do. The exit status."""
+    role, inject, *given = sys.argv[1:]
     if inject:
         sys.path.insert(0, inject)
     # User code finds a program of its own: no arguments, and a __main__ that is not this file.
     sys.argv = [""]
     sys.modules["__main__"] = types.ModuleType("__main__")
 
+    if role == "zygote":
+        from flashq_worker.executor import zygote
+
+        control, name = given
+        return zygote.run(int(control), name)
+
     from flashq_worker.executor import session
 
+    sock_fd, lifeline, pulse, lease_s, start_ns = given
     return session.run(int(sock_fd), int(lifeline), int(pulse), float(lease_s), int(start_ns))
 
 

@@ -1,0 +1,257 @@
+"""A zygote: a process of an environment's interpreter that forks executors, which saves them its start.
+
+It listens at a socket in the folder where it was started, which its host agent's user alone can enter. A supervisor
+connects and sends one message with five descriptors: the executor's end of the frames, of the lifeline, of the pulse,
+its output, and a file of what only the executor is to know (its variables, which may be secrets: the zygote never reads
+it). The answer is the executor's process id, or why there is none; a second message says how the executor ended. It
+is reaped when the supervisor hangs up, so that until then its id is nobody else's.
+
+One thread, by which it can fork; it ends when its host agent does. It holds neither key nor broker address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from flashq_worker.executor import output, session
+
+REQUEST = b"fork"
+PING = b"."
+READY = b"+"
+"""On the way to the host agent: it listens now."""
+DESCRIPTORS = 5
+
+_DEVICES = (
+    "/dev/nvidia",
+    "/dev/kfd",
+    "/dev/dxg",
+)  # open once a GPU runtime is initialised, which no fork survives
+_EVERY_EXECUTORS = (
+    "asyncio",
+    "cloudpickle",
+    "flashq_worker.executor.run_async",
+    "flashq_worker.executor.run_batch",
+)
+
+
+class Given(NamedTuple):
+    """The descriptors that a forked executor begins with."""
+
+    sock: int
+    lifeline: int
+    pulse: int
+    output: int
+    setup: int
+
+
+@dataclass(slots=True)
+class _Child:
+    pid: int
+    pidfd: int
+    asked_by: socket.socket | None
+    """The supervisor's connection; None once it has hung up."""
+    ended: bool = False
+
+
+def run(control: int, name: str) -> int:
+    """Be a zygote that listens at `name` until `control`, the host agent's end of a socket pair, closes.
+
+    In a forked executor: be that until it ends. Returns the exit status.
+    """
+    output.open_for_forks()
+    for module in _EVERY_EXECUTORS:
+        importlib.import_module(module)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with contextlib.suppress(FileNotFoundError):
+        Path(name).unlink()
+    listener.bind(name)
+    listener.listen(64)
+    gc.collect()
+    gc.freeze()  # so that collections in executors write to no page that they share
+    os.write(control, READY)
+    zygote = Zygote(control, listener)
+    given = zygote.serve()
+    if given is None:
+        return 0
+    zygote.leave_behind()
+    lease_s, start_ns = become(given)
+    return session.run(given.sock, given.lifeline, given.pulse, lease_s, start_ns)
+
+
+class Zygote:
+    """The loop of a zygote."""
+
+    def __init__(self, control: int, listener: socket.socket) -> None:
+        self._control = control
+        self._listener = listener
+        self._connections: dict[int, socket.socket] = {}
+        self._by_pidfd: dict[int, _Child] = {}
+        self._by_connection: dict[int, _Child] = {}
+        self._poll = select.poll()
+        for fd in (control, listener.fileno()):
+            self._poll.register(fd, select.POLLIN)
+
+    def serve(self) -> Given | None:
+        """Fork until the host agent is gone, then None; in a forked executor: what it was given."""
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd == self._control:
+                    if not (said := os.read(fd, 64)):
+                        return None
+                    os.write(fd, said)
+                elif fd == self._listener.fileno():
+                    self._accept()
+                elif fd in self._by_pidfd:
+                    self._on_end(self._by_pidfd[fd])
+                elif fd in self._connections and (given := self._on_word(self._connections[fd])):
+                    return given
+
+    def leave_behind(self) -> None:
+        """In a forked executor: let go of what is the zygote's."""
+        self._listener.close()
+        for connection in self._connections.values():
+            connection.close()
+        for child in self._by_pidfd.values():
+            os.close(child.pidfd)
+        os.close(self._control)
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        connection.setblocking(False)
+        self._connections[connection.fileno()] = connection
+        self._poll.register(connection, select.POLLIN)
+
+    def _on_word(self, connection: socket.socket) -> Given | None:
+        try:
+            said, fds, _, _ = socket.recv_fds(connection, len(REQUEST), DESCRIPTORS)
+        except BlockingIOError:
+            return None
+        except OSError:
+            said, fds = b"", []
+        if said != REQUEST or len(fds) != DESCRIPTORS or connection.fileno() in self._by_connection:
+            _close(fds)
+            self._on_hanging_up(connection)
+            return None
+        given = Given(*fds)
+        refused = unsafe()
+        if not refused:
+            try:
+                return given if self._fork(connection, given) == 0 else None
+            except OSError as error:
+                refused = str(error)
+        _close(given)
+        _say(connection, {"refused": refused})
+        return None
+
+    def _fork(self, connection: socket.socket, given: Given) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # or the child would write it once more
+        pid = os.fork()
+        if pid:
+            _close(given)
+            child = _Child(pid, os.pidfd_open(pid), connection)
+            self._by_pidfd[child.pidfd] = child
+            self._by_connection[connection.fileno()] = child
+            self._poll.register(child.pidfd, select.POLLIN)
+            _say(connection, {"pid": pid})
+        return pid
+
+    def _on_end(self, child: _Child) -> None:
+        result = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if result is None:
+            return
+        self._poll.unregister(child.pidfd)
+        del self._by_pidfd[child.pidfd]
+        os.close(child.pidfd)
+        child.ended = True
+        if child.asked_by is None:
+            os.waitpid(child.pid, 0)
+            return
+        killed = result.si_code != os.CLD_EXITED
+        _say(child.asked_by, {"code": -result.si_status if killed else result.si_status})
+
+    def _on_hanging_up(self, connection: socket.socket) -> None:
+        """Its executor, if it lives, ends by its lifeline; it is reaped then."""
+        self._poll.unregister(connection)
+        del self._connections[connection.fileno()]
+        child = self._by_connection.pop(connection.fileno(), None)
+        if child is not None:
+            child.asked_by = None
+            if child.ended:
+                os.waitpid(child.pid, 0)
+        connection.close()
+
+
+def unsafe() -> str:
+    """Why this process cannot fork as it is; empty: it can.
+
+    A thread would be missing in the child, with whatever locks it held; a GPU runtime does not work there.
+    """
+    threads = len(_numbers("task"))
+    if threads > 1:
+        return f"it has {threads} threads"
+    for number in _numbers("fd"):
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            opened = str(Path(f"/proc/self/fd/{number}").readlink())
+            if opened.startswith(_DEVICES):
+                return f"it has {opened} open"
+    return ""
+
+
+def become(given: Given) -> tuple[float, int]:
+    """Make this forked process what a spawned executor would be; its lease_s and start_ns.
+
+    `random` has reseeded itself (the standard library does); numpy does not.
+    """
+    os.setsid()
+    for stream in (1, 2):
+        os.dup2(given.output, stream)
+    setup = json.loads(_content(given.setup))
+    keep = {0, 1, 2, given.sock, given.lifeline, given.pulse}
+    for number in _numbers("fd"):
+        if number not in keep:
+            with contextlib.suppress(OSError):  # the listing's own
+                os.close(number)
+    os.environ.clear()
+    os.environ.update(setup["env"])
+    time.tzset()
+    os.chdir(setup["cwd"])
+    os.sched_setaffinity(0, setup["cores"])
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+    return float(setup["lease_s"]), int(setup["start_ns"])
+
+
+def _numbers(what: str) -> list[int]:
+    """This process's threads ("task") or descriptors ("fd")."""
+    return [int(entry.name) for entry in Path("/proc/self", what).iterdir()]
+
+
+def _content(fd: int) -> bytes:
+    """A file from its beginning, wherever its offset is."""
+    content = bytearray()
+    while piece := os.pread(fd, 1 << 16, len(content)):
+        content += piece
+    return bytes(content)
+
+
+def _close(fds: list[int] | Given) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _say(connection: socket.socket, said: dict[str, int | str]) -> None:
+    with contextlib.suppress(OSError):  # it has hung up, which is seen next
+        connection.send(json.dumps(said).encode())

@@ -1,0 +1,244 @@
+"""An executor as a process: how it is started (spawned, or forked by a zygote), signalled, seen to end and reaped.
+
+Two ways, one face (`Child`). A spawned one is this process's child. A forked one is its zygote's, which keeps its id
+from passing to others until it is reaped, and says how it ended; where the zygote has died there is a descriptor of the
+process, which never means another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from flashq_worker.executor import zygote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_ANSWER_S = 1.0  # a zygote answers within milliseconds; one that does not hangs
+_MOST_ANSWER_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended."""
+
+    code: int | None
+    """Its exit code; negative: the signal that ended it; None: whoever would know has died."""
+
+    def __str__(self) -> str:
+        if self.code is None:
+            return "ended (how is not known: its zygote has ended too)"
+        if self.code >= 0:
+            return f"exited with code {self.code}"
+        try:
+            return f"killed by {signal.Signals(-self.code).name}"
+        except ValueError:
+            return f"killed by signal {-self.code}"
+
+
+class Child(Protocol):
+    """A process that this one answers for until it is reaped."""
+
+    pid: int
+    how: Literal["fork", "spawn"]
+
+    def exit(self) -> Exit | None:
+        """How it ended; None while it runs."""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is there."""
+
+    def kill(self) -> None:
+        """SIGKILL it and its process group. Not to be called once it is reaped."""
+
+    def reap(self) -> None:
+        """Let go of it once it has ended."""
+
+
+class Spawned:
+    """A child process."""
+
+    how: Literal["fork", "spawn"] = "spawn"
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._exit: Exit | None = None
+
+    def exit(self) -> Exit | None:
+        """See `Child`. It is not reaped by this."""
+        if self._exit is None:
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is not None:
+                killed = found.si_code != os.CLD_EXITED
+                self._exit = Exit(-found.si_status if killed else found.si_status)
+        return self._exit
+
+    def signal(self, number: signal.Signals) -> None:
+        """See `Child`."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """See `Child`. It is not reaped yet, so its id, which is the group's, cannot have passed to somebody else."""
+        for kill in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError):
+                kill(self.pid, signal.SIGKILL)
+
+    def reap(self) -> None:
+        """See `Child`."""
+        self._process.wait()
+
+
+class CannotFork(Exception):
+    """A zygote was asked in vain; its text says why."""
+
+
+class Forked:
+    """A zygote's child. `connection`: to the zygote, which reaps it when that is closed."""
+
+    how: Literal["fork", "spawn"] = "fork"
+
+    def __init__(self, pid: int, pidfd: int, connection: socket.socket) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+        self._connection = connection
+        self._zygote_lives = True
+        self._exit: Exit | None = None
+        connection.setblocking(False)
+
+    def exit(self) -> Exit | None:
+        """See `Child`."""
+        if self._exit is None and self._zygote_lives:
+            self._hear()
+        if self._exit is None and not self._zygote_lives and select.select([self._pidfd], [], [], 0)[0]:
+            self._exit = Exit(None)
+        return self._exit
+
+    def _hear(self) -> None:
+        try:
+            said = self._connection.recv(_MOST_ANSWER_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        code = _answer(said).get("code")
+        if isinstance(code, int):
+            self._exit = Exit(code)
+        else:
+            self._zygote_lives = False
+
+    def signal(self, number: signal.Signals) -> None:
+        """See `Child`."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def kill(self) -> None:
+        """See `Child`.
+
+        While the zygote lives it has not reaped it. Where it does not, the group ends by its lifeline, which is closed
+        with the executor.
+        """
+        self.signal(signal.SIGKILL)
+        self.exit()
+        if self._zygote_lives:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def reap(self) -> None:
+        """See `Child`."""
+        self._connection.close()
+        os.close(self._pidfd)
+
+
+def spawn(
+    command: Sequence[str | Path], fds: Sequence[int], output: int, *, cwd: Path, env: Mapping[str, str]
+) -> Spawned:
+    """Start a program that inherits `fds` and writes to `output`. Raises OSError."""
+    return Spawned(
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=tuple(fds),
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+        )
+    )
+
+
+def fork(at: Path, fds: Sequence[int], output: int, setup: Mapping[str, Any]) -> Forked:
+    """Have the zygote that listens `at` fork an executor, which alone reads `setup`. Raises CannotFork."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.settimeout(_ANSWER_S)
+        _connect(connection, at)
+        content = os.memfd_create("setup")
+        try:
+            _write(content, json.dumps(setup).encode())
+            socket.send_fds(connection, [zygote.REQUEST], [*fds, output, content])
+        finally:
+            os.close(content)
+        return _forked(connection)
+    except TimeoutError:
+        connection.close()  # should it fork after all, what it forks finds its lifeline cut
+        raise CannotFork(f"the zygote did not answer within {_ANSWER_S:g} s") from None
+    except OSError as error:
+        connection.close()
+        raise CannotFork(str(error)) from error
+    except CannotFork:
+        connection.close()
+        raise
+
+
+def _connect(connection: socket.socket, at: Path) -> None:
+    """By way of its folder, for an address is at most 107 bytes long."""
+    folder = os.open(at.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        connection.connect(f"/proc/self/fd/{folder}/{at.name}")
+    finally:
+        os.close(folder)
+
+
+def _write(fd: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _forked(connection: socket.socket) -> Forked:
+    answer = _answer(connection.recv(_MOST_ANSWER_BYTES))
+    pid = answer.get("pid")
+    if not isinstance(pid, int):
+        raise CannotFork(str(answer.get("refused", "the zygote ended")))
+    pidfd = os.pidfd_open(pid)
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    if _parent(pid) != struct.unpack("3i", credentials)[0]:
+        os.close(pidfd)
+        raise CannotFork(f"the zygote named process {pid}, which is not its child")
+    return Forked(pid, pidfd, connection)
+
+
+def _parent(pid: int) -> int:
+    """The parent's id. Raises OSError."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+
+
+def _answer(said: bytes) -> dict[str, Any]:
+    """What a zygote said; nothing where it is no answer (the environment's code runs in it, and it may lie)."""
+    try:
+        answer = json.loads(said)
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}

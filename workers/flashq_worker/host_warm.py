@@ -1,0 +1,79 @@
+"""What a host keeps ready for the next start: one spare worker process, and zygotes.
+
+They are made while nothing else starts, so that they do not slow down the worker that is wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from flashq_worker.host_zygotes import HostZygotes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flashq_worker.host_home import HostHome
+    from flashq_worker.host_workers import HostWorkers
+
+log = logging.getLogger("flashq.host")
+_SPARE = "spare"  # its log's name
+_ZYGOTES = "zygotes"
+_PAUSE_S = 0.3  # after a start
+_DIED_S = 60.0  # after a spare has died unused
+
+
+class HostWarm:
+    """Call it from one thread, which lives as long as what it keeps."""
+
+    def __init__(
+        self, home: HostHome, environ: Mapping[str, str], workers: HostWorkers, *, wanted: bool
+    ) -> None:
+        """`wanted`: whether anything is to be kept ready at all."""
+        self._home = home
+        self._workers = workers
+        self._zygotes = HostZygotes(home.folder, environ, home.log_file(_ZYGOTES))
+        self._wanted = wanted
+        self._spare_at = 0.0
+        self._quiet_at = 0.0
+
+    def tend(self) -> None:
+        """Do what is due; returns at once."""
+        if not self._wanted:
+            return
+        now = time.monotonic()
+        self._zygotes.tend(may_start=now >= self._quiet_at)
+        if now >= max(self._spare_at, self._quiet_at):
+            self._keep_spare(now)
+
+    @property
+    def due_at(self) -> float:
+        """When to `tend` again though nothing happens."""
+        if not self._wanted or self._workers.prepared:
+            return float("inf")
+        return max(self._spare_at, self._quiet_at)
+
+    def started(self) -> None:
+        """A worker was started now."""
+        self._quiet_at = time.monotonic() + _PAUSE_S
+
+    def drain(self) -> None:
+        """No worker will be started any more; those there may still start executors."""
+        self._wanted = False
+        self._workers.drop_spare()
+
+    def close(self) -> None:
+        """Let go of it all."""
+        self._zygotes.close()
+
+    def _keep_spare(self, now: float) -> None:
+        """Have the next worker's imports done before it is asked for."""
+        try:
+            if self._workers.prepare(self._home.log_file(_SPARE)):
+                return
+            why = self._home.tail(_SPARE)
+        except OSError as error:
+            why = str(error)
+        log.warning("no spare worker for a while: %s", why)
+        self._spare_at = now + _DIED_S
