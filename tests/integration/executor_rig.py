@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import select
+import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -12,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import cloudpickle
 
+from flashq_worker import executor
 from flashq_worker.executor.frames import Frame, FrameType
+from flashq_worker.executor.zygote import READY
 from flashq_worker.executor_process import ExecutorProcess
 
 if TYPE_CHECKING:
@@ -40,6 +44,51 @@ def is_running(pid: int) -> bool:
     return state not in "ZX"
 
 
+class ZygoteProcess:
+    """A zygote that listens at `place`, as a host agent would start it."""
+
+    def __init__(
+        self, folder: Path, *, python: Path | None = None, inject: Path | None = None, code: str = ""
+    ) -> None:
+        """`code`: what is to run in it before it listens."""
+        self.place = folder / "z.sock"
+        self.control, theirs = socket.socketpair()
+        package = Path(executor.__file__).parent if inject is None else inject / "flashq_worker" / "executor"
+        boot = package / "boot.py"
+        if code:
+            boot = folder / "boot_after.py"
+            boot.write_text(
+                f"{code}\nimport runpy\nrunpy.run_path({str(package / 'boot.py')!r}, run_name='__main__')"
+            )
+        arguments = ["zygote", str(inject or ""), str(theirs.fileno()), self.place.name]
+        with (folder / "zygote.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [str(python or sys.executable), "-I", str(boot), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(),),
+                cwd=folder,
+                start_new_session=True,
+            )
+        theirs.close()
+        self.control.settimeout(PATIENCE_S)
+        assert self.control.recv(1) == READY, (folder / "zygote.log").read_text()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.control.close()
+        self.process.kill()
+        self.process.wait()
+
+    def children(self) -> list[int]:
+        """The processes that it has forked and not reaped."""
+        pid = self.process.pid
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class Rig:
     """One executor: jobs go in by `submit`, outcomes come out by `outcome`."""
 
@@ -50,6 +99,7 @@ class Rig:
         env: Mapping[str, str] | None = None,
         python: Path | None = None,
         inject: Path | None = None,
+        zygote: Path | None = None,
     ) -> None:
         self.process = ExecutorProcess.start(
             python or Path(sys.executable),
@@ -57,6 +107,7 @@ class Rig:
             env=env or {},
             cwd=Path(tempfile.gettempdir()),
             inject=inject,
+            zygote=zygote,
         )
         self.frames: list[Frame] = []
         self._submitted = 0

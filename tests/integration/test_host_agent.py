@@ -205,8 +205,10 @@ def test_order_beyond_the_most_is_refused(fleet: FleetRig, agent: AgentProcess, 
 
 
 def children(agent: AgentProcess) -> list[int]:
+    """Its workers and its spare; not its zygotes."""
     pid = agent.process.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [child for child in found if b"--lifeline" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_spare_process_becomes_the_next_worker(fleet: FleetRig, agent: AgentProcess, host: str) -> None:

@@ -1,8 +1,8 @@
 """An executor as a process: how it is started (spawned, or forked by a zygote), signalled, seen to end and reaped.
 
 Two ways, one face (`Child`). A spawned one is this process's child. A forked one is its zygote's, which keeps its id
-from passing to others until it is reaped, and says how it ended; where the zygote has died there is a descriptor of the
-process, which never means another.
+from passing to others until it is reaped, and says how it ended; where the zygote has died there is still a
+descriptor of the process, which never means another.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Forked:
         """See `Child`."""
         if self._exit is None and self._zygote_lives:
             self._hear()
-        if self._exit is None and not self._zygote_lives and select.select([self._pidfd], [], [], 0)[0]:
+        if self._exit is None and not self._zygote_lives and self._ended:
             self._exit = Exit(None)
         return self._exit
 
@@ -143,16 +143,33 @@ class Forked:
             signal.pidfd_send_signal(self._pidfd, number)
 
     def kill(self) -> None:
-        """See `Child`.
-
-        While the zygote lives it has not reaped it. Where it does not, the group ends by its lifeline, which is closed
-        with the executor.
-        """
-        self.signal(signal.SIGKILL)
+        """See `Child`."""
         self.exit()
-        if self._zygote_lives:
-            with contextlib.suppress(ProcessLookupError):
+        if self._has_its_group:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
+
+    @property
+    def _has_its_group(self) -> bool:
+        """Whether the group of this number is its own, and not another's by now.
+
+        While the zygote lives it is not reaped. Else its number stays taken while the group has members: if it has
+        ended, and yet there is a process of that number, it is another's.
+        """
+        if self._zygote_lives or not self._ended:
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
+
+    @property
+    def _ended(self) -> bool:
+        return bool(select.select([self._pidfd], [], [], 0)[0])
 
     def reap(self) -> None:
         """See `Child`."""
