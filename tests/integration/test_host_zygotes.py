@@ -187,7 +187,7 @@ def zygotes(stack: Stack) -> list[psutil.Process]:
 
 @pytest.mark.requires("valkey")
 def test_starts_on_a_host_are_forks(stack: Stack) -> None:
-    """Given a host agent, expect executors to be forked; spawned where the zygote was killed; and all to end with it."""
+    """Given a host agent, expect executors to be forked, and spawned where the zygote was killed; all end with it."""
     (zygote,) = wait_until(lambda: zygotes(stack), what="a zygote")
     _, parent, seen = where.remote()
     assert (parent, seen) == (zygote.pid, "here")

@@ -92,8 +92,9 @@ def test_a_forked_executor_runs_jobs(zygote: ZygoteProcess) -> None:
 def test_it_sees_what_a_spawned_one_sees(zygote: ZygoteProcess) -> None:
     """Given the same order to both, expect the same variables, descriptors, signals, cores and folder."""
     seen = []
+    env = {"FROM": "here", "FLASHQ_SECRET_KEY": "k", "TZ": "XYZ-3", "LC_ALL": "C.UTF-8"}
     for place in (None, zygote.place):
-        with Rig(zygote=place, env={"FROM": "here", "FLASHQ_SECRET_KEY": "k", "TZ": "XYZ-3", "LC_ALL": "C.UTF-8"}) as rig:
+        with Rig(zygote=place, env=env) as rig:
             rig.load(look)
             found = {what: rig.value(what) for what in ("environment", "descriptors", "state", "zone")}
         found["descriptors"] = sorted(found["descriptors"].values())
