@@ -133,7 +133,8 @@ class Reply(Generic[R]):
 class Timing:
     """Where a job's time went, in seconds (None: not reached, or not known).
 
-    `startup` breaks down the start of the worker this job waited for, by part; empty where it waited for none.
+    `startup`: of a job that waited for a start, all that it waited for, by part, in order: claim, environment, fork or
+    spawn, imports, setup, first_job. Empty where it waited for none.
     """
 
     queued_s: float | None = None  # submitted → claimed

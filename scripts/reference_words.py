@@ -233,5 +233,5 @@ TIMING = {
     "execution_s": "Inside the function, by the executor's clock.",
     "total_s": "From submit to the end.",
     "attempts": "How many runs have begun.",
-    "startup": "The start of the worker that this job waited for, by part; empty where it waited for none.",
+    "startup": "What this job waited for, by part, where it waited for a start; empty where it waited for none.",
 }

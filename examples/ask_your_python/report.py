@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 # What `Timing.startup` measures, in words.
 PARTS = {
-    "order": "until the autoscaler ordered one",
-    "spawn": "until its process had started",
+    "claim": "until a worker was there for it",
     "environment": "making its environment, or finding it made",
-    "executor": "starting Python in it",
-    "load": "loading the function",
+    "fork": "forking a process of it",
+    "spawn": "starting Python in it",
+    "imports": "loading the function",
+    "setup": "making an instance, of a class",
+    "first_job": "running the job",
 }
 
 

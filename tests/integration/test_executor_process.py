@@ -48,7 +48,8 @@ def test_a_value_comes_back() -> None:
         assert ready.meta["pid"] == rig.process.pid
         assert ready.meta["python"].startswith(PYTHON)
         assert ready.meta["boot_ms"] > 0
-        assert ready.meta["load_ms"] >= 0
+        assert ready.meta["import_ms"] >= 0
+        assert ready.meta["setup_ms"] >= 0
         frame = rig.call(1, b=2)
         assert frame.meta == {
             "job": "e-1",

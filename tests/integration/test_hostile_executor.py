@@ -72,7 +72,7 @@ LIES = {
     "a text that is none": 'failed(message="\\ud800")',
     "a meta too long": """say(18, b'{"a":"' + b"x" * 5_000_000 + b'"}')""",
     "a frame too long": 'line.sendall(struct.pack(">I", (1 << 30) - 1) + b"x" * (1 << 20))',
-    "ready once more": 'say(16, {"pid": 1, "python": "3", "boot_ms": 1, "load_ms": 1})',
+    "ready once more": 'say(16, {"pid": 1, "python": "3", "boot_ms": 1, "import_ms": 1, "setup_ms": 1})',
     "half a frame, then silence": 'line.sendall(b"\\0\\0"); line.shutdown(socket.SHUT_WR)',
     "nothing any more": "line.close()",
 }

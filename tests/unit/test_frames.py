@@ -187,7 +187,7 @@ ERROR = {"kind": "exception", "type": "ValueError", "message": "", "traceback": 
     [
         (FrameType.OUTCOME, OUTCOME),
         (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": ERROR, "of a later version": 1}),
-        (FrameType.READY, {"pid": 1, "python": "3.11.9", "boot_ms": 1, "load_ms": 0.1}),
+        (FrameType.READY, {"pid": 1, "python": "3.11.9", "boot_ms": 1, "import_ms": 0.1, "setup_ms": 0}),
         (FrameType.FAILED, {"type": "E", "message": "", "traceback": "", "types": ["E"]}),
     ],
 )

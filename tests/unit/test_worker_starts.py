@@ -83,7 +83,7 @@ class FakeRuntime:
         self.revision = ""
         self.failure = ""
         self.deterministic = False
-        self.startup_ms: dict[str, float] = {}
+        self.start = None
         self.started: list[str] = []
 
     def poll(self) -> None: ...
@@ -122,7 +122,7 @@ class FakePresence:
     def version(self) -> int:
         return cast("int", self._answer(1))
 
-    def ready(self, startup_ms: dict[str, float]) -> bool:
+    def ready(self, environment_s: float) -> bool:
         return cast("bool", self._answer(True))
 
 

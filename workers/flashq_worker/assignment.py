@@ -38,6 +38,7 @@ class Assignment:
     began: bool = False  # START was recorded, or travels with the next ADVANCE
     starting: bool = False  # START is under way on its own, and its answer is waited for
     handed: bool = False  # the executor may have entered its function
+    first: bool = False  # nothing has run in its executor before it
     began_at: float = 0.0
     stop: Stop | None = None  # why it is being interrupted
     asked_back: bool = False  # the executor is to give it back if it has not begun

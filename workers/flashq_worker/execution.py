@@ -63,7 +63,7 @@ class Execution:
         self._pace = pace
         self._grace_s = grace_s
         self._progressed_at = 0.0  # when it was last looked what is due
-        self._first_job = True
+        self._served: ExecutorProcess | None = None  # what has run a job to its end
         self.echo = Echo()
         self.sated = False
 
@@ -136,6 +136,7 @@ class Execution:
             hand.waiting.popleft()
             if not self._readable(held):
                 continue
+            held.first = process is not self._served and (hand.concurrency > 1 or not hand.running)
             if not hand.running:
                 process.tail.clear()
             held.began_at = time.monotonic()
@@ -308,9 +309,11 @@ class Execution:
         execution_ms = frame.meta["execution_ms"]
         self._pace.observe(execution_ms / 1000)
         timing: dict[str, Any] = {"execution_ms": execution_ms}
-        if self._first_job:
-            self._first_job = False
-            timing["startup_ms"] = self._presence.startup(held.claimed.enqueued_ms)
+        self._served = process
+        if held.first and self._runtime.start is not None:
+            submitted_at = self._presence.local_time(held.claimed.enqueued_ms)
+            if parts := self._runtime.start.parts(submitted_at, now):
+                timing["startup_ms"] = parts
         self._exchange.settle(verdicts.of_outcome(held, frame, self._outcomes, timing, process.tail.text))
         self._exchange.look()
 

@@ -138,8 +138,10 @@ class Loading:
             self._starts.succeeded()
         if self.ready_once or time.monotonic() < self._broker.until:
             return
+        start = self._runtime.start
+        environment_s = 0.0 if start is None else start.environment_s
         try:
-            known = self._presence.ready(self._runtime.startup_ms)
+            known = self._presence.ready(environment_s)
         except BrokerError as error:
             self._away(error)
             return

@@ -44,7 +44,7 @@ class Presence:
         self._ordered_ms = 0
         self._joined_ms = 0
         self._ready_ms = 0
-        self._startup_ms: dict[str, float] = {}
+        self._joined_at = 0.0  # when that was, by this host's clock
         self._began = time.monotonic()
 
     def join(self) -> ExitCode | None:
@@ -64,6 +64,7 @@ class Presence:
                 takes_ms=int(config.lease_s * 1000),
             ),
         }
+        asked_at = time.monotonic()
         joined = self._broker.run(
             self._broker.transitions.join(
                 config.endpoint,
@@ -73,6 +74,7 @@ class Presence:
                 fields=fields,
             )
         )
+        self._joined_at = (asked_at + time.monotonic()) / 2
         self.now_ms = self._joined_ms = joined.now_ms
         self._ordered_ms = joined.ordered_ms
         if not self._ordered_ms:  # started by hand: as if ordered when its process was made
@@ -133,29 +135,19 @@ class Presence:
         raw = self._field("env")
         return codec.open_environment(raw, self._keys, self._config.endpoint) if raw else {}
 
-    def ready(self, startup_ms: dict[str, float]) -> bool:
-        """The executor has loaded; False where the broker has given this worker up."""
-        self._startup_ms = dict(startup_ms)
+    def ready(self, environment_s: float) -> bool:
+        """The executor has loaded, in an environment that took so long; False where the broker has given this up."""
         cold_ms = (time.monotonic() - self._began) * 1000 + max(0, self._joined_ms - self._ordered_ms)
-        cold_ms -= startup_ms.get("environment", 0.0)  # built once: the next start finds it
+        cold_ms -= environment_s * 1000  # built once: the next start finds it
         fields = workers.facts(cold_ms=round(cold_ms, 3))
         verdict = self._broker.run(
             self._broker.transitions.ready(self._config.endpoint, self._config.worker, fields)
         )
         return verdict == "ok"
 
-    def startup(self, enqueued_ms: int) -> dict[str, float]:
-        """Where the time went before the first job could begin, in ms by part; empty where it did not wait for it.
-
-        order: submit → the autoscaler's word; spawn: → the worker's first word; then environment, executor, load.
-        """
-        if enqueued_ms > self._joined_ms:
-            return {}
-        parts = {
-            "order": float(max(0, self._ordered_ms - enqueued_ms)),
-            "spawn": float(max(0, self._joined_ms - max(self._ordered_ms, enqueued_ms))),
-        }
-        return {**parts, **self._startup_ms}
+    def local_time(self, broker_ms: int) -> float:
+        """A time of the broker's clock by this host's monotonic one, in seconds."""
+        return self._joined_at + (broker_ms - self._joined_ms) / 1000
 
     def leave(self, why: str) -> None:
         """Be gone, in order."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, get_args
 from flashq import codec
 from flashq.errors import FlashqError, MalformedEnvelope, SpecError
 from flashq_worker import environment, environment_store, environment_uv, inject
+from flashq_worker.breakdown import Start
 from flashq_worker.executor.frames import Frame, FrameError, FrameType
 from flashq_worker.executor_process import ExecutorProcess, Mode
 from flashq_worker.shipped_sources import ShippedSources
@@ -77,7 +78,7 @@ class Runtime:
         self.revision = ""
         self.failure = ""
         self.deterministic = False
-        self.startup_ms: dict[str, float] = {}
+        self.start: Start | None = None  # of what there is now, or is being made
         self._record: Revision | None = None
         self._env: Mapping[str, str] = {}
         self._built: environment.Environment | FlashqError | OSError | None = None
@@ -86,7 +87,6 @@ class Runtime:
             None  # it is to be built anew; whether without what the installer's cache has
         )
         self._builds = 0
-        self._started_at = 0.0
         self._sources = ShippedSources(config.home / "sources")
         self._spawn_again = False  # what was forked did not load: whether a spawned one does is to be seen
         self._unforkable: set[str] = set()  # revisions of which that is known
@@ -96,7 +96,7 @@ class Runtime:
         self.close()
         self.revision, self._record, self._env = digest, record, env
         self.failure = ""
-        self.startup_ms = {}
+        self.start = Start(time.monotonic())
         if not record.dependencies and record.python == codec.PYTHON:
             self._start(Path(sys.executable))
             return
@@ -158,7 +158,8 @@ class Runtime:
         if self._spawn_again and self.process is not None:
             self._spawn_again = False
             self.process.kill()
-            self._start(Path(sys.executable) if self._environment is None else self._environment.python)
+            python = Path(sys.executable) if self._environment is None else self._environment.python
+            self._start(python, again=True)
         if self._mend is not None and self._record is not None:
             fresh = self._mend
             self.close()
@@ -168,19 +169,20 @@ class Runtime:
         built = self._built
         if isinstance(built, environment.Environment):
             self._environment = built
-            self.startup_ms["environment"] = round(built.build_ms, 3)
             self._start(built.python)
         else:
             self._fail(str(built), deterministic=isinstance(built, environment_uv.Unresolvable | SpecError))
 
-    def _start(self, python: Path) -> None:
+    def _start(self, python: Path, *, again: bool = False) -> None:
         assert self._record is not None
         record, config = self._record, self._config
         mode = _MODES.get(record.mode)
         if mode is None:
             self._fail(f"its function is of a kind unknown here: {record.mode!r:.50}", deterministic=True)
             return
-        self._started_at = time.monotonic()
+        assert self.start is not None
+        if not again:
+            self.start.environment_at = time.monotonic()
         try:
             sources = self._sources.place(record.bundle) if record.bundle else None
             injected = inject.inject_folder(config.home)
@@ -200,6 +202,7 @@ class Runtime:
         except MalformedEnvelope as error:
             self._fail(str(error), deterministic=True)
             return
+        self.start.how = self.process.how
         self.process.load(
             record.function,
             mode=mode,
@@ -242,9 +245,8 @@ class Runtime:
             raise FrameError(f"a {frame.type.name} frame, though nothing was to be loaded")
         if frame.type is FrameType.READY:
             self.phase = Phase.READY
-            self.startup_ms["load"] = frame.meta["load_ms"]
-            spent = (time.monotonic() - self._started_at) * 1000
-            self.startup_ms["executor"] = round(max(0.0, spent - frame.meta["load_ms"]), 3)
+            assert self.start is not None
+            self.start.ready(frame.meta["import_ms"], frame.meta["setup_ms"], at=time.monotonic())
         elif frame.type is FrameType.FAILED:
             error = frame.meta
             self._not_loaded(

@@ -62,7 +62,7 @@ class FrameType(IntEnum):
     CREDIT = 5
     """Supervisor: a job that yields may send further chunks. Meta job, fence, chunks (how many)."""
     READY = 16
-    """Executor: loaded. Meta pid, python, boot_ms, load_ms."""
+    """Executor: loaded. Meta pid, python, boot_ms, import_ms (to unpickle the function), setup_ms (an instance)."""
     FAILED = 17
     """Executor: loading raised; it exits. Meta type, message, traceback."""
     OUTCOME = 18
@@ -115,7 +115,13 @@ def send(sock: socket, kind: FrameType, meta: Mapping[str, Any], blob: bytes = b
 
 _NUMBER = (int, float)
 _META: dict[FrameType, dict[str, type | tuple[type, ...]]] = {
-    FrameType.READY: {"pid": int, "python": str, "boot_ms": _NUMBER, "load_ms": _NUMBER},
+    FrameType.READY: {
+        "pid": int,
+        "python": str,
+        "boot_ms": _NUMBER,
+        "import_ms": _NUMBER,
+        "setup_ms": _NUMBER,
+    },
     FrameType.FAILED: {"type": str, "message": str, "traceback": str},
     FrameType.OUTCOME: {"job": str, "fence": int, "status": str, "encoding": str, "execution_ms": _NUMBER},
     FrameType.CHUNK: {"job": str, "fence": int, "number": int, "encoding": str},

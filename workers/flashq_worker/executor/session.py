@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flashq_worker.executor import frames, outcome, output, run_batch, run_sync, watchdog
 from flashq_worker.executor.frames import FrameError, FrameType
@@ -21,6 +21,8 @@ from flashq_worker.executor.run_batch import BatchInbox
 from flashq_worker.executor.targets import Targets
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flashq_worker.executor.frames import Frame
 
 
@@ -60,9 +62,12 @@ def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int) -> int:
     boot_ms = (time.monotonic_ns() - start_ns) / 1e6
     started = time.perf_counter()
     try:
-        targets = _load(load)
+        function = _unpickled(load)
         if load.meta["mode"] in _ASYNC:
-            import asyncio  # noqa: F401 - takes its time, which is the load's
+            import asyncio  # noqa: F401 - takes its time, which is that of imports
+        import_ms = outcome.milliseconds_since(started)
+        started = time.perf_counter()
+        targets = Targets(function, load.meta["mode"], load.meta.get("targets", {}))
     except BaseException as error:  # noqa: BLE001 - user code runs here: imports, __setstate__, sys.exit
         output.flush()
         frames.send(sock, FrameType.FAILED, outcome.described(error))
@@ -72,7 +77,8 @@ def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int) -> int:
         "pid": os.getpid(),
         "python": platform.python_version(),
         "boot_ms": round(boot_ms, 3),
-        "load_ms": outcome.milliseconds_since(started),
+        "import_ms": import_ms,
+        "setup_ms": outcome.milliseconds_since(started),
     }
     frames.send(sock, FrameType.READY, ready)
     if load.meta["mode"] in _ASYNC:
@@ -106,17 +112,17 @@ def _tear_down(targets: Targets) -> int:
     return 0
 
 
-def _load(load: Frame) -> Targets:
+def _unpickled(load: Frame) -> Callable[..., Any]:
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     theirs = load.meta["python"]
     if theirs != here:
         raise PythonMismatch(f"the function was pickled by Python {theirs}; this is Python {here}")
     if load.meta["sources"]:
         sys.path.insert(0, load.meta["sources"])
-    function = pickle.loads(load.blob)
+    function: Callable[..., Any] = pickle.loads(load.blob)
     if not callable(function):
         raise TypeError(f"the endpoint's code is no function but a {type(function).__qualname__}")
-    return Targets(function, load.meta["mode"], load.meta.get("targets", {}))
+    return function
 
 
 def _be_first_to_be_killed() -> None:
