@@ -48,9 +48,15 @@ class ZygoteProcess:
     """A zygote that listens at `place`, as a host agent would start it."""
 
     def __init__(
-        self, folder: Path, *, python: Path | None = None, inject: Path | None = None, code: str = ""
+        self,
+        folder: Path,
+        *,
+        python: Path | None = None,
+        inject: Path | None = None,
+        code: str = "",
+        modules: str = "",
     ) -> None:
-        """`code`: what is to run in it before it listens."""
+        """`code`: what is to run in it before all else; `modules`: a file in `folder` of what it imports ahead."""
         self.place = folder / "z.sock"
         self.control, theirs = socket.socketpair()
         package = Path(executor.__file__).parent if inject is None else inject / "flashq_worker" / "executor"
@@ -60,7 +66,7 @@ class ZygoteProcess:
             boot.write_text(
                 f"{code}\nimport runpy\nrunpy.run_path({str(package / 'boot.py')!r}, run_name='__main__')"
             )
-        arguments = ["zygote", str(inject or ""), str(theirs.fileno()), self.place.name]
+        arguments = ["zygote", str(inject or ""), str(theirs.fileno()), self.place.name, modules]
         with (folder / "zygote.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [str(python or sys.executable), "-I", str(boot), *arguments],
@@ -125,6 +131,8 @@ class Rig:
         mode: Literal["sync", "async"] = "sync",
         concurrency: int = 1,
         python: str = PYTHON,
+        sources: Path | None = None,
+        imports: Path | None = None,
     ) -> Frame:
         """Load the function; READY or FAILED."""
         self.process.load(
@@ -134,6 +142,8 @@ class Rig:
             endpoint="e",
             revision="r",
             python=python,
+            sources=sources,
+            imports=imports,
         )
         return self.await_frame(lambda frame: frame.type in (FrameType.READY, FrameType.FAILED))
 

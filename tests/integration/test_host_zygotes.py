@@ -15,7 +15,7 @@ import pytest
 from flashq import Endpoint
 from flashq_worker import environment_store, host_zygotes, inject
 from flashq_worker.host_zygotes import HostZygotes
-from flashq_worker.zygote_places import OWN, ZygotePlaces
+from flashq_worker.zygote_places import OWN, Kind, ZygotePlaces
 from tests.integration.executor_rig import Rig as ExecutorRig
 from tests.integration.executor_rig import until
 from tests.integration.fleet_rig import alive
@@ -45,14 +45,15 @@ class Kept:
 
     def until_there(self, environment: str) -> int:
         """Wish for one, and wait until it listens; its process id."""
-        place = self.places.wish(environment)
-        assert place is not None
-        until(lambda: place.stem in self.tend() and self.forks(environment))
-        return self.tend()[place.stem]
+        name = self.places.name(Kind(environment))
+        assert name is not None
+        until(lambda: self.forks(environment) and name in self.tend())
+        return self.tend()[name]
 
     def forks(self, environment: str) -> bool:
         """Whether an executor of this environment is forked."""
-        place = self.places.wish(environment)
+        self.tend()
+        place = self.places.wish(Kind(environment))
         python = self.places.python(environment)
         with ExecutorRig(zygote=place, python=python, inject=self.inject) as rig:
             rig.load(str.upper)
@@ -74,8 +75,8 @@ def kept(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
 def test_the_workers_own_interpreter_always_has_one(kept: Kept) -> None:
     """Given no wish, expect one zygote, and none while another start is under way."""
     assert kept.tend(may_start=False) == {}
-    (pid,) = kept.tend().values()
-    assert kept.until_there(OWN) == pid
+    assert not kept.zygotes._successors
+    pid = kept.until_there(OWN)
     environ = Path(f"/proc/{pid}/environ").read_bytes()
     assert b"FLASHQ_" not in environ
     kept.zygotes.close()
@@ -85,15 +86,15 @@ def test_the_workers_own_interpreter_always_has_one(kept: Kept) -> None:
 def test_an_environment_in_use_gets_one(kept: Kept, site: Site) -> None:
     """Given an environment that a worker started in, expect a zygote of its interpreter; of one unknown, none."""
     built = site.ensure("tiny-a")
-    assert kept.places.wish("0" * 64) is None
+    assert kept.places.wish(Kind("0" * 64)) is None
     pid = kept.until_there(built.digest)
     assert Path(f"/proc/{pid}/cmdline").read_bytes().startswith(os.fsencode(built.python))
     # If it was not wanted for long, expect it to be ended
-    name = kept.places.name(built.digest)
+    name = kept.places.name(Kind(built.digest))
     assert name is not None
     os.utime(kept.places.folder / f"{name}.wish", (0, 0))
-    until(lambda: name not in kept.tend())
-    assert not alive(pid)
+    until(lambda: name not in kept.tend() and not alive(pid))
+    kept.zygotes.tend(may_start=False)
     assert not kept.forks(built.digest)
 
 
@@ -108,13 +109,13 @@ def test_an_environment_is_gone_or_rebuilt_under_its_zygote(kept: Kept, site: Si
         assert environment_store.remove(site.root, built.digest)
     else:
         environment_store.forget(built.place)
-    assert kept.places.wish(built.digest) is None
+    assert kept.places.wish(Kind(built.digest)) is None
     again = site.ensure("tiny-a")
     assert again.digest == built.digest
     assert not kept.forks(built.digest), "it is of another build"
     after = kept.until_there(built.digest)
     assert after != before
-    assert not alive(before)
+    until(lambda: kept.tend() and not alive(before))
 
 
 def test_the_longest_unwanted_goes_when_there_are_too_many(
@@ -124,19 +125,29 @@ def test_the_longest_unwanted_goes_when_there_are_too_many(
     monkeypatch.setattr(host_zygotes, "MOST", 1)
     one, two = site.ensure("tiny-a"), site.ensure("tiny-b")
     first = kept.until_there(one.digest)
-    os.utime(kept.places.folder / f"{kept.places.name(one.digest)}.wish", (1e9, 1e9))
+    os.utime(kept.places.folder / f"{kept.places.name(Kind(one.digest))}.wish", (1e9, 1e9))
     kept.until_there(two.digest)
-    assert not alive(first)
-    assert len(kept.tend()) == 2
+    until(lambda: len(kept.tend()) == 2 and not alive(first))
 
 
 def test_what_is_no_wish_is_removed(kept: Kept) -> None:
     """Given files in the folder that no worker of ours wrote, expect nothing to be started of them."""
-    words = ("../../../bin/sh", "", "f" * 64, OWN, "\xff")
+    other = Kind("f" * 64).to_json()
+    words = (
+        "../bin/sh",
+        "",
+        other,
+        Kind(OWN).to_json(),
+        '["../sh", 0, 0, 0]',
+        "[" * 9999,
+        "[[], 1, 1, 1]",
+        "\xff",
+    )
     for number, word in enumerate(words):
         (kept.places.folder / f"made-up-{number}.wish").write_bytes(word.encode("latin-1"))
-    assert len(kept.tend()) == 1
-    assert [file.stem for file in kept.places.folder.glob("*.wish")] == [kept.places.name(OWN)]
+    kept.tend()
+    assert len(kept.zygotes._successors) == 1
+    assert [file.stem for file in kept.places.folder.glob("*.wish")] == [kept.places.name(Kind(OWN))]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

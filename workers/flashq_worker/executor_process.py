@@ -217,12 +217,13 @@ class ExecutorProcess:
         targets: Mapping[str, str] | None = None,
         batch_ms: int | None = None,
         sources: Path | None = None,
+        imports: Path | None = None,
     ) -> None:
         """Have it load the `function` cloudpickled by Python `python` ("3.11"). READY or FAILED follows.
 
         `targets`: it makes an instance, of which these methods (with their modes) may be called. `batch_ms`: jobs are
         run together, up to `concurrency` of those that come within so long.
-        `sources`: a folder of modules that come before all others.
+        `sources`: a folder of modules that come before all others. `imports`: a file to note in what it imports.
         """
         meta: dict[str, Any] = {
             "mode": mode,
@@ -232,6 +233,7 @@ class ExecutorProcess:
             "python": python,
             "limit": self._result_limit,
             "sources": str(sources or ""),
+            "imports": str(imports or ""),
         }
         if targets:
             meta["targets"] = dict(targets)

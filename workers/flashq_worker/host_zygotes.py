@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from flashq_worker import inject
 from flashq_worker.executor import zygote
-from flashq_worker.scrub import scrubbed
-from flashq_worker.zygote_places import OWN, Wish, ZygotePlaces
+from flashq_worker.executor_variables import variables
+from flashq_worker.zygote_places import OWN, Kind, Wish, ZygotePlaces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +32,8 @@ KEPT_S = 3600.0
 """How long one is kept that nobody had use for."""
 PING_S = 5.0
 """How often one is asked, and how long it has to answer."""
-BEGIN_S = 120.0
-"""How long it has until it listens."""
+BEGIN_S = 300.0
+"""How long it has until it listens: what it imports ahead it tries first."""
 DIED_S = 60.0
 """How long none is started in place of one that died or hung."""
 _LOOK_S = 1.0
@@ -44,20 +44,35 @@ _MOST_LOG_BYTES = 4 * 2**20
 class _Running:
     process: subprocess.Popen[bytes]
     control: socket.socket
+    noted_at: int
+    """When what it imports ahead was noted: a file's time of change, in ns."""
     answer_by: float
     """When it hangs, unless it has said something by then; infinite: it was asked nothing."""
     ask_at: float = float("inf")
+    listens: bool = False
 
     def heard(self, now: float) -> None:
         """Take in what it has said."""
         with contextlib.suppress(OSError):
             if self.control.recv(64):
+                self.listens = True
                 self.answer_by, self.ask_at = float("inf"), now + PING_S
 
-    def ask(self, now: float) -> None:
+    def say(self, word: bytes) -> None:
+        """Tell it something."""
         with contextlib.suppress(OSError):  # it has died, which is seen next
-            self.control.send(zygote.PING)
+            self.control.send(word)
+
+    def ask(self, now: float) -> None:
+        """Have it say that it still listens."""
+        self.say(zygote.PING)
         self.answer_by, self.ask_at = now + PING_S, float("inf")
+
+    def end(self) -> None:
+        """Kill it; what it forked goes on."""
+        self.process.kill()
+        self.process.wait()
+        self.control.close()
 
 
 class HostZygotes:
@@ -66,30 +81,34 @@ class HostZygotes:
     def __init__(self, home: Path, environ: Mapping[str, str], log_file: Path) -> None:
         """`environ`: what they inherit, less what is flashq's own."""
         self._home = home
-        self._environ = {**scrubbed(environ), "CUDA_VISIBLE_DEVICES": ""}
+        self._environ = environ
         self._log_file = log_file
-        self._places: ZygotePlaces | None = None
         self._inject = home
+        self._places: ZygotePlaces | None = None
         self._running: dict[str, _Running] = {}
+        self._successors: dict[str, _Running] = {}
+        """They import more than the one of that name that listens, and do not listen yet."""
+        self._retired: list[_Running] = []
+        """They listen no more, and end with the last executor that they forked."""
         self._not_before: dict[str, float] = {}
         self._look_at = 0.0
 
     def close(self) -> None:
         """End them all; what they forked goes on."""
-        for name in list(self._running):
-            self._end(name)
+        for running in (*self._running.values(), *self._successors.values(), *self._retired):
+            running.end()
+        self._running, self._successors, self._retired = {}, {}, []
 
     def tend(self, *, may_start: bool) -> None:
         """Do what is due; at most one is started. Returns at once."""
         now = time.monotonic()
-        for name, running in list(self._running.items()):
-            running.heard(now)
+        for names in (self._running, self._successors):
+            for name, running in list(names.items()):
+                self._watch(names, name, running, now)
+        for running in list(self._retired):
             if running.process.poll() is not None:
-                self._lost(name, f"has ended, with code {running.process.returncode}", now)
-            elif now >= running.answer_by:
-                self._lost(name, "hangs", now)
-            elif now >= running.ask_at:
-                running.ask(now)
+                running.end()
+                self._retired.remove(running)
         if now >= self._look_at:
             self._look_at = now + _LOOK_S
             try:
@@ -98,43 +117,79 @@ class HostZygotes:
                 log.warning("no zygotes for a while: %s", error)
                 self._look_at = now + DIED_S
 
+    def _watch(self, names: dict[str, _Running], name: str, running: _Running, now: float) -> None:
+        running.heard(now)
+        how = ""
+        if running.process.poll() is not None:
+            how = f"has ended, with code {running.process.returncode}"
+        elif now >= running.answer_by:
+            how = "hangs"
+        elif now >= running.ask_at:
+            running.ask(now)
+        if how:
+            log.warning("zygote %s (process %d) %s", name, running.process.pid, how)
+            names.pop(name).end()
+            self._not_before[name] = now + DIED_S
+        elif names is self._successors and running.listens:
+            self._retire(name)
+            self._running[name] = self._successors.pop(name)
+
+    def _retire(self, name: str) -> None:
+        """Have one listen no more; its executors keep their parent."""
+        if name in self._running:
+            retired = self._running.pop(name)
+            retired.say(zygote.RETIRE)
+            self._retired.append(retired)
+
     def _follow_wishes(self, now: float, *, may_start: bool) -> None:
         if self._places is None:
             self._inject = inject.inject_folder(self._home)
             self._places = ZygotePlaces(self._home, self._inject)
             self._places.make()
-        self._places.wish(OWN)
-        wanted = [wish for wish in self._places.wishes() if wish.age_s < KEPT_S][: MOST + 1]
+        places = self._places
+        places.wish(Kind(OWN))
+        wanted = [wish for wish in places.wishes() if wish.age_s < KEPT_S][: MOST + 1]
         names = {wish.name for wish in wanted}
         for name in self._running.keys() - names:
             log.info("zygote %s is no longer wanted", name)
-            self._end(name)
-            self._places.forget(name)
-        due = [
-            wish
-            for wish in wanted
-            if wish.name not in self._running and now >= self._not_before.get(wish.name, 0.0)
-        ]
-        if due and may_start:
-            self._start(due[0], self._places, now)
+            self._retire(name)
+            places.forget(name)
+            places.tidy(names)
+        for wish in wanted:
+            if may_start and not self._successors and now >= self._not_before.get(wish.name, 0.0):
+                noted_at = _noted_at(places, wish)
+                running = self._running.get(wish.name)
+                if running is None or running.noted_at != noted_at:
+                    self._start(wish, places, noted_at, now)
+                    return
 
-    def _start(self, wish: Wish, places: ZygotePlaces, now: float) -> None:
+    def _start(self, wish: Wish, places: ZygotePlaces, noted_at: int, now: float) -> None:
         self._not_before = {name: until for name, until in self._not_before.items() if until > now}
+        kind, modules = wish.kind, places.modules(wish.kind.environment)
+        environ = variables(self._environ, self._home, kind.cpus)
+        environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # so that asking for GPUs does not initialise CUDA
+        environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if not kind.gpus:
+            environ["CUDA_VISIBLE_DEVICES"] = ""
         ours, theirs = socket.socketpair()
         output = os.open(self._log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(output).st_size > _MOST_LOG_BYTES:
                 os.truncate(output, 0)
             boot = self._inject / "flashq_worker" / "executor" / "boot.py"
-            arguments = ["zygote", str(self._inject), str(theirs.fileno()), places.socket(wish.name).name]
+            place = places.socket(wish.name).name
+            ahead = modules.name if kind.ahead and modules is not None else ""
             process = subprocess.Popen(
-                [wish.python, "-I", boot, *arguments],
+                [
+                    *(places.python(kind.environment), "-I", boot),
+                    *("zygote", str(self._inject), str(theirs.fileno()), place, ahead),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 pass_fds=(theirs.fileno(),),
                 cwd=places.folder,
-                env=self._environ,
+                env=environ,
                 start_new_session=True,
             )
         except OSError as error:
@@ -146,16 +201,17 @@ class HostZygotes:
             theirs.close()
             os.close(output)
         ours.setblocking(False)
-        self._running[wish.name] = _Running(process, ours, answer_by=now + BEGIN_S)
+        started = _Running(process, ours, noted_at, answer_by=now + BEGIN_S)
+        self._successors[wish.name] = started
         log.info("zygote %s is process %d", wish.name, process.pid)
 
-    def _lost(self, name: str, how: str, now: float) -> None:
-        log.warning("zygote %s (process %d) %s", name, self._running[name].process.pid, how)
-        self._end(name)
-        self._not_before[name] = now + DIED_S
 
-    def _end(self, name: str) -> None:
-        running = self._running.pop(name)
-        running.process.kill()
-        running.process.wait()
-        running.control.close()
+def _noted_at(places: ZygotePlaces, wish: Wish) -> int:
+    """When what is to be imported ahead was noted last; 0: nothing is."""
+    modules = places.modules(wish.kind.environment)
+    if not wish.kind.ahead or modules is None:
+        return 0
+    try:
+        return modules.stat().st_mtime_ns
+    except OSError:
+        return 0

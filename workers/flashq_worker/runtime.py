@@ -22,8 +22,9 @@ from flashq_worker import environment, environment_store, environment_uv, inject
 from flashq_worker.breakdown import Start
 from flashq_worker.executor.frames import Frame, FrameError, FrameType
 from flashq_worker.executor_process import ExecutorProcess, Mode
+from flashq_worker.executor_variables import variables
 from flashq_worker.shipped_sources import ShippedSources
-from flashq_worker.zygote_places import OWN, ZygotePlaces
+from flashq_worker.zygote_places import OWN, Kind, ZygotePlaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,21 +33,8 @@ if TYPE_CHECKING:
     from flashq_worker.config import WorkerConfig
 
 log = logging.getLogger("flashq.worker")
-MODEL_CACHES = {
-    "HF_HOME": "huggingface",
-    "TORCH_HOME": "torch",
-    "SENTENCE_TRANSFORMERS_HOME": "sentence-transformers",
-    "FASTEMBED_CACHE_PATH": "fastembed",
-    "TIKTOKEN_CACHE_DIR": "tiktoken",
-    "TFHUB_CACHE_DIR": "tfhub",
-    "KERAS_HOME": "keras",
-    "NLTK_DATA": "nltk",
-    "VLLM_CACHE_ROOT": "vllm",
-    "TRITON_CACHE_DIR": "triton",
-    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
-}
-"""Where libraries keep what they download or compile: one folder a host, which outlives workers."""
 _TEAR_DOWN_S = 10.0
+_LAST_NOTE_S = 1.0  # for an executor that has nothing to tear down
 _READ_AT_ITS_BEGIN = ("LD_", "MALLOC_", "GLIBC_", "LANG", "LC_")
 """Beginnings of variables that a process reads when it begins, so that a forked one does not go by them."""
 _MACHINES = frozenset({"OSError", "MemoryError"})  # raised while loading, these may be the machine's trouble
@@ -186,15 +174,20 @@ class Runtime:
         try:
             sources = self._sources.place(record.bundle) if record.bundle else None
             injected = inject.inject_folder(config.home)
+            places = ZygotePlaces(config.home, injected)
+            kind = self._zygote_kind(places)
             self.process = ExecutorProcess.start(
                 python,
                 lease_s=config.lease_s,
-                env=self._variables(),
+                env={
+                    **variables(os.environ, config.home, config.cpus),
+                    "CUDA_VISIBLE_DEVICES": ",".join(config.gpu_uuids),
+                },
                 cwd=Path.home() if Path.home().is_dir() else Path("/"),
                 inject=injected,
                 endpoint_env={**self._env, **_volume(record)},
                 result_limit=config.payload_limit,
-                zygote=self._zygote(injected),
+                zygote=None if kind is None else places.wish(kind),
             )
         except OSError as error:
             self._fail(f"the executor cannot be started: {error}", deterministic=False)
@@ -213,31 +206,23 @@ class Runtime:
             targets=record.targets,
             batch_ms=record.batch_ms,
             sources=sources,
+            imports=places.modules(kind.environment) if kind is not None and not self._env else None,
         )
         self.phase = Phase.LOADING
 
-    def _zygote(self, injected: Path) -> Path | None:
-        """Where a zygote of what the executor runs in would listen; None where it is to be spawned."""
+    def _zygote_kind(self, places: ZygotePlaces) -> Kind | None:
+        """The zygote that would be of use; None where the executor is to be spawned."""
         if not self._config.booked or self.revision in self._unforkable:
             return None  # by hand there is no host agent that keeps any
         if any(name.startswith(_READ_AT_ITS_BEGIN) for name in self._env):
             return None
         environment = OWN if self._environment is None else self._environment.digest
-        return ZygotePlaces(self._config.home, injected).wish(environment)
-
-    def _variables(self) -> dict[str, str]:
-        variables = {
-            **os.environ,  # what a child process inherits; scrubbed by ExecutorProcess
-            "CUDA_VISIBLE_DEVICES": ",".join(self._config.gpu_uuids),
-        }
-        for name, folder in MODEL_CACHES.items():
-            if not variables.get(name):  # the operator's own place is kept
-                variables[name] = str(self._config.home / "models" / folder)
-        if self._config.cpus:
-            threads = str(max(1, int(self._config.cpus)))
-            for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
-                variables[name] = threads
-        return variables
+        noted = places.modules(environment)
+        if (
+            self._env or noted is None or not noted.exists()
+        ):  # modules may go by variables when they are imported
+            return Kind(environment)
+        return Kind(environment, ahead=True, cpus=self._config.cpus, gpus=bool(self._config.gpu_uuids))
 
     def on_frame(self, frame: Frame) -> None:
         """READY or FAILED: the answer to loading. Raises FrameError where nothing was asked."""
@@ -299,10 +284,13 @@ class Runtime:
         self.phase = Phase.FAILED
 
     def end(self, echo: Callable[[bytes], None]) -> None:
-        """Let an instance of a class be torn down, within a while, then `close`. `echo`: takes what it prints."""
-        if self.process is not None and self.phase is Phase.READY and self._record and self._record.targets:
+        """Have it end in order, within a while, then `close`: an instance of a class is torn down, imports are noted.
+
+        `echo`: takes what it prints.
+        """
+        if self.process is not None and self.phase is Phase.READY and self._record:
             self.process.stop()
-            deadline = time.monotonic() + _TEAR_DOWN_S
+            deadline = time.monotonic() + (_TEAR_DOWN_S if self._record.targets else _LAST_NOTE_S)
             while not self.process.wait(0.02) and time.monotonic() < deadline:
                 self.process.flush()
                 echo(self.process.read_output())

@@ -1,9 +1,10 @@
 """Where an executor or a zygote begins: ``python -I boot.py executor INJECT SOCKET LIFELINE PULSE LEASE_S START_NS``,
-or ``python -I boot.py zygote INJECT CONTROL NAME``.
+or ``python -I boot.py zygote INJECT CONTROL NAME MODULES``.
 
 INJECT is a folder holding flashq, flashq_worker and cloudpickle for an environment that has none of them, or "" where
 it has them. SOCKET, LIFELINE, PULSE and CONTROL are inherited descriptors; START_NS is the supervisor's
-time.monotonic_ns() when it started this process; NAME is where a zygote listens. All else comes in a LOAD frame.
+time.monotonic_ns() when it started this process; NAME is where a zygote listens, and MODULES a file
+of what it imports ahead, or "". All else comes in a LOAD frame.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def main() -> int:
     if role == "zygote":
         from flashq_worker.executor import zygote
 
-        control, name = given
-        return zygote.run(int(control), name)
+        control, name, modules = given
+        return zygote.run(int(control), name, modules)
 
     from flashq_worker.executor import session
 

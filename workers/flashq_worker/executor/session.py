@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashq_worker.executor import frames, outcome, output, run_batch, run_sync, watchdog
+from flashq_worker.executor import frames, imports, outcome, output, run_batch, run_sync, watchdog
 from flashq_worker.executor.frames import FrameError, FrameType
 from flashq_worker.executor.run_batch import BatchInbox
 from flashq_worker.executor.targets import Targets
@@ -34,7 +34,9 @@ class PythonMismatch(Exception):
     """The function was made by another minor version of Python, whose bytecode this one cannot run."""
 
 
-def run(sock_fd: int, lifeline: int, pulse: int, lease_s: float, start_ns: int) -> int:
+def run(
+    sock_fd: int, lifeline: int, pulse: int, lease_s: float, start_ns: int, *, forked: bool = False
+) -> int:
     """From inherited descriptors to exit status: 0 after STOP, 1 where the function could not be loaded."""
     for fd in (sock_fd, lifeline, pulse):
         os.set_inheritable(fd, False)
@@ -47,12 +49,13 @@ def run(sock_fd: int, lifeline: int, pulse: int, lease_s: float, start_ns: int) 
     inbox = BatchInbox(sock)
     signal.signal(signal.SIGUSR1, inbox.on_signal)
     try:
-        return _serve(sock, inbox, start_ns)
+        return _serve(sock, inbox, start_ns, forked=forked)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         watchdog.end_group()
 
 
-def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int) -> int:
+def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int, *, forked: bool) -> int:
+    before = frozenset(sys.modules)
     load = inbox.next()
     if load.type is FrameType.STOP:
         return 0
@@ -62,7 +65,7 @@ def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int) -> int:
     boot_ms = (time.monotonic_ns() - start_ns) / 1e6
     started = time.perf_counter()
     try:
-        function = _unpickled(load)
+        function = _unpickled(load, forked=forked)
         if load.meta["mode"] in _ASYNC:
             import asyncio  # noqa: F401 - takes its time, which is that of imports
         import_ms = outcome.milliseconds_since(started)
@@ -81,6 +84,7 @@ def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int) -> int:
         "setup_ms": outcome.milliseconds_since(started),
     }
     frames.send(sock, FrameType.READY, ready)
+    _note_imports(load, before)
     if load.meta["mode"] in _ASYNC:
         from flashq_worker.executor import run_async
 
@@ -97,6 +101,7 @@ def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int) -> int:
         run_batch.run(inbox, targets, load.meta["endpoint"], load.meta["concurrency"], wait_s)
     else:
         run_sync.run(inbox, targets, load.meta["endpoint"])
+    _note_imports(load, before)
     return _tear_down(targets)
 
 
@@ -112,17 +117,35 @@ def _tear_down(targets: Targets) -> int:
     return 0
 
 
-def _unpickled(load: Frame) -> Callable[..., Any]:
+def _unpickled(load: Frame, *, forked: bool) -> Callable[..., Any]:
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     theirs = load.meta["python"]
     if theirs != here:
         raise PythonMismatch(f"the function was pickled by Python {theirs}; this is Python {here}")
     if load.meta["sources"]:
+        if forked:
+            _refuse_hidden(Path(load.meta["sources"]))
         sys.path.insert(0, load.meta["sources"])
     function: Callable[..., Any] = pickle.loads(load.blob)
     if not callable(function):
         raise TypeError(f"the endpoint's code is no function but a {type(function).__qualname__}")
     return function
+
+
+def _refuse_hidden(sources: Path) -> None:
+    """What a zygote has imported would be taken for a module that was shipped under the same name."""
+    for entry in sources.iterdir():
+        name = entry.name.removesuffix(".py")
+        if name in sys.modules:
+            raise ImportError(
+                f"another module {name} has been imported than the one that was shipped", name=name
+            )
+
+
+def _note_imports(load: Frame, before: frozenset[str]) -> None:
+    """Of executors that zygotes are to import for."""
+    if load.meta["imports"]:
+        imports.note(Path(load.meta["imports"]), before)
 
 
 def _be_first_to_be_killed() -> None:

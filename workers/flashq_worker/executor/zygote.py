@@ -24,19 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from flashq_worker.executor import output, session
+from flashq_worker.executor import output, preimport, safety, session
 
 REQUEST = b"fork"
 PING = b"."
+RETIRE = b"x"
+"""From the host agent: listen no more, and end when what was forked has."""
 READY = b"+"
-"""On the way to the host agent: it listens now."""
+"""To the host agent: it listens now."""
 DESCRIPTORS = 5
 
-_DEVICES = (
-    "/dev/nvidia",
-    "/dev/kfd",
-    "/dev/dxg",
-)  # open once a GPU runtime is initialised, which no fork survives
 _EVERY_EXECUTORS = (
     "asyncio",
     "cloudpickle",
@@ -64,14 +61,17 @@ class _Child:
     ended: bool = False
 
 
-def run(control: int, name: str) -> int:
+def run(control: int, name: str, modules: str) -> int:
     """Be a zygote that listens at `name` until `control`, the host agent's end of a socket pair, closes.
 
-    In a forked executor: be that until it ends. Returns the exit status.
+    `modules`: a file of what to import ahead; empty: nothing. In a forked executor: be that until it ends. Returns the
+    exit status.
     """
     output.open_for_forks()
     for module in _EVERY_EXECUTORS:
         importlib.import_module(module)
+    if modules:
+        preimport.run(Path(modules), Path(name).with_suffix(".tried"))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with contextlib.suppress(FileNotFoundError):
         Path(name).unlink()
@@ -86,7 +86,7 @@ def run(control: int, name: str) -> int:
         return 0
     zygote.leave_behind()
     lease_s, start_ns = become(given)
-    return session.run(given.sock, given.lifeline, given.pulse, lease_s, start_ns)
+    return session.run(given.sock, given.lifeline, given.pulse, lease_s, start_ns, forked=True)
 
 
 class Zygote:
@@ -98,24 +98,36 @@ class Zygote:
         self._connections: dict[int, socket.socket] = {}
         self._by_pidfd: dict[int, _Child] = {}
         self._by_connection: dict[int, _Child] = {}
+        self._retiring = False
         self._poll = select.poll()
-        for fd in (control, listener.fileno()):
+        self._listening = listener.fileno()
+        for fd in (control, self._listening):
             self._poll.register(fd, select.POLLIN)
 
     def serve(self) -> Given | None:
-        """Fork until the host agent is gone, then None; in a forked executor: what it was given."""
-        while True:
+        """Fork until the host agent is gone or has had enough, then None; in a forked executor: what it was given."""
+        while not (self._retiring and not self._connections and not self._by_pidfd):
             for fd, _ in self._poll.poll():
                 if fd == self._control:
                     if not (said := os.read(fd, 64)):
                         return None
-                    os.write(fd, said)
-                elif fd == self._listener.fileno():
+                    self._on_agent(fd, said)
+                elif fd == self._listening:
                     self._accept()
                 elif fd in self._by_pidfd:
                     self._on_end(self._by_pidfd[fd])
                 elif fd in self._connections and (given := self._on_word(self._connections[fd])):
                     return given
+        return None
+
+    def _on_agent(self, fd: int, said: bytes) -> None:
+        if RETIRE not in said:
+            os.write(fd, said)
+        elif not self._retiring:
+            self._retiring = True
+            self._poll.unregister(self._listener)
+            self._listener.close()
+            self._listening = -1
 
     def leave_behind(self) -> None:
         """In a forked executor: let go of what is the zygote's."""
@@ -144,7 +156,7 @@ class Zygote:
             self._on_hanging_up(connection)
             return None
         given = Given(*fds)
-        refused = unsafe()
+        refused = safety.unsafe()
         if not refused:
             try:
                 return given if self._fork(connection, given) == 0 else None
@@ -193,22 +205,6 @@ class Zygote:
         connection.close()
 
 
-def unsafe() -> str:
-    """Why this process cannot fork as it is; empty: it can.
-
-    A thread would be missing in the child, with whatever locks it held; a GPU runtime does not work there.
-    """
-    threads = len(_numbers("task"))
-    if threads > 1:
-        return f"it has {threads} threads"
-    for number in _numbers("fd"):
-        with contextlib.suppress(FileNotFoundError):  # the listing's own
-            opened = str(Path(f"/proc/self/fd/{number}").readlink())
-            if opened.startswith(_DEVICES):
-                return f"it has {opened} open"
-    return ""
-
-
 def become(given: Given) -> tuple[float, int]:
     """Make this forked process what a spawned executor would be; its lease_s and start_ns.
 
@@ -219,10 +215,8 @@ def become(given: Given) -> tuple[float, int]:
         os.dup2(given.output, stream)
     setup = json.loads(_content(given.setup))
     keep = {0, 1, 2, given.sock, given.lifeline, given.pulse}
-    for number in _numbers("fd"):
-        if number not in keep:
-            with contextlib.suppress(OSError):  # the listing's own
-                os.close(number)
+    for number in safety.descriptors() - keep:
+        os.close(number)
     os.environ.clear()
     os.environ.update(setup["env"])
     time.tzset()
@@ -232,11 +226,6 @@ def become(given: Given) -> tuple[float, int]:
     if numpy_random is not None:
         numpy_random.seed()
     return float(setup["lease_s"]), int(setup["start_ns"])
-
-
-def _numbers(what: str) -> list[int]:
-    """This process's threads ("task") or descriptors ("fd")."""
-    return [int(entry.name) for entry in Path("/proc/self", what).iterdir()]
 
 
 def _content(fd: int) -> bytes:
