@@ -31,7 +31,7 @@ def sized(cpu: str) -> Any:
         import time
 
         time.sleep(seconds)
-        return os.environ["OMP_NUM_THREADS"], os.getppid()
+        return os.environ["OMP_NUM_THREADS"], os.getpid()
 
     return Endpoint(name="sized", cpu=cpu, workers=(0, 2), idle_timeout=60)(threads)
 
@@ -55,8 +55,8 @@ def test_outdated_workers_finish_what_they_have_and_take_nothing_new(stack: Stac
     assert [job.result(30)[0] for job in (short, long)] == ["1", "1"]
     results = [job.result(30) for job in new]
     assert {threads for threads, _ in results} == {"2"}
-    (worker,) = {supervisor for _, supervisor in results}
-    assert worker not in {short.result(0)[1], long.result(0)[1]}
+    (executor,) = {executor for _, executor in results}
+    assert executor not in {short.result(0)[1], long.result(0)[1]}
 
 
 def test_idle_worker_makes_way_for_a_job_that_it_does_not_suit(stack: Stack) -> None:
