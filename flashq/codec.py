@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import io
 import json
 import os
 import pickle
@@ -46,9 +47,15 @@ def cloudpickle_version() -> str:
 
 
 def dump_arguments(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int, by_value: Collection[str] = ()
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    limit: int,
+    by_value: Collection[str] = (),
+    settle: Callable[[type[Any]], None] | None = None,
 ) -> bytes:
     """Pickle a call's arguments; `by_value`: modules whose functions and classes do not travel by name.
+
+    `settle` is called for each class of theirs before it is pickled (see `class_identity`).
 
     Raises: SerializationError naming the argument, PayloadTooLarge.
     """
@@ -56,10 +63,7 @@ def dump_arguments(
         if all(type(value) in _PLAIN for value in (*args, *kwargs.values())):
             payload = pickle.dumps((args, dict(kwargs)), protocol=5)
         else:
-            import cloudpickle
-
-            with _pickled_by_value(by_value):
-                payload = bytes(cloudpickle.dumps((args, dict(kwargs)), protocol=5))
+            payload = _cloudpickled((args, dict(kwargs)), by_value, settle)
     except Exception as error:  # pickling runs user code: anything may come out of it
         raise _blame(args, kwargs, error) from error
     check_size(len(payload), limit, "the arguments")
@@ -115,16 +119,45 @@ def _pickled_by_value(modules: Collection[str]) -> Iterator[None]:
                 cloudpickle.unregister_pickle_by_value(module)
 
 
-def dump_function(function: Callable[..., Any], by_value: Collection[str] = ()) -> bytes:
-    """Pickle a function; see `dump_arguments` for `by_value`.
+@cache
+def _pickler() -> Any:
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        """Says what it does with the classes of some modules."""
+
+        modules: Collection[str] = ()
+        settle: Callable[[type[Any]], None]
+
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, type) and obj.__module__ in self.modules:
+                self.settle(obj)
+            return super().reducer_override(obj)
+
+    return Pickler
+
+
+def _cloudpickled(value: Any, by_value: Collection[str], settle: Callable[[type[Any]], None] | None) -> bytes:
+    written = io.BytesIO()
+    pickler = _pickler()(written, protocol=5)
+    if settle is not None:
+        pickler.modules, pickler.settle = {"__main__", *by_value}, settle
+    with _pickled_by_value(by_value):
+        pickler.dump(value)
+    return written.getvalue()
+
+
+def dump_function(
+    function: Callable[..., Any],
+    by_value: Collection[str] = (),
+    settle: Callable[[type[Any]], None] | None = None,
+) -> bytes:
+    """Pickle a function; see `dump_arguments` for `by_value` and `settle`.
 
     Raises: SerializationError naming the function.
     """
-    import cloudpickle
-
     try:
-        with _pickled_by_value(by_value):
-            return bytes(cloudpickle.dumps(function, protocol=5))
+        return _cloudpickled(function, by_value, settle)
     except Exception as error:
         raise errors.SerializationError(
             f"the function {function.__qualname__} cannot be pickled: {type(error).__name__}: {error}. It travels "

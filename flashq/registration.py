@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flashq import codec, shipping
+from flashq import class_identity, codec, shipping
 from flashq.kinds import kind_of
 from flashq.model import spec as specs
 from flashq.model.envelope import Header, seal
@@ -87,7 +87,7 @@ def prepare(
             RevisionWarning,
             stacklevel=4,
         )
-    pickled = codec.dump_function(function, code.by_value)
+    pickled = codec.dump_function(function, code.by_value, class_identity.settle)
     codec.check_size(len(pickled), payload_limit, f"the function {function.__qualname__}")
     revision = codec.Revision(
         function=pickled,

@@ -15,7 +15,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flashq import codec, errors, notices
+from flashq import class_identity, codec, errors, notices
 from flashq.ending import conflict, full, spent
 from flashq.job import Call, EndpointJob
 from flashq.model.envelope import CALL_LIFETIME_MS, Header
@@ -87,7 +87,7 @@ class Submission:
             raise TypeError(f"endpoint {function.name!r} gathers calls: each gives one item, by its place")
         registration = self.registration(function)
         limit = self._client.settings.payload_limit
-        payload = codec.dump_arguments(args, kwargs, limit, registration.by_value)
+        payload = codec.dump_arguments(args, kwargs, limit, registration.by_value, class_identity.settle)
         terms = function.terms
         same = _stands_for(function, args, kwargs) if terms.key else ("", "")
         job_id = new_job_id(registration.endpoint, self._client.now_ms(), os.urandom(RANDOM_BYTES))

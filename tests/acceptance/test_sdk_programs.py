@@ -194,6 +194,50 @@ def test_a_class_of_a_local_module_is_the_same_class_on_return(theatre: Stage) -
     assert said == {"error": "shrinking", "side": 3, "same": True, "equal": True}
 
 
+def test_the_scripts_own_classes_are_the_same_in_its_next_run(theatre: Stage) -> None:
+    # Given a script, run twice on one broker, with classes of its own in arguments, results and exceptions
+    folder = theatre.folder()
+    script = """
+        import enum
+        from flashq import Endpoint
+
+        class Refused(Exception):
+            pass
+
+        class Colour(enum.Enum):
+            RED = 1
+
+        class Outer:
+            class Inner:
+                def __init__(self, colour):
+                    self.colour = colour
+
+        @Endpoint(name="program", cpu="any")
+        def work(given):
+            if given is None:
+                raise Refused("nothing")
+            assert isinstance(given, Outer.Inner) and given.colour is Colour.RED
+            return Outer.Inner(Colour.RED)
+
+        back = work.remote(Outer.Inner(Colour.RED))
+        try:
+            work.remote(None)
+        except Refused:
+            caught = True
+        except Exception:
+            caught = False
+        tell(own=type(back) is Outer.Inner, colour=back.colour is Colour.RED, caught=caught)
+        """
+    revisions = set()
+    for _ in range(2):
+        said = theatre.run(script, folder=folder, serve=NAME)
+        revisions.add(theatre.endpoint_field(NAME, "revision"))
+
+        # Expect them to be those of the run that looks, though the code on record is of the first
+        assert said == {"own": True, "colour": True, "caught": True}
+    assert len(revisions) == 1
+
+
 def test_a_change_in_a_local_module_is_seen(theatre: Stage) -> None:
     # Given a script and a module beside it, of which the module changes between two runs
     folder = theatre.folder()
