@@ -18,6 +18,13 @@ from flashq.errors import BrokerError, BrokerRefused, BrokerUnreachable, BrokerU
 from flashq.model.address import masked
 from flashq.store.names import NAMES
 
+try:
+    from redis.driver_info import DriverInfo
+except ImportError:  # redis-py before it named itself by an object
+    _NAMED: dict[str, Any] = {}
+else:
+    _NAMED = {"driver_info": DriverInfo()}  # once: it looks up its version among all packages
+
 Connection = Any  # redis.connection.AbstractConnection, whose methods have no types
 CONNECT_TIMEOUT_S = 3.0
 _SENTINEL_TIMEOUT_S = 1.0
@@ -58,7 +65,7 @@ def _open(url: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Connection:
     shown = masked(url)
     try:
         pool = redis.ConnectionPool.from_url(
-            url, protocol=2, socket_connect_timeout=timeout_s, socket_timeout=timeout_s
+            url, protocol=2, socket_connect_timeout=timeout_s, socket_timeout=timeout_s, **_NAMED
         )
         connection = pool.connection_class(**{**pool.connection_kwargs, "retry_on_error": []})
         if "host" in pool.connection_kwargs:

@@ -22,6 +22,8 @@ from flashq_worker.executor_process import ExecutorProcess
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from flashq_worker.executor_start import Parked
+
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PATIENCE_S = 30.0
 """How long a test waits for what must happen; on a busy machine things take their time."""
@@ -57,6 +59,7 @@ class ZygoteProcess:
         modules: str = "",
     ) -> None:
         """`code`: what is to run in it before all else; `modules`: a file in `folder` of what it imports ahead."""
+        folder.mkdir(exist_ok=True)
         self.place = folder / "z.sock"
         self.control, theirs = socket.socketpair()
         package = Path(executor.__file__).parent if inject is None else inject / "flashq_worker" / "executor"
@@ -106,6 +109,7 @@ class Rig:
         python: Path | None = None,
         inject: Path | None = None,
         zygote: Path | None = None,
+        parked: Parked | None = None,
     ) -> None:
         self.process = ExecutorProcess.start(
             python or Path(sys.executable),
@@ -114,6 +118,7 @@ class Rig:
             cwd=Path(tempfile.gettempdir()),
             inject=inject,
             zygote=zygote,
+            parked=parked,
         )
         self.frames: list[Frame] = []
         self._submitted = 0

@@ -18,7 +18,10 @@ from flashq_worker.config import WorkerConfig
 
 def main() -> int:
     lifeline = int(sys.argv[sys.argv.index("--lifeline") + 1])
-    config = WorkerConfig.from_json(sys.stdin.readline())
+    first = sys.stdin.readline()
+    while first.startswith('{"park":'):
+        first = sys.stdin.readline()
+    config = WorkerConfig.from_json(first)
     folder = config.home / "told"
     folder.mkdir(exist_ok=True)
     told = {

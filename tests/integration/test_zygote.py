@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flashq_worker import executor_child
+from flashq_worker import executor_child, executor_start
 from flashq_worker.executor.frames import FrameType
+from flashq_worker.spare import Spare, park_word
 from tests.integration.executor_rig import PATIENCE_S, Rig, ZygoteProcess, is_running, until
 
 if TYPE_CHECKING:
@@ -312,3 +314,78 @@ def test_what_says_no_word_of_ours_is_hung_up_on(zygote: ZygoteProcess) -> None:
     with Rig(zygote=zygote.place) as rig:
         assert rig.process.how == "fork"
         assert json.dumps(rig.load(speak).meta["pid"]) == str(rig.process.pid)
+
+
+# -- parked --------------------------------------------------------------------------------------------
+
+
+def test_a_parked_executor_is_taken_by_the_first_start(zygote: ZygoteProcess) -> None:
+    """Given one that was forked before anybody wanted it, expect the start to take that, and to tell it all."""
+    parked = executor_start.park(zygote.place)
+    assert parked is not None
+    with Rig(zygote=zygote.place, parked=parked, env={"FROM": "here"}) as rig:
+        assert rig.process.pid == parked.child.pid
+        assert zygote.children() == [rig.process.pid]
+        rig.load(look)
+        assert rig.value("environment") == {"FROM": "here"}
+        rig.process.stop()
+        assert rig.until_closed() == "exited with code 0"
+    until(lambda: zygote.children() == [])
+
+
+@pytest.mark.parametrize("why", ["another zygote", "it died", "its zygote died"])
+def test_a_parked_executor_that_does_not_suit_is_discarded(
+    zygote: ZygoteProcess, tmp_path: Path, why: str
+) -> None:
+    """Given one of another zygote, or that died, or that nobody would tell the end of, expect another executor."""
+    parked = executor_start.park(zygote.place)
+    assert parked is not None
+    pid = parked.child.pid
+    if why == "it died":
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: parked.child.exit())
+    elif why == "its zygote died":
+        zygote.process.kill()
+        zygote.process.wait()
+    with Rig(zygote=None if why == "another zygote" else zygote.place, parked=parked) as rig:
+        rig.load(speak)
+        assert rig.value("x") == rig.process.pid != pid
+        assert not is_running(pid)
+
+
+def test_a_parked_executor_ends_with_who_parked_it(zygote: ZygoteProcess) -> None:
+    """Given that nobody comes for it, expect it to end when its other ends are closed."""
+    parked = executor_start.park(zygote.place)
+    assert parked is not None
+    parked.ends.close()
+    until(lambda: parked.child.exit())
+    parked.child.reap()
+    until(lambda: zygote.children() == [])
+    assert executor_start.park(tmp := zygote.place.with_name("none.sock")) is None, tmp
+
+
+def test_a_spare_parks_what_it_was_told_last(zygote: ZygoteProcess, tmp_path: Path) -> None:
+    """Given words that come before the configuration, expect the last to count, unless that is there already."""
+    reader, writer = os.pipe()
+    with ZygoteProcess(tmp_path / "other") as other:
+        os.write(writer, park_word(other.place) + park_word(zygote.place))
+        waiting = Spare(reader)
+        found: list[bytes] = []
+        thread = threading.Thread(target=lambda: found.append(waiting.configuration()))
+        thread.start()
+        until(lambda: zygote.children())
+        os.write(writer, park_word(other.place))
+        until(lambda: other.children() and not zygote.children())
+        os.write(writer, b'{"endpoint": "e"}\n{"keys": 1}\n')
+        thread.join()
+        assert found == [b'{"endpoint": "e"}']
+        assert waiting.rest == b'{"keys": 1}\n'
+        assert waiting.parked is not None
+        waiting.parked.discard()
+
+        os.write(writer, park_word(zygote.place) + b'{"endpoint": "f"}')
+        os.close(writer)
+        hurried = Spare(reader)
+        assert hurried.configuration() == b'{"endpoint": "f"}'
+        assert hurried.parked is None, "somebody waits"
+        os.close(reader)

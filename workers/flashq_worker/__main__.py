@@ -1,16 +1,16 @@
 """`python -m flashq_worker`: one worker.
 
-Its configuration comes as a line of JSON on standard input (see `config`), and later, as they are rotated, its keys
-(see `held_keys`).
+Its configuration comes as a line of JSON on standard input (see `config`; before it, words for a spare, see `spare`),
+and later, as they are rotated, its keys (see `held_keys`).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from flashq import logs, private
+from flashq_worker import spare
 from flashq_worker.config import WorkerConfig
 from flashq_worker.held_keys import HeldKeys, KeyWords
 from flashq_worker.supervisor import Supervisor
@@ -25,19 +25,13 @@ def main() -> int:
     arguments = parser.parse_args()
     logs.set_up()
     private.keep()  # before it is told any key
-    first, _, rest = _first_line(sys.stdin.fileno()).partition(b"\n")
-    config = WorkerConfig.from_json(first.decode())
+    spare.get_ready()
+    waiting = spare.Spare(sys.stdin.fileno())
+    config = WorkerConfig.from_json(waiting.configuration().decode())
     keys = HeldKeys(config.keys)
-    words = KeyWords(sys.stdin.fileno(), rest, keys)
-    return Supervisor(config, keys, lifeline=arguments.lifeline, words=words).run()
-
-
-def _first_line(descriptor: int) -> bytes:
-    """At least one line, or all there is."""
-    read = b""
-    while b"\n" not in read and (piece := os.read(descriptor, 65536)):
-        read += piece
-    return read
+    words = KeyWords(sys.stdin.fileno(), waiting.rest, keys)
+    supervisor = Supervisor(config, keys, arguments.lifeline, words, waiting.parked)
+    return supervisor.run()
 
 
 if __name__ == "__main__":

@@ -104,25 +104,42 @@ class CannotFork(Exception):
 
 
 class Forked:
-    """A zygote's child. `connection`: to the zygote, which reaps it when that is closed."""
+    """A zygote's child.
+
+    `connection`: to the zygote, which reaps it when that is closed. `content`: a file that it alone reads.
+    """
 
     how: Literal["fork", "spawn"] = "fork"
 
-    def __init__(self, pid: int, pidfd: int, connection: socket.socket) -> None:
+    def __init__(self, pid: int, pidfd: int, connection: socket.socket, content: int) -> None:
         self.pid = pid
         self._pidfd = pidfd
         self._connection = connection
-        self._zygote_lives = True
+        self._content: int | None = content
+        self.zygote_lives = True
         self._exit: Exit | None = None
         connection.setblocking(False)
 
     def exit(self) -> Exit | None:
         """See `Child`."""
-        if self._exit is None and self._zygote_lives:
+        if self._exit is None and self.zygote_lives:
             self._hear()
-        if self._exit is None and not self._zygote_lives and self._ended:
+        if self._exit is None and not self.zygote_lives and self._ended:
             self._exit = Exit(None)
         return self._exit
+
+    def tell(self, setup: Mapping[str, Any]) -> None:
+        """Once: what it is to begin with, when the first frame comes. It reads that, and its zygote never does."""
+        assert self._content is not None
+        rest = memoryview(json.dumps(setup).encode())
+        while rest:
+            rest = rest[os.write(self._content, rest) :]
+        self._close_content()
+
+    def _close_content(self) -> None:
+        if self._content is not None:
+            os.close(self._content)
+            self._content = None
 
     def _hear(self) -> None:
         try:
@@ -135,7 +152,7 @@ class Forked:
         if isinstance(code, int):
             self._exit = Exit(code)
         else:
-            self._zygote_lives = False
+            self.zygote_lives = False
 
     def signal(self, number: signal.Signals) -> None:
         """See `Child`."""
@@ -157,7 +174,7 @@ class Forked:
         While the zygote lives it is not reaped. Else its number stays taken while the group has members: if it has
         ended, and yet there is a process of that number, it is another's.
         """
-        if self._zygote_lives or not self._ended:
+        if self.zygote_lives or not self._ended:
             return True
         try:
             os.kill(self.pid, 0)
@@ -175,6 +192,7 @@ class Forked:
         """See `Child`."""
         self._connection.close()
         os.close(self._pidfd)
+        self._close_content()
 
 
 def spawn(
@@ -195,27 +213,22 @@ def spawn(
     )
 
 
-def fork(at: Path, fds: Sequence[int], output: int, setup: Mapping[str, Any]) -> Forked:
-    """Have the zygote that listens `at` fork an executor, which alone reads `setup`. Raises CannotFork."""
+def fork(at: Path, fds: Sequence[int], output: int) -> Forked:
+    """Have the zygote that listens `at` fork an executor, which waits to be told. Raises CannotFork."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    content = os.memfd_create("setup")
     try:
         connection.settimeout(_ANSWER_S)
         _connect(connection, at)
-        content = os.memfd_create("setup")
-        try:
-            _write(content, json.dumps(setup).encode())
-            socket.send_fds(connection, [zygote.REQUEST], [*fds, output, content])
-        finally:
-            os.close(content)
-        return _forked(connection)
-    except TimeoutError:
+        socket.send_fds(connection, [zygote.REQUEST], [*fds, output, content])
+        return _forked(connection, content)
+    except BaseException as error:
         connection.close()  # should it fork after all, what it forks finds its lifeline cut
-        raise CannotFork(f"the zygote did not answer within {_ANSWER_S:g} s") from None
-    except OSError as error:
-        connection.close()
-        raise CannotFork(str(error)) from error
-    except CannotFork:
-        connection.close()
+        os.close(content)
+        if isinstance(error, TimeoutError):
+            raise CannotFork(f"the zygote did not answer within {_ANSWER_S:g} s") from None
+        if isinstance(error, OSError):
+            raise CannotFork(str(error)) from error
         raise
 
 
@@ -228,13 +241,7 @@ def _connect(connection: socket.socket, at: Path) -> None:
         os.close(folder)
 
 
-def _write(fd: int, content: bytes) -> None:
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
-def _forked(connection: socket.socket) -> Forked:
+def _forked(connection: socket.socket, content: int) -> Forked:
     answer = _answer(connection.recv(_MOST_ANSWER_BYTES))
     pid = answer.get("pid")
     if not isinstance(pid, int):
@@ -244,7 +251,7 @@ def _forked(connection: socket.socket) -> Forked:
     if _parent(pid) != struct.unpack("3i", credentials)[0]:
         os.close(pidfd)
         raise CannotFork(f"the zygote named process {pid}, which is not its child")
-    return Forked(pid, pidfd, connection)
+    return Forked(pid, pidfd, connection, content)
 
 
 def _parent(pid: int) -> int:

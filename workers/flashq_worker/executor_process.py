@@ -9,29 +9,25 @@ is unpickled.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from flashq_worker import executor, executor_child
+from flashq_worker import executor_start
 from flashq_worker.executor import frames, watchdog
 from flashq_worker.executor.frames import Frame, FrameDecoder, FrameType
-from flashq_worker.executor_child import CannotFork
 from flashq_worker.output_tail import OutputTail
-from flashq_worker.scrub import scrubbed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from flashq_worker.executor_child import Child
+    from flashq_worker.executor_start import Ends, Parked
 
-log = logging.getLogger("flashq.worker")
 Mode = Literal["sync", "async", "generator", "async_generator"]
 DEFAULT_RESULT_LIMIT = 64 * 2**20
 _READ_BYTES = 1 << 16
@@ -55,27 +51,19 @@ class ExecutorProcess:
         tail: the last of its output.
     """
 
-    def __init__(
-        self,
-        child: Child,
-        sock: socket.socket,
-        lifeline: int,
-        pulse: int,
-        output: int,
-        result_limit: int,
-    ) -> None:
+    def __init__(self, child: Child, ends: Ends, result_limit: int) -> None:
         self.pid = child.pid
         self.how = child.how
         self.ready = False
         self.closed = False
         self.tail = OutputTail()
         self._child = child
-        self._sock = sock
-        self._lifeline = lifeline
-        self._pulse = pulse
+        self._sock = ends.sock
+        self._lifeline = ends.lifeline
+        self._pulse = ends.pulse
         self._pulse_closed = False
         self._pulse_lock = threading.Lock()
-        self._output: int | None = output
+        self._output: int | None = ends.output
         self._result_limit = result_limit
         self._decoder = FrameDecoder(result_limit + 2 * frames.MAX_META_BYTES)
         self._unsent: deque[_Unsent] = deque()
@@ -94,6 +82,7 @@ class ExecutorProcess:
         endpoint_env: Mapping[str, str] | None = None,
         result_limit: int = DEFAULT_RESULT_LIMIT,
         zygote: Path | None = None,
+        parked: Parked | None = None,
     ) -> Self:
         """Start an executor under the interpreter `python`; it then waits for `load`.
 
@@ -101,45 +90,20 @@ class ExecutorProcess:
         inherits, less flashq's own; `endpoint_env`: the endpoint's, added as they are. `inject`: a folder as
         made by `inject.inject_folder`, for an interpreter that has no flashq. `result_limit`: bytes of one result;
         it keeps to that, and a frame that is much longer is none of its. `zygote`: where a zygote of that interpreter
-        listens, if one does; without it, or where it does not fork, the executor is spawned. Raises OSError where it
-        cannot be started.
+        listens, if one does; without it, or where it does not fork, the executor is spawned. `parked`: one that is
+        taken if it is of that zygote, and discarded if not. Raises OSError where it cannot be started.
         """
-        package = Path(executor.__file__).parent if inject is None else inject / "flashq_worker" / "executor"
-        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as childs_ends:
-
-            def pipe() -> tuple[int, int]:
-                ends = os.pipe2(os.O_CLOEXEC)
-                for end in ends:
-                    on_failure.callback(os.close, end)
-                return ends
-
-            ours, theirs = socket.socketpair()
-            on_failure.callback(ours.close)
-            childs_ends.callback(theirs.close)
-            (lifeline_end, lifeline), (pulse_end, pulse), (output, output_end) = pipe(), pipe(), pipe()
-            given = (theirs.fileno(), lifeline_end, pulse_end)
-            variables = {**scrubbed(env), **(endpoint_env or {})}
-            start_ns = time.monotonic_ns()
-            child: Child | None = None
-            if zygote is not None:
-                setup: dict[str, Any] = {
-                    "env": variables,
-                    "cwd": str(cwd),
-                    "cores": [*os.sched_getaffinity(0)],
-                }
-                setup |= {"lease_s": lease_s, "start_ns": start_ns}
-                child = _forked(zygote, given, output_end, setup)
-            if child is None:
-                arguments = [str(inject or ""), *map(str, given), str(lease_s), str(start_ns)]
-                command = [str(python), "-I", str(package / "boot.py"), "executor", *arguments]
-                child = executor_child.spawn(command, given, output_end, cwd=cwd, env=variables)
-            on_failure.pop_all()
-        for end in (lifeline_end, pulse_end, output_end):
-            os.close(end)
-        for end in (pulse, output):
-            os.set_blocking(end, False)
-        ours.setblocking(False)
-        return cls(child, ours, lifeline, pulse, output, result_limit)
+        child, ends = executor_start.start(
+            python,
+            lease_s=lease_s,
+            env=env,
+            cwd=cwd,
+            inject=inject,
+            endpoint_env=endpoint_env or {},
+            zygote=zygote,
+            parked=parked,
+        )
+        return cls(child, ends, result_limit)
 
     # -- what to select on ---------------------------------------------------------------------------
 
@@ -388,12 +352,3 @@ class ExecutorProcess:
         if self._output is not None:
             os.close(self._output)
             self._output = None
-
-
-def _forked(zygote: Path, given: tuple[int, ...], output: int, setup: Mapping[str, Any]) -> Child | None:
-    """An executor that this zygote forked; None where it did not, which the log says."""
-    try:
-        return executor_child.fork(zygote, given, output, setup)
-    except CannotFork as why:
-        log.info("the executor is spawned, not forked: %s", why)
-        return None

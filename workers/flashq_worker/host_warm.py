@@ -46,6 +46,9 @@ class HostWarm:
         self._zygotes.tend(may_start=now >= self._quiet_at)
         if now >= max(self._spare_at, self._quiet_at):
             self._keep_spare(now)
+            likeliest = self._zygotes.likeliest
+            if likeliest is not None:
+                self._workers.park(*likeliest)
 
     @property
     def due_at(self) -> float:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from flashq_worker.held_keys import word
 from flashq_worker.scrub import scrubbed
+from flashq_worker.spare import park_word
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,6 +47,8 @@ class _Running:
 class _Spare:
     process: subprocess.Popen[bytes]
     log: Path
+    zygote: int = 0
+    """The process of which it was told to park an executor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,13 @@ class HostWorkers:
         self.drop_spare()
         return False
 
+    def park(self, place: Path, zygote: int) -> None:
+        """Have the spare, if there is one, park an executor of the zygote at `place`, which is process `zygote`."""
+        spare = self._spare
+        if spare is not None and spare.zygote != zygote:
+            spare.zygote = zygote
+            _write(spare.process, park_word(place))  # it may have died: `prepare` will tell
+
     @property
     def prepared(self) -> bool:
         """Whether there is a spare, as far as is known."""
@@ -218,13 +228,20 @@ class HostWorkers:
 
 def _configure(process: subprocess.Popen[bytes], written: bytes) -> bool:
     """Write a worker's first line; whether it lives to read it."""
+    if not _write(process, written):
+        return False
+    assert process.stdin is not None
+    os.set_blocking(process.stdin.fileno(), False)
+    return True
+
+
+def _write(process: subprocess.Popen[bytes], written: bytes) -> bool:
     assert process.stdin is not None
     try:
         process.stdin.write(written)
         process.stdin.flush()
     except OSError:
         return False
-    os.set_blocking(process.stdin.fileno(), False)
     return True
 
 

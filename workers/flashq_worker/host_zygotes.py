@@ -91,7 +91,17 @@ class HostZygotes:
         self._retired: list[_Running] = []
         """They listen no more, and end with the last executor that they forked."""
         self._not_before: dict[str, float] = {}
+        self._likely: list[str] = []
+        """The names of those that are kept, the one wanted last first."""
         self._look_at = 0.0
+
+    @property
+    def likeliest(self) -> tuple[Path, int] | None:
+        """Where the one listens that was wanted last, and its process id; None where none listens."""
+        for name in self._likely:
+            if self._places is not None and name in self._running:
+                return self._places.socket(name), self._running[name].process.pid
+        return None
 
     def close(self) -> None:
         """End them all; what they forked goes on."""
@@ -147,9 +157,12 @@ class HostZygotes:
             self._places = ZygotePlaces(self._home, self._inject)
             self._places.make()
         places = self._places
-        places.wish(Kind(OWN))
-        wanted = [wish for wish in places.wishes() if wish.age_s < KEPT_S][: MOST + 1]
+        wanted = [wish for wish in places.wishes() if wish.age_s < KEPT_S][:MOST]
+        own = places.name(Kind(OWN))
+        if own is not None and own not in (wish.name for wish in wanted):
+            wanted.append(Wish(own, Kind(OWN), 0.0))
         names = {wish.name for wish in wanted}
+        self._likely = [wish.name for wish in wanted]
         for name in self._running.keys() - names:
             log.info("zygote %s is no longer wanted", name)
             self._retire(name)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from flashq._version import __version__
 
+_CLOUDPICKLE = version("cloudpickle")
 PACKAGES = ("flashq", "flashq_worker", "cloudpickle")
 
 
@@ -27,7 +28,7 @@ def inject_folder(home: Path) -> Path:
     renamed into place: whoever finds it finds a whole one. Raises OSError where it cannot be made.
     """
     targets = {name: _package(name) for name in PACKAGES}
-    named = [__version__, version("cloudpickle"), *map(str, targets.values())]
+    named = [__version__, _CLOUDPICKLE, *map(str, targets.values())]
     folder = home / "inject" / hashlib.sha256("\0".join(named).encode()).hexdigest()[:16]
     if _is_whole(folder, targets):
         return folder

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from flashq.codec import Revision
     from flashq_worker.config import WorkerConfig
+    from flashq_worker.executor_start import Parked
 
 log = logging.getLogger("flashq.worker")
 _TEAR_DOWN_S = 10.0
@@ -58,7 +59,8 @@ class Runtime:
     it was this machine's trouble: its disk or memory, the way to the index.
     """
 
-    def __init__(self, config: WorkerConfig, wake: Callable[[], None]) -> None:
+    def __init__(self, config: WorkerConfig, wake: Callable[[], None], parked: Parked | None = None) -> None:
+        """`parked`: an executor for the first start, if it suits."""
         self._config = config
         self._wake = wake
         self.phase = Phase.EMPTY
@@ -77,6 +79,7 @@ class Runtime:
         self._builds = 0
         self._sources = ShippedSources(config.home / "sources")
         self._spawn_again = False  # what was forked did not load: whether a spawned one does is to be seen
+        self._parked = parked
         self._unforkable: set[str] = set()  # revisions of which that is known
 
     def prepare(self, digest: str, record: Revision, env: Mapping[str, str]) -> None:
@@ -169,6 +172,7 @@ class Runtime:
             self._fail(f"its function is of a kind unknown here: {record.mode!r:.50}", deterministic=True)
             return
         assert self.start is not None
+        parked, self._parked = self._parked, None
         if not again:
             self.start.environment_at = time.monotonic()
         try:
@@ -188,6 +192,7 @@ class Runtime:
                 endpoint_env={**self._env, **_volume(record)},
                 result_limit=config.payload_limit,
                 zygote=None if kind is None else places.wish(kind),
+                parked=parked,
             )
         except OSError as error:
             self._fail(f"the executor cannot be started: {error}", deterministic=False)

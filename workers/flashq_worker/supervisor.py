@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from flashq.store.records import Claimed
     from flashq_worker.assignment import Assignment, LiveKeys, Stop
     from flashq_worker.config import WorkerConfig
+    from flashq_worker.executor_start import Parked
     from flashq_worker.held_keys import KeyWords
 
 log = logging.getLogger("flashq.worker")
@@ -54,8 +55,9 @@ class Supervisor:
         keys: LiveKeys,
         lifeline: int | None = None,
         words: KeyWords | None = None,
+        parked: Parked | None = None,
     ) -> None:
-        """`words`: where further keys come from, if from anywhere."""
+        """`words`: where further keys come from, if from anywhere. `parked`: an executor for the first start."""
         self.config = config
         self._keys = keys
         self._words = words
@@ -66,7 +68,7 @@ class Supervisor:
         self._exchange = Exchange(self._broker, config, self._hand, self._pace, self)
         self._presence = presence.Presence(self._broker, config, keys)
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._runtime = Runtime(config, self._wake)
+        self._runtime = Runtime(config, self._wake, parked)
         self._loading = Loading(self._runtime, self._presence, self)
         self._execution = Execution(
             self._hand,

@@ -31,7 +31,8 @@ def main() -> int:
     from flashq_worker.executor import session
 
     sock_fd, lifeline, pulse, lease_s, start_ns = given
-    return session.run(int(sock_fd), int(lifeline), int(pulse), float(lease_s), int(start_ns))
+    executor = session.Executor(int(sock_fd), int(lifeline), int(pulse))
+    return executor.run(float(lease_s), int(start_ns))
 
 
 if __name__ == "__main__":

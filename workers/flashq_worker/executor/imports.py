@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MOST = 5000
 """Modules noted, at most."""
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_PLACES = tuple(
+    {sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
 _OURS = ("flashq", "flashq_worker", "cloudpickle", "__main__", "__mp_main__")
 
 
@@ -49,18 +52,12 @@ def note(file: Path, before: Iterable[str]) -> None:
 
 def imported(before: Iterable[str]) -> list[str]:
     """The modules that may be noted, without those `before`, in the order in which they were imported."""
-    places = tuple({os.path.join(path, "") for path in _folders()})  # noqa: PTH118 — a beginning of texts
     seen = frozenset(before)
     found = []
     for name, module in list(sys.modules.items()):
         if name in seen or name.partition(".")[0] in _OURS:
             continue
         origin = getattr(module, "__file__", None)
-        if isinstance(origin, str) and origin.startswith(places) and _NAME.fullmatch(name):
+        if isinstance(origin, str) and origin.startswith(_PLACES) and _NAME.fullmatch(name):
             found.append(name)
     return found
-
-
-def _folders() -> Iterable[str]:
-    paths = sysconfig.get_paths()
-    return (paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))

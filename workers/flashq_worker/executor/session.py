@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 _ASYNC = ("async", "async_generator")
+_WORTH_NOTING_MS = 20
 _OOM = Path("/proc/self/oom_score_adj")
 
 
@@ -34,24 +35,30 @@ class PythonMismatch(Exception):
     """The function was made by another minor version of Python, whose bytecode this one cannot run."""
 
 
-def run(
-    sock_fd: int, lifeline: int, pulse: int, lease_s: float, start_ns: int, *, forked: bool = False
-) -> int:
-    """From inherited descriptors to exit status: 0 after STOP, 1 where the function could not be loaded."""
-    for fd in (sock_fd, lifeline, pulse):
-        os.set_inheritable(fd, False)
-    watchdog.start(lifeline, pulse, lease_s)
-    _be_first_to_be_killed()
-    output.set_up()
-    faulthandler.enable(all_threads=False)  # a crash in C says where, in the last output
-    sock = socket.socket(fileno=sock_fd)
-    _keep_from_forks(sock, lifeline, pulse)
-    inbox = BatchInbox(sock)
-    signal.signal(signal.SIGUSR1, inbox.on_signal)
-    try:
-        return _serve(sock, inbox, start_ns, forked=forked)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        watchdog.end_group()
+class Executor:
+    """One executor: made of inherited descriptors, before it is known what it is to run; then `run`."""
+
+    def __init__(self, sock_fd: int, lifeline: int, pulse: int, *, forked: bool = False) -> None:
+        """Take this process over: it ends with its supervisor from now on. `forked`: by a zygote."""
+        for fd in (sock_fd, lifeline, pulse):
+            os.set_inheritable(fd, False)
+        self._forked = forked
+        self._watchdog = watchdog.Watchdog(lifeline, pulse)
+        _be_first_to_be_killed()
+        output.set_up()
+        faulthandler.enable(all_threads=False)  # a crash in C says where, in the last output
+        self._sock = socket.socket(fileno=sock_fd)
+        _keep_from_forks(self._sock, lifeline, pulse)
+        self._inbox = BatchInbox(self._sock)
+        signal.signal(signal.SIGUSR1, self._inbox.on_signal)
+
+    def run(self, lease_s: float, start_ns: int) -> int:
+        """Load the function and run jobs; the exit status: 0 after STOP, 1 where the function could not be loaded."""
+        self._watchdog.lease(lease_s)
+        try:
+            return _serve(self._sock, self._inbox, start_ns, forked=self._forked)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            watchdog.end_group()
 
 
 def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int, *, forked: bool) -> int:
@@ -84,7 +91,8 @@ def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int, *, forked: boo
         "setup_ms": outcome.milliseconds_since(started),
     }
     frames.send(sock, FrameType.READY, ready)
-    _note_imports(load, before)
+    if import_ms >= _WORTH_NOTING_MS:  # and else in the end: a job may be waiting
+        _note_imports(load, before)
     if load.meta["mode"] in _ASYNC:
         from flashq_worker.executor import run_async
 

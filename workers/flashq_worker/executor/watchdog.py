@@ -32,15 +32,57 @@ _leader: int | None = None  # the executor's process id, which is its group's
 _poked = False  # a POKE came, and the signal's handler has not run since
 
 
-def start(lifeline: int, pulse: int, lease_s: float) -> None:
-    """Watch both pipes from now on. To be called once, by the leader of its own process group."""
-    global _leader
-    _leader = os.getpid()
-    _kill_at_end(lifeline)
-    watch = threading.Thread(
-        target=_watch, args=(lifeline, pulse, lease_s), name="flashq-watchdog", daemon=True
-    )
-    watch.start()
+class Watchdog:
+    """The thread. To be made once, by the leader of its own process group."""
+
+    def __init__(self, lifeline: int, pulse: int) -> None:
+        """Watch both pipes from now on."""
+        global _leader
+        _leader = os.getpid()
+        _kill_at_end(lifeline)
+        self._lifeline, self._pulse = lifeline, pulse
+        self._lease_s = float("inf")
+        self._told, self._tell = os.pipe2(os.O_CLOEXEC)
+        threading.Thread(target=self._watch, name="flashq-watchdog", daemon=True).start()
+
+    def lease(self, lease_s: float) -> None:
+        """From now on: end the group where no BEAT comes for so long. To be called once."""
+        self._lease_s = lease_s
+        os.close(self._tell)
+
+    def _watch(self) -> None:
+        global _poked
+        main_thread = threading.main_thread().ident or 0
+        poller = select.poll()
+        for fd in (self._lifeline, self._pulse, self._told):
+            poller.register(fd, select.POLLIN)
+        deadline = float("inf")
+        repeat_s = _FIRST_REPEAT_S
+        while True:
+            remaining = deadline - time.monotonic()
+            wait = min(remaining, repeat_s) if _poked else remaining
+            ready = poller.poll(None if wait == float("inf") else max(0.0, wait) * 1000)
+            if not ready and wait == remaining:
+                end_group()
+            received = b""
+            for fd, _ in ready:
+                if fd == self._told:
+                    poller.unregister(fd)
+                    os.close(fd)
+                    deadline = time.monotonic() + self._lease_s
+                    continue
+                data = os.read(fd, 4096)
+                if not data:
+                    end_group()
+                received += data
+            if BEAT in received:
+                deadline = time.monotonic() + self._lease_s
+            if POKE in received:
+                _poked = True
+                repeat_s = _FIRST_REPEAT_S
+            elif _poked:
+                signal.pthread_kill(main_thread, signal.SIGUSR1)
+                repeat_s = min(2 * repeat_s, _LAST_REPEAT_S)
 
 
 def answered() -> None:
@@ -69,33 +111,3 @@ def _kill_at_end(lifeline: int) -> None:
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid())
         fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-
-
-def _watch(lifeline: int, pulse: int, lease_s: float) -> None:
-    global _poked
-    main_thread = threading.main_thread().ident or 0
-    poller = select.poll()
-    poller.register(lifeline, select.POLLIN)
-    poller.register(pulse, select.POLLIN)
-    deadline = time.monotonic() + lease_s
-    repeat_s = _FIRST_REPEAT_S
-    while True:
-        remaining = deadline - time.monotonic()
-        wait = min(remaining, repeat_s) if _poked else remaining
-        ready = poller.poll(max(0.0, wait) * 1000)
-        if not ready and wait == remaining:
-            end_group()
-        received = b""
-        for fd, _ in ready:
-            data = os.read(fd, 4096)
-            if not data:
-                end_group()
-            received += data
-        if BEAT in received:
-            deadline = time.monotonic() + lease_s
-        if POKE in received:
-            _poked = True
-            repeat_s = _FIRST_REPEAT_S
-        elif _poked:
-            signal.pthread_kill(main_thread, signal.SIGUSR1)
-            repeat_s = min(2 * repeat_s, _LAST_REPEAT_S)

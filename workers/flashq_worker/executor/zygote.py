@@ -85,8 +85,7 @@ def run(control: int, name: str, modules: str) -> int:
     if given is None:
         return 0
     zygote.leave_behind()
-    lease_s, start_ns = become(given)
-    return session.run(given.sock, given.lifeline, given.pulse, lease_s, start_ns, forked=True)
+    return be_executor(given)
 
 
 class Zygote:
@@ -205,27 +204,37 @@ class Zygote:
         connection.close()
 
 
-def become(given: Given) -> tuple[float, int]:
-    """Make this forked process what a spawned executor would be; its lease_s and start_ns.
+def be_executor(given: Given) -> int:
+    """Be in this forked process what a spawned executor would be; the exit status.
 
-    `random` has reseeded itself (the standard library does); numpy does not.
+    It waits for the first frame, by when it has been told all else. `random` has reseeded itself (the standard library
+    does); numpy does not.
     """
     os.setsid()
     for stream in (1, 2):
         os.dup2(given.output, stream)
-    setup = json.loads(_content(given.setup))
-    keep = {0, 1, 2, given.sock, given.lifeline, given.pulse}
+    keep = {0, 1, 2, given.sock, given.lifeline, given.pulse, given.setup}
     for number in safety.descriptors() - keep:
         os.close(number)
-    os.environ.clear()
-    os.environ.update(setup["env"])
-    time.tzset()
-    os.chdir(setup["cwd"])
-    os.sched_setaffinity(0, setup["cores"])
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
-    return float(setup["lease_s"]), int(setup["start_ns"])
+    executor = session.Executor(given.sock, given.lifeline, given.pulse, forked=True)
+    select.select([given.sock], [], [])
+    content = _content(given.setup)
+    os.close(given.setup)
+    if not content:
+        return 0  # nobody had use for it
+    setup = json.loads(content)
+    for name in os.environ.keys() - setup["env"].keys():
+        del os.environ[name]
+    for name, value in setup["env"].items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+    time.tzset()
+    os.chdir(setup["cwd"])
+    os.sched_setaffinity(0, setup["cores"])
+    return executor.run(float(setup["lease_s"]), int(setup["start_ns"]))
 
 
 def _content(fd: int) -> bytes:

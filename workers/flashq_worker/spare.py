@@ -1,0 +1,75 @@
+"""A worker process before it is told what it is: all that can be done ahead is, and an executor is parked beside it.
+
+What it is told comes by its standard input, a line of JSON each: any number of words which zygote is likely to be
+wanted next, then its configuration (and after that, keys; see `held_keys`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flashq.store.scripts import library
+from flashq_worker import environment, executor_start
+
+if TYPE_CHECKING:
+    from flashq_worker.executor_start import Parked
+
+_PARK = b'{"park":'
+
+
+def park_word(place: Path) -> bytes:
+    """The line that has a spare park an executor of the zygote at `place`."""
+    return json.dumps({"park": str(place)}).encode() + b"\n"
+
+
+def get_ready() -> None:
+    """What every worker would do later, while somebody waits: reading its scripts, imports made where they are used."""
+    library()
+    environment.requirements(("packaging",))
+
+
+class Spare:
+    """Waits at `descriptor` for its configuration.
+
+    `parked`: an executor, where one was to be parked. `rest`: what was read after the configuration.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.parked: Parked | None = None
+        self.rest = b""
+
+    def configuration(self) -> bytes:
+        """The line, or all there is."""
+        place: Path | None = None
+        while True:
+            line, end, rest = self.rest.partition(b"\n")
+            if end and not line.startswith(_PARK):
+                self.rest = rest
+                return line
+            if end:
+                self.rest = rest
+                place = Path(json.loads(line)["park"])
+                continue
+            if (
+                place is not None and not select.select([self._descriptor], [], [], 0)[0]
+            ):  # nobody waits for it
+                self._park(place)
+                place = None
+            piece = os.read(self._descriptor, 65536)
+            if not piece:
+                self.rest = b""
+                return line
+            self.rest += piece
+
+    def _park(self, place: Path) -> None:
+        if self.parked is not None:
+            self.parked.discard()
+            self.parked = None
+        with contextlib.suppress(OSError):
+            self.parked = executor_start.park(place)
