@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flashq")
 _CLOSE_S = 5.0
+_CANCEL_S = 1.0
 
 
 class Transport(Protocol):
@@ -225,9 +226,10 @@ class Client:
         return Stream(self, begin, owned=owned)
 
     # -- asking about a job --------------------------------------------------------------------------
-    def cancel(self, job_id: str) -> Reply[str]:
+    def cancel(self, call: Call) -> Reply[str]:
         """See EndpointJob.cancel."""
-        return self.ask(self.transitions.cancel(job_id), lambda verdict: verdict)
+        call.cancelling = True
+        return self.ask(self.transitions.cancel(call.id), lambda verdict: verdict)
 
     def requeue(self, call: Call) -> Reply[EndpointJob[Any]]:
         """See EndpointJob.requeue."""
@@ -265,7 +267,10 @@ class Client:
 
     # -- ending --------------------------------------------------------------------------------------
     def close(self) -> None:
-        """Send what is still to be sent, then let go of the broker. Jobs go on."""
+        """Send what is still to be sent, then let go of the broker. Jobs go on.
+
+        Those that were cancelled are given a moment to end: a private stack that ends meanwhile would keep them.
+        """
         if os.getpid() != self.pid:
             return
         deadline = time.monotonic() + _CLOSE_S
@@ -274,6 +279,10 @@ class Client:
             unsent += not call.acknowledged.wait(max(0.0, deadline - time.monotonic()))
         if unsent:
             log.warning("flashq: %d call(s) were not accepted by the broker before the program ended", unsent)
+        deadline = time.monotonic() + _CANCEL_S
+        for call in self.waiting.calls:
+            if call.cancelling:
+                call.ended.wait(max(0.0, deadline - time.monotonic()))
         unfinished = len(self.waiting) - unsent
         self._transport.close()
         if self._broker is not None:

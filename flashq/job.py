@@ -150,6 +150,7 @@ class Call:
 
     __slots__ = (
         "acknowledged",
+        "cancelling",
         "cold",
         "digest",
         "durability",
@@ -171,6 +172,7 @@ class Call:
         self.keep_s = keep_s  # for how long its result is kept; 0: not known here
         self.generation = generation  # of its job: what ended an earlier one is not the end of this
         self.submitted_at = time.monotonic()
+        self.cancelling = False  # its end was asked for here
         self.cold: bool | None = None
         self.durability: Durability | None = None
         self.keys: Keys | None = (
@@ -303,7 +305,7 @@ class EndpointJob(Generic[R]):
         The answer: "cancelled" (it ended now), "requested" (its worker was told to stop it), or the state it had
         reached before.
         """
-        return self._client.cancel(self.id)
+        return self._client.cancel(self._call)
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
         """The lines it printed, so far; with `follow`, until it ends."""
