@@ -10,7 +10,7 @@ CAMPAIGN ?=
 PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-engines verify chaos check format bench bench-recovery bench-endurance lock clean
+.PHONY: help setup demo test test-engines test-torch verify chaos check format bench bench-recovery bench-endurance lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,10 +27,13 @@ demo: $(STAMP) ## "Ask your Python": a real model on workers that start and stop
 	$(BIN)/python examples/ask_your_python/demo.py $(ARGS)
 
 test: $(STAMP) ## The tests (ARGS=… are passed on)
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not engines and not chaos and not verify" $(ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not engines and not torch and not chaos and not verify" $(ARGS)
 
 test-engines: $(STAMP) ## The tests that need container engines and other heavy services
 	$(BIN)/python -m pytest -m engines $(ARGS)
+
+test-torch: $(STAMP) ## The tests that install PyTorch, some GB (ARGS=… are passed on)
+	$(BIN)/python -m pytest -m torch $(ARGS)
 
 verify: $(STAMP) ## The parts of the model search that `make test` leaves out: 15 minutes (ARGS=… are passed on)
 	$(BIN)/python -m pytest -n $(PROCESSES) -m verify tests/search $(ARGS)

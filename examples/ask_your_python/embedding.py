@@ -44,30 +44,44 @@ TOKENIZER_FILE = (
 # Longer texts are cut: a docstring says what it is about in its first lines, and time grows with length.
 MAX_TOKENS = 64
 
-# What a worker keeps from one job to the next: the function travels to it once, and this dictionary with it.
-_kept: dict[str, Any] = {}
+# What a worker keeps from one job to the next: the function travels to it once, and this list with it.
+_kept: list[Model] = []
 
 
 def embed(texts: list[str]) -> list[list[float]]:
-    """Return one unit vector of 384 numbers for each of `texts`, in their order.
-
-    Texts of like length make it fast: all are padded to the longest. No texts, no vectors.
-    """
+    """Return what `Model.embed` does, of a model that is loaded by the first call."""
     if not texts:
         return []
-    import numpy as np
-
     if not _kept:
-        _kept.update(tokenizer=_load_tokenizer(), session=_load_session())
-    encoded = _kept["tokenizer"].encode_batch(texts)
-    tokens = np.array([each.ids for each in encoded], dtype=np.int64)
-    mask = np.array([each.attention_mask for each in encoded], dtype=np.int64)
-    inputs = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(tokens)}
-    (states,) = _kept["session"].run(["last_hidden_state"], inputs)
-    weights = mask[:, :, None].astype(np.float32)
-    means = (states * weights).sum(axis=1) / weights.sum(axis=1)
-    vectors: list[list[float]] = (means / np.linalg.norm(means, axis=1, keepdims=True)).tolist()
-    return vectors
+        _kept.append(Model())
+    return _kept[0].embed(texts)
+
+
+class Model:
+    """The model, loaded: that takes a second."""
+
+    def __init__(self) -> None:
+        self._tokenizer = _load_tokenizer()
+        self._session = _load_session()
+
+    def embed(self, texts: list[str]) -> list[list[float]]:
+        """Return one unit vector of 384 numbers for each of `texts`, in their order.
+
+        Texts of like length make it fast: all are padded to the longest. No texts, no vectors.
+        """
+        if not texts:
+            return []
+        import numpy as np
+
+        encoded = self._tokenizer.encode_batch(texts)
+        tokens = np.array([each.ids for each in encoded], dtype=np.int64)
+        mask = np.array([each.attention_mask for each in encoded], dtype=np.int64)
+        inputs = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(tokens)}
+        (states,) = self._session.run(["last_hidden_state"], inputs)
+        weights = mask[:, :, None].astype(np.float32)
+        means = (states * weights).sum(axis=1) / weights.sum(axis=1)
+        vectors: list[list[float]] = (means / np.linalg.norm(means, axis=1, keepdims=True)).tolist()
+        return vectors
 
 
 def _load_tokenizer() -> Any:

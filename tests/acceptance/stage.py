@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import signal
@@ -19,9 +18,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from flashq.client import Client, use_client
+from tests.packages import require_packages
 from tests.rig import SECRET, Rig, WorkerProcess, wait_until
 
 if TYPE_CHECKING:
@@ -54,23 +52,9 @@ return rows
 """The state of every job whose id matches a pattern. For tests only: no program of flashq's uses KEYS."""
 
 
-@functools.cache
-def _missing_index() -> str | None:
-    """Why no package can be had here; None when `SMALL_PACKAGE` can."""
-    resolve = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "-"]
-    done = subprocess.run(resolve, input=SMALL_PACKAGE, capture_output=True, text=True, check=False)
-    return None if done.returncode == 0 else done.stderr.strip() or f"uv ended with {done.returncode}"
-
-
 def require_index() -> None:
     """Skip the test where no package index can be reached; fail it in CI."""
-    why = _missing_index()
-    if why is None:
-        return
-    reason = f"{SMALL_PACKAGE} cannot be had: {why}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{reason}, and CI skips nothing", pytrace=False)
-    pytest.skip(reason)
+    require_packages(SMALL_PACKAGE)
 
 
 def environment(rig: Rig, **changes: str | None) -> dict[str, str]:
