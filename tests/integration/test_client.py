@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flashq import Endpoint
-from flashq.errors import BrokerStateLost, BrokerUnreachable, RemoteError, SerializationError
+from flashq.errors import BrokerStateLost, BrokerUnreachable, RemoteError
 from flashq.store import mux, stream
 from tests.rig import rig, wait_until
 
@@ -27,6 +27,11 @@ def echo(value: Any) -> Any:
     if value == "exit":
         raise SystemExit(3)
     return value
+
+
+@Endpoint(name="lingers", cpu="any", workers=(0, 1))
+def lingers() -> None:
+    threading.Event().wait(60)
 
 
 def test_one_key_used_twice_in_a_program_completes_both_jobs() -> None:
@@ -135,6 +140,19 @@ def test_calls_not_accepted_when_the_program_ends_are_counted(caplog: pytest.Log
     assert "not accepted" in caplog.text
 
 
+def test_what_was_cancelled_is_given_a_moment_to_end_as_the_program_ends() -> None:
+    # Given a job that runs for as long as it is let
+    with rig() as made:
+        made.worker(lingers)
+        job = lingers.spawn()
+        wait_until(lambda: made.job_field(job.id, "fq_state") == "running", what="it runs")
+
+        # If it is cancelled, and the program ends at once, expect that to have waited for the job's end
+        job.cancel()
+        made.client.close()
+        assert made.job_field(job.id, "fq_state") == "cancelled"
+
+
 def test_a_helper_defined_anew_is_used_from_then_on() -> None:
     """As in a notebook: the cell of a helper is run again, and the endpoint's is not."""
     cells: dict[str, Any] = {"__name__": "__main__"}
@@ -147,18 +165,21 @@ def test_a_helper_defined_anew_is_used_from_then_on() -> None:
         assert main.spawn().result(20) == "new"
 
 
-def test_a_module_beside_the_program_travels_if_the_program_imported_it(
+def test_a_module_beside_the_program_travels_whoever_imports_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Given a module beside the program, imported by one function itself and for another by its program
     (tmp_path / "helpers_here.py").write_text("def double(x): return 2 * x\n")
     monkeypatch.syspath_prepend(tmp_path)
     cells: dict[str, Any] = {"__name__": "__main__"}
     exec("def late():\n    import helpers_here\n    return helpers_here.double(2)", cells)
-    exec("def main(): return helpers_here.double(2)", cells)
+    exec("def main(): return helpers_here.double(3)", cells)
     with rig() as made:
-        with pytest.raises(SerializationError, match="helpers_here"):
-            Endpoint(name="late", cpu="any")(cells["late"]).spawn()
+        # If they are called, expect both to find it on their workers
+        late = Endpoint(name="late", cpu="any")(cells["late"])
+        made.worker(late)
+        assert late.spawn().result(20) == 4
         exec("import helpers_here", cells)
         main = Endpoint(name="beside", cpu="any")(cells["main"])
         made.worker(main)
-        assert main.spawn().result(20) == 4
+        assert main.spawn().result(20) == 6
