@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from flashq.endpoint_function import EndpointFunction
 from flashq.errors import NotSupportedError, SpecError
@@ -66,6 +66,15 @@ class EndpointInstance(Generic[T]):
         self._build = builder(cls, args, self._kwargs)
         self._local: T | None = None
         self._methods: dict[str, EndpointFunction[..., Any]] = {}
+
+    @property
+    def __flashq_endpoint__(self) -> str:
+        return self._name
+
+    @property
+    def __flashq_function__(self) -> EndpointFunction[..., Any]:
+        """Stands for its code and parameters: any of its methods."""
+        return cast("EndpointFunction[..., Any]", getattr(self, next(iter(methods_of(self._cls)))))
 
     def __repr__(self) -> str:
         return f"<instance of endpoint {self._name!r}: {self._cls.__qualname__}>"

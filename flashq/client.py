@@ -211,6 +211,22 @@ class Client:
         self.waiting.join(call)
         return EndpointJob(self, call)
 
+    def spawn(
+        self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> EndpointJob[Any]:
+        """`submit`, and block until the broker has accepted it."""
+        job = self.submit(function, args, kwargs)
+        self.acknowledged(job)
+        return job
+
+    async def aspawn(
+        self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> EndpointJob[Any]:
+        """The same for coroutines."""
+        job = await self.asubmit(function, args, kwargs)
+        await self.aacknowledged(job)
+        return job
+
     def acknowledged(self, job: EndpointJob[Any]) -> None:
         """Block until the broker has accepted a submit. Raises what it answered instead."""
         job._call.acknowledged.result(None)  # noqa: SLF001 — client and job are one part

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgpack
 
-from flashq import errors
+from flashq import errors, failures
 from flashq.model import envelope
 from flashq.model.keyring import Direction
-from flashq.model.outcome import FAILURE_ENCODING, Failure, FailureKind
+from flashq.model.outcome import FAILURE_ENCODING, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -182,10 +182,13 @@ class Revision:
         None  # for how long calls are gathered, up to `concurrency` of them; None: they are not
     )
     bundle: bytes = b""  # the user's modules that it imports: see flashq.model.bundle
+    calls: dict[str, str] = field(
+        default_factory=dict
+    )  # endpoints that its jobs may call, and their revisions
 
     def pack(self) -> bytes:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, unset in (("targets", {}), ("batch_ms", None), ("bundle", b"")):
+        for name, unset in (("targets", {}), ("batch_ms", None), ("bundle", b""), ("calls", {})):
             if values[name] == unset:
                 del values[name]
         return bytes(msgpack.packb({**values, "dependencies": list(self.dependencies)}))
@@ -264,48 +267,15 @@ def failure_of(opened: Envelope) -> Failure:
 
 
 def exception_for(failure: Failure, job: str) -> BaseException:
-    """What the caller gets raised for a failure: the user's own exception, or the flashq error that says it."""
-    if failure.kind is FailureKind.EXCEPTION:
-        return _user_exception(failure, job)
-    message = failure.message
-    if failure.kind is FailureKind.UNSERIALIZABLE:
-        return errors.ResultNotSerializable(
-            message, type_name=failure.type, traceback=failure.traceback, job_id=job, log=failure.log
-        )
-    kinds: dict[FailureKind, type[errors.JobError]] = {
-        FailureKind.CRASH: errors.WorkerCrashed,
-        FailureKind.LOST: errors.WorkerCrashed,
-        FailureKind.LOST_ONCE: errors.JobLost,
-        FailureKind.TIMEOUT: errors.JobTimedOut,
-        FailureKind.EXPIRED: errors.JobExpired,
-        FailureKind.CANCELLED: errors.JobCancelled,
-        FailureKind.REFUSED: errors.JobRefused,
-        FailureKind.START: errors.EndpointFailed,
-    }
-    return kinds[failure.kind](message, job_id=job, log=failure.log)
+    """What the caller gets raised for a failure whose signature was verified."""
+    return failures.exception_for(failure, job, unpickled)
 
 
-def _user_exception(failure: Failure, job: str) -> BaseException:
-    note = (
-        f"\nIn job {job}, on the worker:\n{failure.traceback.rstrip()}"
-        if failure.traceback
-        else f"\nIn job {job}"
-    )
-    if failure.exception:
-        import cloudpickle
+def unpickled(raw: bytes) -> Any:
+    """An object out of a verified record. Raises whatever unpickling it raises."""
+    import cloudpickle
 
-        try:
-            rebuilt = cloudpickle.loads(failure.exception)
-        except Exception:  # noqa: BLE001 — a class that is not here, or whose own code fails: the text remains
-            rebuilt = None
-        if isinstance(rebuilt, Exception):  # a SystemExit or CancelledError is not the caller's
-            rebuilt.add_note(note)
-            return rebuilt
-    remote = errors.RemoteError(
-        f"{failure.type}: {failure.message}", type_name=failure.type, traceback=failure.traceback, job_id=job
-    )
-    remote.add_note(note)
-    return remote
+    return cloudpickle.loads(raw)
 
 
 # -- env= --------------------------------------------------------------------------------------------

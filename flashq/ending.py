@@ -34,23 +34,31 @@ def verified_value(
     Raises why there is none: the function's own exception (with `unpickle=False` always as text), a JobError,
     or an EnvelopeError where the outcome is not what this call may be answered with.
     """
+    found = verified(ending, keys, endpoint=endpoint, job=job, call_digest=call_digest)
+    if isinstance(found, Failure):
+        raise codec.exception_for(found if unpickle else replace(found, exception=b""), job)
+    return found
+
+
+def verified(ending: Ending, keys: Keys, *, endpoint: str, job: str, call_digest: str) -> Envelope | Failure:
+    """The verified outcome that holds the job's value, or why there is none.
+
+    Raises ResultExpired where it is kept no longer, EnvelopeError where it is not what this call may be answered with.
+    """
     if not ending.outcome:
-        raise _unsigned(ending, job)
+        return _unsigned(ending, job)
     opened = codec.open_outcome(ending.outcome, keys, endpoint=endpoint, job=job, call_digest=call_digest)
     if opened.header.fence != ending.fence or opened.header.status != ending.state.value:
         raise errors.WrongBinding(f"the outcome of job {job} is of another attempt or of another ending")
-    if ending.state is not JobState.FINISHED:
-        failure = codec.failure_of(opened)
-        raise codec.exception_for(failure if unpickle else replace(failure, exception=b""), job)
-    return opened
+    return opened if ending.state is JobState.FINISHED else codec.failure_of(opened)
 
 
-def _unsigned(ending: Ending, job: str) -> BaseException:
+def _unsigned(ending: Ending, job: str) -> Failure:
     if ending.state is JobState.FINISHED:
-        return errors.ResultExpired(f"job {job} completed; its result is kept no longer", job_id=job)
+        raise errors.ResultExpired(f"job {job} completed; its result is kept no longer", job_id=job)
     kind = next((k for k in _BROKERS_OWN if k == ending.reason), FailureKind.CANCELLED)
     text = visible_lines(ending.text or ending.reason)  # anybody who can write to the broker can have said it
-    return codec.exception_for(Failure(kind, f"job {job}: {text}"), job)
+    return Failure(kind, f"job {job}: {text}")
 
 
 # -- calls that were not accepted --------------------------------------------------------------------

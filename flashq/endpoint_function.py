@@ -38,8 +38,12 @@ class EndpointFunction(Generic[P, R]):
         *,
         code: Callable[..., Any] | None = None,
         target: str = "",
+        given: Mapping[str, Any] | None = None,
     ) -> None:
-        """`code`: what workers load, if not the function itself; `target`: which method of that is called."""
+        """`code`: what workers load, if not the function itself; `target`: which method of that is called.
+
+        `given`: what `with_options` was given, as it was given, of which `options` is the checked form.
+        """
         self.name = name
         self.code: Callable[..., Any] = code or function
         self.target = target
@@ -47,6 +51,7 @@ class EndpointFunction(Generic[P, R]):
         self._function = function
         self._spec = spec
         self._options = options
+        self.given_options = dict(given or {})
         self._terms: Terms | None = None
         functools.update_wrapper(self, function)
         targets: dict[str, str] = getattr(self.code, "__flashq_targets__", {})
@@ -62,17 +67,19 @@ class EndpointFunction(Generic[P, R]):
         __qualname__: str
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Inside a job an endpoint is its function: parameters and options stay with the caller.
-        return _plain, (self.name, self._function, self.code, self.target)
+        # Inside a job an endpoint is its function and its name: its parameters are on record.
+        given = (self.given_options,) if self.given_options else ()
+        return _plain, (self.name, self._function, self.code, self.target, *given)
+
+    @property
+    def __flashq_function__(self) -> EndpointFunction[P, R]:
+        return self
 
     @property
     def spec(self) -> EndpointSpec:
-        """The validated parameters."""
+        """The validated parameters. Raises UnsupportedCall inside a job, where they are not known."""
         if self._spec is None:
-            raise UnsupportedCall(
-                f"endpoint {self.name!r} was called from inside a job, which is not possible yet; "
-                f"{self.__wrapped__.__qualname__}.local(...) runs it right there"
-            )
+            raise UnsupportedCall(f"the parameters of endpoint {self.name!r} are not known inside a job")
         return self._spec
 
     @property
@@ -102,10 +109,10 @@ class EndpointFunction(Generic[P, R]):
         Where the broker is slow and 10,000 calls of this process are on their way to it, this blocks until one has
         arrived; in an event loop it raises SubmitBacklog instead (`await f.aspawn(x)` waits).
         """
-        from flashq.client import current_client
+        from flashq.nested import current_caller
 
         self._check_returns()
-        return current_client().submit(self, args, kwargs, blocking=False)
+        return current_caller().submit(self, args, kwargs, blocking=False)
 
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call and block for the value. Interrupted (Ctrl-C), it cancels the job."""
@@ -121,11 +128,11 @@ class EndpointFunction(Generic[P, R]):
 
         The call is submitted when iteration begins. Leaving the loop early cancels the job.
         """
-        from flashq.client import current_client
+        from flashq.nested import current_caller
 
         if not self._yields:
             raise UnsupportedCall(f"endpoint {self.name!r} yields nothing: call it with remote, or await it")
-        client = current_client()
+        client = current_caller()
         return client.stream(lambda: client.submit(self, args, kwargs, blocking=False), owned=True)
 
     def _check_returns(self) -> None:
@@ -140,21 +147,15 @@ class EndpointFunction(Generic[P, R]):
 
         Raises: SubmitError, BrokerError.
         """
-        from flashq.client import current_client
+        from flashq.nested import current_caller
 
-        client = current_client()
-        job: EndpointJob[R] = client.submit(self, args, kwargs)
-        client.acknowledged(job)
-        return job
+        return current_caller().spawn(self, args, kwargs)
 
     async def aspawn(self, *args: P.args, **kwargs: P.kwargs) -> EndpointJob[R]:
         """Like `spawn`, for coroutines: awaits the broker's acknowledgement, and room where the broker is slow."""
-        from flashq.client import current_client
+        from flashq.nested import current_caller
 
-        client = current_client()
-        job: EndpointJob[R] = await client.asubmit(self, args, kwargs)
-        await client.aacknowledged(job)
-        return job
+        return await current_caller().aspawn(self, args, kwargs)
 
     def map(
         self,
@@ -207,9 +208,6 @@ class EndpointFunction(Generic[P, R]):
         `timeout_s`: stopped after so long. `retries`, `delivery`: in place of the endpoint's.
         Raises: SpecError.
         """
-        from flashq.model.spec import CallOptions
-        from flashq.model.terms import terms_of
-
         given = {
             "key": key,
             "priority": priority,
@@ -220,14 +218,32 @@ class EndpointFunction(Generic[P, R]):
             "delivery": delivery,
         }
         changes = {name: value for name, value in given.items() if value is not None}
+        all_given = {**self.given_options, **changes}
+        if self._spec is None:  # inside a job: they are checked where the call is signed
+            return EndpointFunction(
+                self.name, self._function, None, code=self.code, target=self.target, given=all_given
+            )
+        from flashq.model.spec import CallOptions
+        from flashq.model.terms import terms_of
+
         options = (self._options or CallOptions()).merged(**changes)
         terms_of(self.spec, options)
         return EndpointFunction(
-            self.name, self._function, self.spec, options, code=self.code, target=self.target
+            self.name,
+            self._function,
+            self.spec,
+            options,
+            code=self.code,
+            target=self.target,
+            given=all_given,
         )
 
 
 def _plain(
-    name: str, function: Callable[..., Any], code: Callable[..., Any], target: str
+    name: str,
+    function: Callable[..., Any],
+    code: Callable[..., Any],
+    target: str,
+    given: Mapping[str, Any] | None = None,
 ) -> EndpointFunction[..., Any]:
-    return EndpointFunction(name, function, None, code=code, target=target)
+    return EndpointFunction(name, function, None, code=code, target=target, given=given)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from flashq.errors import WaitTimeout
 from flashq.model.lifecycle import STATUS, Status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator
+    from contextlib import AbstractContextManager
 
     from flashq.client import Client
     from flashq.model.durability import Durability
@@ -28,8 +30,21 @@ R = TypeVar("R")
 _NOTHING: Any = object()
 
 
+class Waiter(Protocol):
+    """How a process waits in which no thread of ours delivers: the executor of a job (see `nested`)."""
+
+    def wait(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Take in what arrives until `done()`, at most so long; whether it is."""
+
+    def awaiting(self) -> AbstractContextManager[None]:
+        """A task of its event loop waits meanwhile."""
+
+
 class Reply(Generic[R]):
     """Something on its way: `await` it, or take it with `result(timeout)` from blocking code."""
+
+    waiter: ClassVar[Waiter | None] = None
+    """None: another thread delivers."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -82,6 +97,8 @@ class Reply(Generic[R]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until it is done, at most `timeout` seconds; False where it is not."""
+        if self.waiter is not None:
+            return self.done or self.waiter.wait(lambda: self.done, timeout)
         with self._lock:
             if self.done:
                 return True
@@ -119,7 +136,8 @@ class Reply(Generic[R]):
                 return
 
         self.on_done(from_thread)
-        await woken
+        with nullcontext() if self.waiter is None else self.waiter.awaiting():
+            await woken
 
     async def _get(self) -> R:
         await self.until_done()

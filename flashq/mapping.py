@@ -85,9 +85,9 @@ class Map(Generic[R]):
 
     def _fill(self, most: int) -> bool:
         """Submit up to `most` calls, within the window; False where nothing was left to submit, or no room."""
-        from flashq.client import current_client
+        from flashq.nested import current_caller
 
-        client, made = current_client(), 0
+        client, made = current_caller(), 0
         while made < most and (call := self._flight.next_call(self._calls)) is not None:
             try:
                 job = client.submit(self._function, call.args, self._kwargs)
@@ -99,9 +99,9 @@ class Map(Generic[R]):
 
     async def _afill(self, most: int) -> bool:
         """The same, awaiting where too much is on its way to the broker."""
-        from flashq.client import current_client
+        from flashq.nested import current_caller
 
-        client, made = current_client(), 0
+        client, made = current_caller(), 0
         while made < most and (call := self._flight.next_call(self._calls)) is not None:
             try:
                 job = await client.asubmit(self._function, call.args, self._kwargs)

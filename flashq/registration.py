@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import sys
+import types
 import uuid
 import warnings
 from dataclasses import dataclass
@@ -14,13 +16,15 @@ from flashq.kinds import kind_of
 from flashq.model import spec as specs
 from flashq.model.envelope import Header, seal
 from flashq.model.keyring import Direction
-from flashq.revision import RevisionWarning, describe
+from flashq.revision import ENDPOINT_MARK, RevisionWarning, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from flashq.endpoint_function import EndpointFunction
     from flashq.model.envelope import RootKeys
     from flashq.model.spec import EndpointSpec
+    from flashq.revision import CodeDescription
     from flashq.store.command import Command
     from flashq.store.records import Registered
     from flashq.store.transitions import Transitions
@@ -46,6 +50,9 @@ class Registration:
     env_tag: str
     env: bytes
     by_value: frozenset[str]  # modules whose functions and classes do not travel by name
+    calls: tuple[
+        Callable[..., Any], ...
+    ]  # the code of the endpoints that its jobs may call: on record before it
 
     def command(self, transitions: Transitions) -> Command[Registered]:
         """The REGISTER command."""
@@ -65,28 +72,79 @@ class Registration:
         )
 
 
-def prepare(
-    spec: EndpointSpec, function: Callable[..., Any], keys: RootKeys, payload_limit: int
-) -> Registration:
-    """Digest, pickle and sign an endpoint.
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An endpoint's code as it is now, before it is known what revisions of others it calls."""
 
-    The revision's digest stands for its code, environment and resources: the same script gives the same one.
-    Raises: SerializationError, PayloadTooLarge.
-    """
+    spec: EndpointSpec
+    function: Callable[..., Any]
+    code: CodeDescription
+    bundle: bytes
+    parts: tuple[str, ...]
+    """What its revision's digest is of, but for what it calls."""
+    calls: tuple[EndpointFunction[..., Any], ...]
+    """The endpoints that it may call from inside its jobs."""
+
+    @property
+    def name(self) -> str:
+        assert self.spec.name is not None
+        return self.spec.name
+
+    def digest(self, reached: Iterable[Draft]) -> str:
+        """The revision's digest. `reached`: all that its calls may lead to; code of theirs that changes is a change."""
+        others = sorted(
+            f"{other.name} {' '.join(other.parts)}" for other in reached if other.name != self.name
+        )
+        return hashlib.sha256("\0".join(["flashq/revision/1", *self.parts, *others]).encode()).hexdigest()
+
+
+def draft(spec: EndpointSpec, function: Callable[..., Any]) -> Draft:
+    """Look at an endpoint's code. Raises: SerializationError, PayloadTooLarge."""
     assert spec.name is not None
-    environment = specs.environment_digest(spec)
-    resources = specs.resource_digest(spec)
     code = describe(function)
-    shipped, bundle = shipping.bundle(spec.name, function, code)
-    named = [code.digest, environment, resources, *([shipped] if shipped else [])]
-    digest = hashlib.sha256("\0".join(["flashq/revision/1", *named]).encode()).hexdigest()
-    public = specs.canonical_json(specs.public(spec))
+    shipped = shipping.bundle(spec.name, function, code)
     if code.uncomparable:
         warnings.warn(
             f"endpoint {spec.name} captures {', '.join(code.uncomparable)}: a change in such a value is not noticed",
             RevisionWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
+    parts = (code.digest, specs.environment_digest(spec), specs.resource_digest(spec))
+    calls = {id(called.code): called for called in _called(code, shipped.modules)}
+    return Draft(
+        spec=spec,
+        function=function,
+        code=code,
+        bundle=shipped.raw,
+        parts=(*parts, *([shipped.digest] if shipped.digest else [])),
+        calls=tuple(calls.values()),
+    )
+
+
+def _called(code: CodeDescription, modules: Iterable[str]) -> Iterator[EndpointFunction[..., Any]]:
+    """The endpoints that a function captures, and those that the modules shipped with it define."""
+    defined = (value for name in modules for value in vars(sys.modules.get(name, _NOTHING)).values())
+    for value in (*code.endpoints, *defined):
+        if isinstance(value, type) or not isinstance(getattr(value, ENDPOINT_MARK, None), str):
+            continue
+        called = getattr(value, "__flashq_function__", None)
+        if called is not None:  # else a class, of which no handle was made
+            yield called
+
+
+_NOTHING = types.ModuleType("nothing")
+
+
+def prepare(
+    drafted: Draft, keys: RootKeys, payload_limit: int, digest: str, calls: Mapping[str, str]
+) -> Registration:
+    """Pickle and sign an endpoint under its revision's `digest`. `calls`: the revisions that its jobs may call.
+
+    Raises: SerializationError, PayloadTooLarge.
+    """
+    spec, function, code = drafted.spec, drafted.function, drafted.code
+    environment, resources = specs.environment_digest(spec), specs.resource_digest(spec)
+    public = specs.canonical_json(specs.public(spec))
     pickled = codec.dump_function(function, code.by_value, class_identity.settle)
     codec.check_size(len(pickled), payload_limit, f"the function {function.__qualname__}")
     revision = codec.Revision(
@@ -100,19 +158,20 @@ def prepare(
         concurrency=specs.concurrency(spec),
         environment=environment,
         spec=public,
-        bundle=bundle,
+        bundle=drafted.bundle,
+        calls=dict(calls),
     )
     header = Header(
         direction=Direction.REVISION,
-        endpoint=spec.name,
+        endpoint=drafted.name,
         revision=digest,
         python=codec.PYTHON,
         cloudpickle=codec.cloudpickle_version(),
     )
-    env = codec.seal_environment(spec.env, keys, spec.name) if spec.env else b""
+    env = codec.seal_environment(spec.env, keys, drafted.name) if spec.env else b""
     key_id = keys.ids[0]
     return Registration(
-        endpoint=spec.name,
+        endpoint=drafted.name,
         revision=digest,
         environment=environment,
         resources=resources,
@@ -122,9 +181,10 @@ def prepare(
         key_id=key_id,
         public=public,
         scaling=specs.canonical_json(specs.scaling(spec)),
-        env_tag=codec.environment_tag(spec.env, keys, spec.name),
+        env_tag=codec.environment_tag(spec.env, keys, drafted.name),
         env=env,
         by_value=code.by_value,
+        calls=tuple(called.code for called in drafted.calls),
     )
 
 
@@ -144,11 +204,20 @@ def _mode(function: Callable[..., Any]) -> str:
 def callables_used(function: Callable[..., Any]) -> tuple[int, ...]:
     """Identities of the functions and classes a function refers to by name: another one means it was redefined.
 
-    Plain values are not looked at: they are what they were when the endpoint was first called.
+    Those of endpoints that it may call among them, and what these refer to. Plain values are not looked at: they are
+    what they were when the endpoint was first called.
     """
-    code, space = function.__code__, function.__globals__
-    named = [space.get(name) for name in code.co_names]
-    return tuple(id(value) for value in (*named, *_captured(function)) if callable(value))
+    found: dict[int, None] = {}
+    pending = [function]
+    while pending:
+        code, space = pending[-1].__code__, pending[-1].__globals__
+        named = [space.get(name) for name in code.co_names]
+        for value in (*named, *_captured(pending.pop())):
+            if callable(value) and id(value) not in found:
+                found[id(value)] = None
+                if not isinstance(value, type) and hasattr(type(value), "__flashq_function__"):
+                    pending.append(value.__flashq_function__.code)
+    return tuple(found)
 
 
 def _captured(function: Callable[..., Any]) -> Iterator[Any]:

@@ -52,6 +52,8 @@ class CodeDescription:
     """Modules whose functions and classes are pickled by value: the function's own, and those without a file."""
     imports: frozenset[Imported]
     """The modules that it uses or imports: those of them that are the user's have to be shipped."""
+    endpoints: tuple[Any, ...]
+    """The endpoints that it captures, and so may call from inside its jobs."""
     uncomparable: tuple[str, ...]
     """Types of captured values that count by their type alone."""
 
@@ -80,6 +82,7 @@ def describe(function: Callable[..., Any]) -> CodeDescription:
         digest=digest,
         by_value=frozenset(walk.by_value),
         imports=frozenset(walk.imports),
+        endpoints=tuple(walk.endpoints),
         uncomparable=tuple(sorted(set(walk.uncomparable))),
     )
 
@@ -93,6 +96,7 @@ class _Walk:
     def __init__(self, own: str | None) -> None:
         self.by_value: set[str] = set() if own is None else {own}
         self.imports: set[Imported] = set()
+        self.endpoints: list[Any] = []
         self._kind = functools.cache(lambda name: find(name).kind)
         self.uncomparable: list[str] = []
         self._index: dict[object, int] = {}
@@ -116,6 +120,7 @@ class _Walk:
         name = _endpoint_name(value)
         if name is not None:
             self.uses(getattr(value, "__module__", None), optional=True)
+            self.endpoints.append(value)
             return word(f"endpoint {name}")
         if isinstance(value, types.FunctionType | type):
             reference = self._reference(value)

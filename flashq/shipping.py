@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flashq.errors import FlashqError
 from flashq.local_modules import changed_files, find, read
@@ -24,15 +24,23 @@ if TYPE_CHECKING:
     from flashq.revision import CodeDescription
 
 
-def bundle(endpoint: str, function: Callable[..., Any], code: CodeDescription) -> tuple[str, bytes]:
-    """Digest and bytes of what is shipped with an endpoint's function; both empty where that is nothing.
+class Shipped(NamedTuple):
+    """What is shipped with an endpoint's function. Digest and bytes are empty where that is nothing."""
+
+    digest: str
+    raw: bytes
+    modules: tuple[str, ...]
+
+
+def bundle(endpoint: str, function: Callable[..., Any], code: CodeDescription) -> Shipped:
+    """Pack what has to be shipped with an endpoint's function.
 
     Warns with `RevisionWarning` where a file says something else than when it was imported.
     Raises: SerializationError, PayloadTooLarge.
     """
     try:
         modules = bundles.follow([*code.imports, *_file_imports(function)], find, read)
-        packed = bundles.pack(modules)
+        digest, raw = bundles.pack(modules)
     except FlashqError as error:
         raise type(error)(f"endpoint {endpoint}: {error}") from None
     for file in changed_files(modules.values()):
@@ -41,7 +49,7 @@ def bundle(endpoint: str, function: Callable[..., Any], code: CodeDescription) -
             RevisionWarning,
             stacklevel=5,
         )
-    return packed
+    return Shipped(digest, raw, tuple(modules))
 
 
 def _file_imports(function: Callable[..., Any]) -> Iterator[Imported]:

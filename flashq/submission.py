@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flashq import class_identity, codec, errors, notices
@@ -23,11 +24,11 @@ from flashq.model.idempotency import stands_for
 from flashq.model.job_id import RANDOM_BYTES, new_job_id
 from flashq.model.keyring import Direction
 from flashq.model.retry import AT_MOST_ONCE
-from flashq.registration import PROGRAM, Registration, callables_used, prepare
+from flashq.registration import PROGRAM, Draft, Registration, callables_used, draft, prepare
 from flashq.room import Room
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from flashq.client import Client
     from flashq.endpoint_function import EndpointFunction
@@ -91,9 +92,29 @@ class Submission:
         terms = function.terms
         same = _stands_for(function, args, kwargs) if terms.key else ("", "")
         job_id = new_job_id(registration.endpoint, self._client.now_ms(), os.urandom(RANDOM_BYTES))
-        command, digest = self._command(job_id, registration, function.target, payload, terms, same)
+        head = Header(
+            direction=Direction.CALL,
+            endpoint=registration.endpoint,
+            job=job_id,
+            revision=registration.revision,
+            target=function.target,
+            env_tag=registration.env_tag,
+        )
+        command, digest = self._command(head, payload, terms, same)
         call = Call(job_id, registration.endpoint, digest, keep_s=terms.keep_s)
         return _Made(call, registration, command, len(payload) + _OVERHEAD)
+
+    def relay(self, head: Header, payload: bytes, terms: Terms) -> EndpointJob[Any]:
+        """Submit a call that somebody else pickled: of `head`'s endpoint, revision, target, parent and depth.
+
+        Its endpoint has been registered by whoever submitted what it was called from.
+        """
+        job_id = new_job_id(head.endpoint, self._client.now_ms(), os.urandom(RANDOM_BYTES))
+        command, digest = self._command(replace(head, job=job_id), payload, terms, ("", ""))
+        call = Call(job_id, head.endpoint, digest, keep_s=terms.keep_s)
+        made = _Made(call, None, command, len(payload) + _OVERHEAD)
+        self.room.take(made.size)
+        return self._dispatch(made)
 
     def _dispatch(self, made: _Made) -> EndpointJob[Any]:
         self._client.waiting.add(made.call)
@@ -107,17 +128,42 @@ class Submission:
         A function it uses was redefined (in a notebook), or another key signs.
         """
         code = function.code
-        is_of = (*callables_used(code), self._client.keyring.ids[0])
+        is_of = self._is_of(code)
         found = self._prepared.get(code)
         if found is None or found[0] != is_of:
             with self._lock:
                 found = self._prepared.get(code)
                 if found is None or found[0] != is_of:
-                    self._warn_without_gpu(function.spec)
-                    limit = self._client.settings.payload_limit
-                    made = prepare(function.spec, code, self._client.keyring, limit)
-                    found = self._prepared[code] = (is_of, made)
+                    self._prepare(function)
+                    found = self._prepared[code]
         return found[1]
+
+    def _is_of(self, code: Callable[..., Any]) -> tuple[object, ...]:
+        return (*callables_used(code), self._client.keyring.ids[0])
+
+    def _prepare(self, function: EndpointFunction[Any, Any]) -> None:
+        """Make the registration of an endpoint, and of all that its jobs' calls may lead to."""
+        drafts: dict[str, Draft] = {}
+        pending = [function]
+        while pending:
+            called = pending.pop()
+            known = drafts.get(called.name)
+            if known is None:
+                drafts[called.name] = draft(called.spec, called.code)
+                pending += drafts[called.name].calls
+            elif known.function is not called.code:
+                raise errors.SerializationError(
+                    f"endpoint {function.name} may call two things named {called.name!r}: handles of one class with"
+                    " other arguments cannot be called from inside jobs; give each a name, as Endpoint(name=…)"
+                )
+        reached = {name: _reached(name, drafts) for name in drafts}
+        digests = {name: each.digest(reached[name].values()) for name, each in drafts.items()}
+        limit = self._client.settings.payload_limit
+        for name, each in drafts.items():
+            self._warn_without_gpu(each.spec)
+            calls = {called.name: digests[called.name] for called in each.calls}
+            made = prepare(each, self._client.keyring, limit, digests[name], calls)
+            self._prepared[each.function] = (self._is_of(each.function), made)
 
     def _warn_without_gpu(self, spec: EndpointSpec) -> None:
         private = self._client.settings.redis_url is None
@@ -135,6 +181,9 @@ class Submission:
         if self._registered.get(known) is registration:
             return
         self._registered[known] = registration
+        for code in registration.calls:
+            if (called := self._prepared.get(code)) is not None:
+                self._ensure_registered(called[1])
         told = functools.partial(self._on_registered, registration.endpoint)
         self._client.send(registration.command(self._client.transitions), told)
 
@@ -151,23 +200,13 @@ class Submission:
 
     # -- calls ---------------------------------------------------------------------------------------
     def _command(
-        self,
-        job_id: str,
-        registration: Registration,
-        target: str,
-        payload: bytes,
-        terms: Terms,
-        same: tuple[str, str],
+        self, head: Header, payload: bytes, terms: Terms, same: tuple[str, str]
     ) -> tuple[Command[Submitted], str]:
+        """`head`: what is signed, but for the terms and the times."""
         client = self._client
         now = client.now_ms()
-        header = Header(
-            direction=Direction.CALL,
-            endpoint=registration.endpoint,
-            job=job_id,
-            revision=registration.revision,
-            target=target,
-            encoding="pickle",
+        header = replace(
+            head,
             python=codec.PYTHON,
             cloudpickle=codec.cloudpickle_version(),
             delivery=terms.delivery,
@@ -178,16 +217,15 @@ class Submission:
             expires_ms=now + CALL_LIFETIME_MS + terms.ttl_ms + terms.delay_ms,
             retry=terms.retry,
             keep_s=terms.keep_s,
-            env_tag=registration.env_tag,
         )
         raw, digest = codec.seal_call(header, payload, client.keyring)
         command = client.transitions.submit(
-            registration.endpoint,
-            job_id,
-            revision=registration.revision,
+            head.endpoint,
+            head.job,
+            revision=head.revision,
             call=raw,
             channel=client.channel,
-            description=f"{registration.endpoint}({len(payload)} bytes)",
+            description=f"{head.endpoint}({len(payload)} bytes)",
             priority=terms.priority,
             delay_ms=terms.delay_ms,
             ttl_ms=terms.ttl_ms,
@@ -197,22 +235,27 @@ class Submission:
             at_most_once=terms.delivery == AT_MOST_ONCE,
             idempotency_key=terms.key,
             stands_for=same,
+            parent=head.parent,
         )
         return command, digest
 
     def _send(self, made: _Made, tries: int) -> None:
-        self._ensure_registered(made.registration)
+        if made.registration is not None:
+            self._ensure_registered(made.registration)
 
         def acknowledged(answer: Submitted | None, error: Exception | None) -> None:
             if answer is not None:
                 self._client.hear_clock(answer.now_ms)
-                if answer.verdict == "unregistered" and tries > 0:
+                if answer.verdict == "unregistered" and tries > 0 and made.registration is not None:
                     self._registered.pop((made.registration.endpoint, made.registration.revision), None)
                     self._send(made, tries - 1)
                     return
             self.room.give_back(made.size)
             if answer is None:
                 self._client.waiting.reject(made.call, error or errors.BrokerError("no answer"))
+            elif answer.verdict == "unregistered" and made.registration is None:
+                gone = f"endpoint {made.call.endpoint} is not on record any more: it was undeployed"
+                self._client.waiting.reject(made.call, errors.EndpointNotFound(gone))
             else:
                 self._accept(made.call, answer)
 
@@ -249,11 +292,23 @@ class Submission:
         call.acknowledged.set(None)
 
 
+def _reached(name: str, drafts: Mapping[str, Draft]) -> dict[str, Draft]:
+    """What the calls of an endpoint's jobs may lead to: itself only where they lead back."""
+    found: dict[str, Draft] = {}
+    pending = [*drafts[name].calls]
+    while pending:
+        called = pending.pop().name
+        if called not in found:
+            found[called] = drafts[called]
+            pending += drafts[called].calls
+    return found
+
+
 class _Made(NamedTuple):
     """A call, ready to be sent."""
 
     call: Call
-    registration: Registration
+    registration: Registration | None  # None: it is somebody else's to register
     command: Command[Submitted]
     size: int
 

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flashq import codec, errors, notices
-from flashq.ending import verified_value
+from flashq.ending import verified, verified_value
 from flashq.job import Reply
 from flashq.model.job_id import kept_s, made_ms, missing
 from flashq.model.lifecycle import STATUS, TERMINAL, JobState, Status
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flashq.job import Call
     from flashq.model.durability import Server
     from flashq.model.envelope import Envelope
+    from flashq.model.outcome import Failure
     from flashq.store.records import Observed, Watched
 
 log = logging.getLogger("flashq")
@@ -240,6 +241,11 @@ class Waiting:
     def decode(self, call: Call, ending: Ending) -> Any:
         """The value of an ended job; or raises why there is none. Verifies before it unpickles."""
         return codec.load_value(self.opened(call, ending))
+
+    def verified(self, call: Call, ending: Ending) -> Envelope | Failure:
+        """The verified outcome of an ended job, or why it has no value; nothing is unpickled. Raises FlashqError."""
+        keys = call.keys or self._client.keyring
+        return verified(ending, keys, endpoint=call.endpoint, job=call.id, call_digest=call.digest)
 
     def opened(self, call: Call, ending: Ending) -> Envelope:
         """The verified outcome of an ended job; or raises why it has no value."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections import Counter
 from typing import TYPE_CHECKING, Any, assert_never
 
 from flashq.model import host_command
@@ -58,9 +59,13 @@ class Applier:
     @staticmethod
     def _limits(snapshot: Snapshot) -> dict[str, int]:
         """The most workers each endpoint may have."""
-        if isinstance(snapshot.endpoints, Unknown):
+        if isinstance(snapshot.endpoints, Unknown) or isinstance(snapshot.workers, Unknown):
             return {}
-        return {endpoint.name: endpoint.maximum for endpoint in snapshot.endpoints}
+        lending = Counter(worker.endpoint for worker in snapshot.workers if worker.lends)
+        return {
+            each.name: each.maximum + (lending[each.name] if each.nested else 0)
+            for each in snapshot.endpoints
+        }
 
     def _command(self, action: Action, now_ms: int, limits: dict[str, int], term: Term) -> Command[Any]:
         made = self._transitions

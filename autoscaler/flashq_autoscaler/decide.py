@@ -8,7 +8,7 @@ nothing at random: the same snapshot, listed in any order, gives the same plan.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flashq_autoscaler.drains import NOTHING, Outcome, idle_drains, idle_expiry, orphan_drains, rollout_drains
@@ -115,7 +115,8 @@ def _grant(
     ledger = Ledger(hosts, workers, now)
     for wish in wishes:
         endpoint = wish.endpoint
-        place = ledger.grant(endpoint.name, endpoint.needs, endpoint.environment)
+        needs = replace(endpoint.needs, nested=True) if wish.nested else endpoint.needs
+        place = ledger.grant(endpoint.name, needs, endpoint.environment)
         if place is None:
             refusals.setdefault(endpoint.name, _Refused(endpoint.needs)).workers += 1
             continue

@@ -46,15 +46,20 @@ def replacing(fleet: Fleet) -> int:
 
 
 def idle_drains(endpoint: EndpointView, fleet: Fleet, outcome: Outcome, now: float) -> list[Drain]:
-    """Idle workers above `maximum`, and those idle too long."""
-    over = fleet.serving - endpoint.maximum
+    """Workers above `maximum`, idle ones first, and those idle too long.
+
+    A busy one finishes its jobs and takes no more: else a queue that is never empty would keep it for ever.
+    """
+    over = fleet.serving - endpoint.maximum - fleet.lending
     if over <= 0 and not _expired((*fleet.current.idle, *fleet.outdated.idle), endpoint, now):
         return []
     idle = sorted(fleet.current.idle, key=_turn)
     if over > 0:
         reason = f"{fleet.serving} workers, at most {endpoint.maximum} wanted"
-        surplus = (*sorted(fleet.outdated.idle, key=_turn), *idle)[:over]
-        return [_drain(worker, endpoint, reason) for worker in surplus]
+        running = (w for w in (*fleet.outdated.running, *fleet.current.running) if not w.lends)
+        busy = sorted(running, key=_turn, reverse=True)
+        surplus = (*sorted(fleet.outdated.idle, key=_turn), *idle, *busy)[:over]
+        return [Drain(worker.id, endpoint.name, reason, busy=_is_busy(worker)) for worker in surplus]
     spare = idle[: max(0, len(idle) - _reserved(endpoint))]
     keep = max(endpoint.minimum, outcome.keep)
     expired = _expired(spare, endpoint, now)[: max(0, fleet.current.ready - keep)]

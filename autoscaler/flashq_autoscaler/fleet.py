@@ -59,6 +59,8 @@ class Fleet:
     draining: int = 0
     draining_outdated: int = 0
     """Those of `draining` that are not of the current environment."""
+    lending: int = 0
+    """Those whose jobs all wait for what they called."""
     leaving_outdated: int = 0
     """Those of `draining_outdated` that hold no job, and so are gone in a moment."""
 
@@ -68,11 +70,21 @@ class Fleet:
         return self.live - self.draining
 
 
+def most(endpoint: EndpointView, fleet: Fleet) -> int:
+    """How many live workers it may have: `maximum`, and while jobs wait that jobs called, those that lend their place.
+
+    Without the latter, calls that lead back to their own endpoint would never end. Without the former, each job of a
+    long queue would get a worker, to wait in.
+    """
+    return endpoint.maximum + (fleet.lending if endpoint.nested else 0)
+
+
 def fleet_of(endpoint: EndpointView, workers: Sequence[WorkerView]) -> Fleet:
     """The fleet that `workers`, all live and all of `endpoint`, make up."""
     fleet = Fleet(live=len(workers))
     current, outdated, environment = fleet.current, fleet.outdated, endpoint.environment
     for worker in workers:
+        fleet.lending += worker.lends
         if worker.draining:
             fleet.draining += 1
             if worker.environment != environment:

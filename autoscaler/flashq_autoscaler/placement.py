@@ -72,6 +72,9 @@ class _Room:
     workers: int = 0
     environments: set[str] = field(default_factory=set)
     """Those with a worker here: surely built."""
+    lent_slots: int = 0
+    lent_cpus: float = 0.0
+    """Of workers whose jobs wait: for what these called."""
 
     def take(self, cpus: float, memory_bytes: int, environment: str) -> None:
         """One more worker."""
@@ -119,6 +122,9 @@ class Ledger:
         room = self._rooms.get(worker.host)
         if room is not None and is_live(worker) and now <= worker.beat_at + worker.lease_s:
             room.take(worker.cpus, worker.memory_bytes, worker.environment)
+            if worker.lends:
+                room.lent_slots += 1
+                room.lent_cpus += worker.cpus
 
     def grant(self, endpoint: str, needs: Needs, environment: str) -> Place | None:
         """Take what one worker of `endpoint` needs from the host that suits it best; None: there is none.
@@ -181,9 +187,9 @@ class Ledger:
             return "NO_PYTHON"
         if _lacking(room.host, needs):
             return "LACKING"
-        if room.slots < 1:
+        if room.slots + (room.lent_slots if needs.nested else 0) < 1:
             return "QUOTA"
-        if needs.cpus > room.cpus + 1e-9:
+        if needs.cpus > room.cpus + (room.lent_cpus if needs.nested else 0.0) + 1e-9:
             return "NO_CPU"
         if needs.memory_bytes > room.memory_bytes:
             return "HOST_MEMORY"

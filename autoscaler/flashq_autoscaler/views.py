@@ -55,6 +55,8 @@ class Needs:
     """The version of Python ("3.11"); empty: any."""
     requires: tuple[str, ...] = ()
     """What a host has to have beside: "package NAME", "folder PATH"."""
+    nested: bool = False
+    """It is for jobs that other jobs wait for: it may have the places that those lend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ class EndpointView:
     idle_timeout_s: float
     queued: int | Unknown
     """Jobs that wait, of every priority and revision. Unknown: nothing is decided for it."""
+    nested: int = 0
+    """Of those, jobs that jobs called."""
     waits_s: tuple[float, ...] = ()
     """How long they have waited, oldest first; at least the oldest `maximum * concurrency` of them."""
     running: int = 0
@@ -153,6 +157,8 @@ class WorkerView:
     """It takes no new job and ends when it has none."""
     jobs: int = 0
     """Jobs it holds."""
+    lends: bool = False
+    """All its jobs wait for what they called: its place may be had by that."""
     reported: bool = True
     """Its process has been heard of; False: it is booked, and that is all."""
     gpu_uuids: tuple[str, ...] = ()

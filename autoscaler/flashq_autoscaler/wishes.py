@@ -6,12 +6,13 @@ host has a place for a worker, and who comes first, is for `decide` to say.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flashq_autoscaler.demand import NONE, demand
 from flashq_autoscaler.drains import batch_of, replacing
-from flashq_autoscaler.fleet import fleet_of
+from flashq_autoscaler.fleet import fleet_of, most
 from flashq_autoscaler.health import gate_of
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ class Wish:
 
     endpoint: EndpointView
     order: tuple[bool, bool, int, float, str, int]
-    """Failing revisions last; minimums first; then fewest workers; then the oldest wait."""
+    """Failing revisions last; minimums, and what jobs wait for, first; then fewest workers; then the oldest wait."""
     reason: str
+    nested: bool = False
+    """It is for a job that another one waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def weigh(endpoint: EndpointView, workers: Sequence[WorkerView], now: float, par
     minimum = _minimum_starts(endpoint, fleet, params)
     workers_wanted = max(minimum, wanted.workers)
     gate = gate_of(endpoint, now, params)
-    room = max(0, endpoint.maximum - fleet.live)
+    room = max(0, most(endpoint, fleet) - fleet.live)
     allowed = min(_allowed(workers_wanted, gate, fleet), room)
 
     blocked = None
@@ -82,14 +85,23 @@ def weigh(endpoint: EndpointView, workers: Sequence[WorkerView], now: float, par
     first_reason = f"minimum: {fleet.current.capacity} of {endpoint.minimum} workers"
     reasons = [first_reason if index < minimum else wanted.reason for index in range(allowed)]
     wait_s = endpoint.waits_s[0] if endpoint.waits_s else 0.0
+    nested = math.ceil(endpoint.nested / endpoint.concurrency)
     return Case(
         endpoint=endpoint,
         fleet=fleet,
         wishes=tuple(
             Wish(
                 endpoint,
-                (gate.probing, index >= minimum, fleet.live + index, -wait_s, endpoint.name, index),
+                (
+                    gate.probing,
+                    index >= minimum and index >= nested,
+                    fleet.live + index,
+                    -wait_s,
+                    endpoint.name,
+                    index,
+                ),
                 reason,
+                nested=index < nested,
             )
             for index, reason in enumerate(reasons)
         ),

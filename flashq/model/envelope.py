@@ -81,7 +81,8 @@ class Header:
     not_before_ms: int = _wire("nbf", 0)
     created_ms: int = _wire("iat", 0)
     expires_ms: int = _wire("exp", 0)
-    parent: str = _wire("par", "")
+    parent: str = _wire("par", "")  # the job that made this call
+    depth: int = _wire("dep", 0)  # how many jobs are above it
     retry: str = _wire("rty", "")  # JSON of the retry policy for user exceptions; empty: none
     keep_s: int = _wire("keep", 0)  # how long the outcome is kept
     env_tag: str = _wire("env", "")  # which values of `env=` it was made with; empty: whichever are current

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-import msgpack
-
 from flashq.errors import MalformedEnvelope
 
 if TYPE_CHECKING:
@@ -50,6 +48,8 @@ class Failure:
 
     def pack(self) -> bytes:
         """msgpack bytes; texts longer than 64 KiB keep their end."""
+        import msgpack  # here, since executors know failures and need not have it
+
         fields = asdict(self)
         for name in ("message", "traceback", "log"):
             fields[name] = fields[name][-MAX_TEXT:]
@@ -58,6 +58,8 @@ class Failure:
     @classmethod
     def unpack(cls, raw: bytes) -> Failure:
         """Raises MalformedEnvelope where `raw` is no failure."""
+        import msgpack
+
         try:
             fields = msgpack.unpackb(raw, raw=False, max_map_len=16, max_array_len=0, max_ext_len=0)
             known = {name: fields[name] for name in cls.__slots__ if name in fields}

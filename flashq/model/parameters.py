@@ -19,6 +19,8 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 MAX_NAME = 64
 _CUDA_VERSION = re.compile(r"[1-9][0-9]?\.[0-9]")
 MIN_PRIORITY, MAX_PRIORITY = -9, 9
+NESTED_PRIORITY = 10
+"""Of calls from inside jobs, and of no others: jobs that wait for them hold their places."""
 MAX_WORKERS = 10_000
 MAX_CONCURRENCY = 1_000
 MAX_GPUS = 128

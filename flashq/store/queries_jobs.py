@@ -58,6 +58,7 @@ class JobDetail(ListedJob):
     revision: str | None
     queue: str
     priority: int
+    parent: str | None  # the job that made this call
     generation: int  # how often it was begun anew by hand
     losses: int  # runs that ended without an outcome
     retries: int  # runs after an exception
@@ -80,7 +81,7 @@ _LISTED = tuple(
 )
 _DETAIL = (
     *_LISTED,
-    *"fq_rev origin fq_prio fq_gen fq_losses fq_retries description fq_ttl_at fq_cancel".split(),
+    *"fq_rev origin fq_prio fq_gen fq_losses fq_retries description fq_ttl_at fq_cancel fq_parent".split(),
     *"fq_reason fq_error fq_timing fq_mode fq_max_losses".split(),
 )
 
@@ -121,6 +122,7 @@ def job(broker: Broker, job_id: str) -> JobDetail:
         revision=hash_["fq_rev"] or None,
         queue=hash_["origin"],
         priority=whole(hash_["fq_prio"]) or 0,
+        parent=hash_["fq_parent"] or None,
         generation=whole(hash_["fq_gen"]) or 0,
         losses=whole(hash_["fq_losses"]) or 0,
         retries=whole(hash_["fq_retries"]) or 0,

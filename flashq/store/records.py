@@ -175,3 +175,4 @@ class Observed:
     scheduled: int
     began_ms: tuple[int, ...]
     workers: tuple[WorkerRow, ...]
+    nested: int = 0  # of those queued: called by jobs

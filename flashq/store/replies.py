@@ -138,6 +138,7 @@ def observed(r: Any) -> Observed:
         scheduled=int(r[5]),
         began_ms=tuple(number(v) for v in r[6]),
         workers=tuple(WorkerRow(text(w[0]), number(w[1]), mapping(w[2])) for w in r[7]),
+        nested=int(r[8]),
     )
 
 

@@ -191,6 +191,11 @@ class FleetTransitions(Commands):
         args = (self._root, endpoint, worker, why, *failed, written(term), host, command)
         return Command("worker_leave", self.keys.of("worker", worker), args, int)
 
+    def lend(self, endpoint: str, worker: str, *, lends: bool) -> Command[str]:
+        """All jobs of a worker wait for what they called, or do so no longer. "ok", or "gone"."""
+        args = (self._root, endpoint, worker, int(lends))
+        return Command("worker_lend", self.keys.of("worker", worker), args, text)
+
     def drain(
         self, endpoint: str, worker: str, why: str, *, force: bool = False, term: Term | None = None
     ) -> Command[str]:

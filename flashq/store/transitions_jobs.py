@@ -47,8 +47,11 @@ class JobTransitions(Commands):
         at_most_once: bool = False,
         idempotency_key: str = "",
         stands_for: tuple[str, str] = ("", ""),
+        parent: str = "",
     ) -> Command[Submitted]:
-        """`own_ttl=False` says that all jobs of this queue have this ttl, so that the oldest expires first.
+        """`parent`: the job that made this call.
+
+        `own_ttl=False` says that all jobs of this queue have this ttl, so that the oldest expires first.
 
         `stands_for`: what an idempotency key stands for: digests of the target, and of the payload ('' where equal
         ones may differ).
@@ -58,6 +61,8 @@ class JobTransitions(Commands):
             fields += ("fq_max_losses", max_deliveries)
         if at_most_once:
             fields += ("fq_mode", "at_most_once")
+        if parent:
+            fields += ("fq_parent", parent)
         args = (
             self._root,
             endpoint,

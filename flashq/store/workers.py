@@ -108,6 +108,11 @@ class WorkerRow:
         return self.fields.get("fq_drain") == "1"
 
     @property
+    def lends(self) -> bool:
+        """Whether all its jobs wait for what they called."""
+        return self.fields.get("fq_lends") == "1"
+
+    @property
     def jobs(self) -> int:
         """How many it holds."""
         return int(self.fields.get("fq_jobs") or 0)

@@ -40,6 +40,10 @@ def outcome(blob=b"", **changes):
     meta = {"job": job.id, "fence": job.fence, "status": "ok", "encoding": "pickle", "execution_ms": 1.0}
     say(18, meta | changes, blob)
 
+def call(**changes):
+    meta = {"job": job.id, "fence": job.fence, "call": 1, "endpoint": "hostile", "target": "", "options": {}}
+    say(22, {**meta, "detached": False} | changes)
+
 def failed(**changes):
     error = {"kind": "exception", "type": "E", "message": "", "traceback": ""}
     outcome(status="error", error=error | changes)
@@ -73,6 +77,10 @@ LIES = {
     "a meta too long": """say(18, b'{"a":"' + b"x" * 5_000_000 + b'"}')""",
     "a frame too long": 'line.sendall(struct.pack(">I", (1 << 30) - 1) + b"x" * (1 << 20))',
     "ready once more": 'say(16, {"pid": 1, "python": "3", "boot_ms": 1, "import_ms": 1, "setup_ms": 1})',
+    "a call of another job": 'call(job="hostile-" + "0" * 36)',
+    "a call with options that are none": "call(options=[])",
+    "a call without its number": "call(call=None)",
+    "waiting as another job": 'say(24, {"job": "x", "fence": 1, "waiting": True})',
     "half a frame, then silence": 'line.sendall(b"\\0\\0"); line.shutdown(socket.SHUT_WR)',
     "nothing any more": "line.close()",
 }

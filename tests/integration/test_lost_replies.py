@@ -341,6 +341,20 @@ def a_worker_that_was_idle_for_long(play: Play) -> None:
     assert play.runs == 2
 
 
+@loses("worker_lend")
+def a_worker_whose_job_waits_for_what_it_called(play: Play) -> None:
+    inner = play.fresh(idle_timeout=0.5)
+
+    @Endpoint(name="lost-outer", cpu="any", workers=(0, 1), idle_timeout=0.5)
+    def outer(record: str) -> Any:
+        return inner.remote(record, "called")
+
+    with play.made.losing("worker_lend"):
+        job = outer.spawn(str(play.record))
+        assert job.result(PATIENCE_S) == "called"
+    assert play.runs == 1
+
+
 @loses("host_leave")
 def a_host_that_leaves(play: Play) -> None:
     made = play.made

@@ -192,3 +192,21 @@ def test_two_failed_starts_pause_the_rollout_and_the_old_revision_serves_on() ->
     assert plan.starts == ()
     # Beyond the minimum even these go when they have been idle for long.
     assert [drain.worker for drain in plan.drains] == ["w2"]
+
+
+def test_above_maximum_busy_ones_take_no_more_where_no_idle_one_is_left() -> None:
+    staff = [worker("w1", "running", age_s=3.0), worker("w2", "running", age_s=2.0), worker("w3", "running")]
+
+    plan = decide(snapshot(endpoint(workers=(0, 1), queued=9, running=3), staff))
+
+    assert [(drain.worker, drain.busy) for drain in plan.drains] == [("w2", True), ("w3", True)]
+
+
+def test_whose_jobs_wait_for_what_they_called_is_not_above_the_maximum() -> None:
+    staff = [
+        worker("w1", "running", lends=True),
+        worker("w2", "running", lends=True),
+        worker("w3", "running"),
+    ]
+
+    assert drained(endpoint(workers=(0, 1), running=3), staff) == []

@@ -43,6 +43,7 @@ class Assignment:
     stop: Stop | None = None  # why it is being interrupted
     asked_back: bool = False  # the executor is to give it back if it has not begun
     kill_at: float = 0.0  # when the executor is killed if it has not stopped by then
+    waiting: bool = False  # for what it called
     logged: int = 0  # bytes of its output that were kept
     outflow: Outflow = field(default_factory=Outflow)  # what it yields, if it does
 

@@ -35,6 +35,9 @@ class WorkerConfig:
     payload_limit: int = 64 * 1024 * 1024
     gpu_uuids: tuple[str, ...] = ()  # bound through CUDA_VISIBLE_DEVICES; empty: GPUs are hidden
     cpus: float = 0.0  # cores it counts for: thread pools are sized by it; 0: not limited
+    calls: int = (
+        -1
+    )  # a descriptor: the line to the host agent for the calls that jobs make; -1: there is none
     spawned_ns: int = 0  # CLOCK_MONOTONIC of the host when it was started, for the breakdown of cold starts
 
     def to_json(self) -> str:

@@ -297,6 +297,10 @@ class Exchange:
         crash = self._transitions.crash(held.job, held.fence, why, final.outcome, final.keep_s, worker)
         self._add(held.job, crash)
 
+    def lend(self, lends: bool) -> None:
+        """Tell the broker whether all that runs here waits for what it called."""
+        self._add("", self._transitions.lend(self._config.endpoint, self._config.worker, lends=lends))
+
     def log(self, held: Assignment, at: int, output: bytes) -> None:
         """Keep a piece of a job's output, which comes behind `at` bytes of it, if the broker can."""
 

@@ -22,8 +22,11 @@ from flashq_worker.pacing import PATIENCE_S
 from flashq_worker.runtime import Phase
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flashq.codec import Revision
     from flashq_worker.assignment import Assignment, Stop
+    from flashq_worker.calls_link import CallsLink, Under
     from flashq_worker.exchange import Exchange
     from flashq_worker.executor_process import ExecutorProcess
     from flashq_worker.hand import Hand
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from flashq_worker.runtime import Runtime
 
 log = logging.getLogger("flashq.worker")
+_LEND_AFTER_S = 0.01  # what is called and warm answers sooner, and nobody needs a place for it
+_OF_CALLS = (FrameType.CALL, FrameType.DROP, FrameType.WAITING)
 
 
 class Execution:
@@ -53,7 +58,9 @@ class Execution:
         outcomes: OutcomeWriter,
         pace: Pace,
         grace_s: float,
+        link: CallsLink | None = None,
     ) -> None:
+        """`link`: the way for what jobs call; None: they call nothing."""
         self._hand = hand
         self._runtime = runtime
         self._loading = loading
@@ -62,6 +69,9 @@ class Execution:
         self._outcomes = outcomes
         self._pace = pace
         self._grace_s = grace_s
+        self._link = link
+        self._lending = False  # whether the broker was told that all that runs here waits
+        self._waits_since: float | None = None  # when that began
         self._progressed_at = 0.0  # when it was last looked what is due
         self._served: ExecutorProcess | None = None  # what has run a job to its end
         self.echo = Echo()
@@ -73,6 +83,7 @@ class Execution:
         self._feed()
         now = self._progressed_at = time.monotonic()
         self._overdue(now)
+        self._lend(now)
         self.sated = self.sated and bool(self._hand.running)
         return now
 
@@ -90,7 +101,39 @@ class Execution:
             # Else what it is waited for has been done, or is under way.
             if patience_ends > self._progressed_at:
                 due.append(patience_ends)
+        if self._waits_since is not None and not self._lending:
+            due.append(self._waits_since + _LEND_AFTER_S)
         return min(due)
+
+    def readers(self) -> list[int]:
+        """What to wait on for reading: the executor's ends, and the link's; `receive` is due then."""
+        process, link = self._runtime.process, self._link
+        found = [] if process is None else process.readers()
+        if link is None:
+            return found
+        if process is not None and link.congested:
+            found = [fd for fd in found if fd != process.fileno()]
+        return [*found, *link.readers()]
+
+    def writers(self) -> list[int]:
+        """What to wait on for writing."""
+        found = [] if self._runtime.process is None else self._runtime.process.writers()
+        return found if self._link is None else [*found, *self._link.writers()]
+
+    def _lend(self, now: float) -> None:
+        """Tell the broker where all that runs here waits for what it called: others may have its place meanwhile."""
+        if self._link is None:
+            return
+        current = self._hand.current
+        self._link.keep_only({(held.job, held.fence) for held in current})
+        if len(current) < self._hand.concurrency or not all(held.waiting for held in current):
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = now
+        lends = self._waits_since is not None and now >= self._waits_since + _LEND_AFTER_S
+        if lends != self._lending:
+            self._lending = lends
+            self._exchange.lend(lends)
 
     def _overdue(self, now: float) -> None:
         for held in self._hand.current:
@@ -233,7 +276,10 @@ class Execution:
 
     # -- what the executor says ----------------------------------------------------------------------
     def receive(self, ready: set[int]) -> None:
-        """Take in what the executor sent, where one of its descriptors is among these."""
+        """Take in what the executor and the host agent sent, where one of their descriptors is among these."""
+        if self._link is not None and not ready.isdisjoint(self._link.readers()):
+            for under, meta, blob in self._link.receive():
+                self._on_reply(under, meta, blob)
         process = self._runtime.process
         if process is None:
             return
@@ -250,6 +296,8 @@ class Execution:
                     self._on_outcome(frame)
                 elif frame.type is FrameType.CHUNK:
                     self._on_chunk(frame)
+                elif frame.type in _OF_CALLS:
+                    self._on_call(frame)
                 else:
                     self._runtime.on_frame(frame)
         except FrameError as error:
@@ -275,9 +323,48 @@ class Execution:
         held = self._hand.running.get(frame.meta["job"])
         if held is None or held.fence != frame.meta["fence"]:
             raise FrameError(f"a {frame.type.name} of job {frame.meta['job']!r:.250}, which it is not at")
-        if frame.meta["encoding"] != _encoding(held):
+        if frame.meta.get("encoding", _encoding(held)) != _encoding(held):
             raise FrameError(f"job {held.job} is answered as {frame.meta['encoding']}")
         return held
+
+    def _on_call(self, frame: Frame) -> None:
+        """A job calls an endpoint, wants what it called stopped, or waits for that."""
+        held = self._at(frame)
+        if frame.type is FrameType.WAITING:
+            held.waiting = frame.meta["waiting"]
+        elif frame.type is FrameType.DROP:
+            if self._link is not None:
+                self._link.drop((held.job, held.fence), frame.meta["call"])
+        elif refusal := self._refusal(frame.meta["endpoint"]):
+            self._reply(frame.meta["call"], {"what": "refused", **refusal})
+        elif self._link is not None:
+            self._link.call(held, frame)
+
+    def _refusal(self, endpoint: str) -> dict[str, str]:
+        """Why a job may not call this endpoint; empty: it may."""
+        if self._link is None or not self._link.open:
+            return {
+                "error": "UnsupportedCall",
+                "message": "this worker has no host agent that signs calls: it was started by hand",
+            }
+        if endpoint not in self._runtime.calls:
+            return {
+                "error": "UnsupportedCall",
+                "message": f"its code does not refer to an endpoint {endpoint!r:.80}, by a name at the top of a module"
+                " or of its own: such a call from inside a job is not signed",
+            }
+        if self._link.full:
+            return {"error": "SubmitError", "message": "too many calls of this worker's jobs are under way"}
+        return {}
+
+    def _on_reply(self, under: Under, meta: Mapping[str, Any], blob: bytes) -> None:
+        held = self._hand.running.get(under.run[0])
+        if held is not None and held.fence == under.run[1]:
+            self._reply(under.number, meta, blob)
+
+    def _reply(self, number: int, meta: Mapping[str, Any], blob: bytes = b"") -> None:
+        if self._runtime.process is not None:
+            self._runtime.process.reply({**meta, "call": number}, blob)
 
     def _on_chunk(self, frame: Frame) -> None:
         held = self._at(frame)
@@ -294,6 +381,9 @@ class Execution:
         if skipped and not held.asked_back:
             raise FrameError(f"job {held.job} is skipped, which nobody asked for")
         del self._hand.running[held.job]
+        if self._link is not None:
+            stopped = frame.meta["status"] in ("cancelled", "timeout")
+            self._link.ended((held.job, held.fence), stopped=stopped)
         if skipped:
             held.handed = False
             if held.stop is None:

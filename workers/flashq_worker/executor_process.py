@@ -231,6 +231,10 @@ class ExecutorProcess:
         """Let a running job send so many further CHUNKs."""
         self._send(FrameType.CREDIT, {"job": job, "fence": fence, "chunks": chunks})
 
+    def reply(self, meta: Mapping[str, Any], blob: bytes) -> None:
+        """Tell it what became of a CALL."""
+        self._send(FrameType.REPLY, meta, blob)
+
     def cancel(self, job: str, fence: int, reason: Literal["cancel", "timeout", "give-back"]) -> None:
         """Interrupt `job`. Its OUTCOME follows, unless the job resists: then `kill` after a grace.
 

@@ -24,6 +24,7 @@ from flashq.store.inbox import Inbox
 from flashq_worker import inventory
 from flashq_worker.config import WorkerConfig
 from flashq_worker.gpus.nvml import Gpus
+from flashq_worker.host_calls import HostCalls
 from flashq_worker.host_commands import CommandReader, Received
 from flashq_worker.host_environments import HostEnvironments
 from flashq_worker.host_offers import HostOffers
@@ -75,7 +76,8 @@ class HostAgent:
         self._offers = HostOffers(home.folder, environ)
         self._presence = HostPresence(broker, self.host, self._options, self._gpus, self._offers, keyring)
         self._environments = HostEnvironments(broker, self.host, home.folder, self._options.environments)
-        self._workers = HostWorkers(home.folder, environ, worker_command)
+        self._calls = HostCalls(broker, keyring, home.folder, self._options.payload_limit)
+        self._workers = HostWorkers(home.folder, environ, worker_command, self._calls)
         self._warm = HostWarm(home, environ, self._workers, wanted=self._options.spare)
         self._reader = CommandReader(keyring, self.host, home.epoch())
         self._presence.epoch = self._reader.epoch
@@ -109,6 +111,7 @@ class HostAgent:
                 self._workers.kill_all("the host agent ended")
                 self._warm.close()
                 self._workers.close()
+                self._calls.close()
                 self._gpus.close()
                 os.close(self._wake_r)
                 os.close(self._wake_w)

@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flashq_worker.held_keys import word
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from flashq.model.envelope import RootKeys
     from flashq_worker.config import WorkerConfig
+    from flashq_worker.host_calls import HostCalls, Line
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "flashq_worker")
 """-P: the folder it starts in is no place to import from."""
@@ -44,9 +45,13 @@ class _Running:
 
 
 @dataclass(slots=True)
-class _Spare:
+class _Spawned:
     process: subprocess.Popen[bytes]
     log: Path
+    line: Line | None
+    """For the calls that its jobs will make."""
+    inherited: int
+    """The number of the other end of it, in the process."""
     zygote: int = 0
     """The process of which it was told to park an executor."""
 
@@ -70,14 +75,22 @@ class HostWorkers:
     """Starts, watches and ends worker processes. Call it from one thread, which lives as long as they do."""
 
     def __init__(
-        self, folder: Path, environ: Mapping[str, str], command: Sequence[str] = WORKER_COMMAND
+        self,
+        folder: Path,
+        environ: Mapping[str, str],
+        command: Sequence[str] = WORKER_COMMAND,
+        calls: HostCalls | None = None,
     ) -> None:
-        """`folder` is where they start; `environ` what they inherit, less what is flashq's own."""
+        """`folder` is where they start; `environ` what they inherit, less what is flashq's own.
+
+        `calls`: serves the calls that their jobs make; None: these are refused.
+        """
         self._folder = folder
         self._environ = scrubbed(environ)
         self._command = command
+        self._calls = calls
         self._running: dict[str, _Running] = {}
-        self._spare: _Spare | None = None
+        self._spare: _Spawned | None = None
         self._lifeline, self._held_end = os.pipe2(os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -102,29 +115,34 @@ class HostWorkers:
 
     def start(self, config: WorkerConfig, log: Path) -> int:
         """Start a worker that writes to `log`; its process id. Raises OSError where it cannot be started."""
-        written = config.to_json().encode() + b"\n"
-        process = self._take_spare(written, log)
+        process = self._take_spare(config, log)
         if process is None:
-            process = self._spawn(log)
-            _configure(process, written)  # it may have died already: `ended` will tell
+            spawned = self._spawn(log)
+            process = spawned.process
+            _configure(spawned, config)  # it may have died already: `ended` will tell
         self._running[config.worker] = _Running(config.endpoint, process, config.gpu_uuids, config.keys.ids)
         return process.pid
 
-    def _spawn(self, log: Path) -> subprocess.Popen[bytes]:
+    def _spawn(self, log: Path) -> _Spawned:
+        line, theirs = (None, None) if self._calls is None else self._calls.connect()
+        number = -1 if theirs is None else theirs.fileno()
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [*self._command, "--lifeline", str(self._lifeline)],
                 stdin=subprocess.PIPE,
                 stdout=descriptor,
                 stderr=descriptor,
-                pass_fds=(self._lifeline,),
+                pass_fds=[fd for fd in (self._lifeline, number) if fd >= 0],
                 cwd=self._folder,
                 env=self._environ,
                 start_new_session=True,
             )
+            return _Spawned(process, log, line, number)
         finally:
             os.close(descriptor)
+            if theirs is not None:
+                theirs.close()
 
     # -- the spare -----------------------------------------------------------------------------------
     def prepare(self, log: Path) -> bool:
@@ -133,7 +151,7 @@ class HostWorkers:
         Raises OSError where it cannot be started.
         """
         if self._spare is None:
-            self._spare = _Spare(self._spawn(log), log)
+            self._spare = self._spawn(log)
             return True
         if self._spare.process.poll() is None:
             return True
@@ -160,13 +178,13 @@ class HostWorkers:
             process.wait()
             _hang_up(process)
 
-    def _take_spare(self, written: bytes, log: Path) -> subprocess.Popen[bytes] | None:
+    def _take_spare(self, config: WorkerConfig, log: Path) -> subprocess.Popen[bytes] | None:
         """The spare, made a worker by what it was waiting for; None where there is none alive."""
         if self._spare is None or self._spare.process.poll() is not None:
             return None
         try:
             self._spare.log.rename(log)
-            told = _configure(self._spare.process, written)
+            told = _configure(self._spare, config)
         except OSError:
             told = False
         if not told:
@@ -226,12 +244,15 @@ class HostWorkers:
                     kill(running.process.pid, signal.SIGKILL)
 
 
-def _configure(process: subprocess.Popen[bytes], written: bytes) -> bool:
+def _configure(spawned: _Spawned, config: WorkerConfig) -> bool:
     """Write a worker's first line; whether it lives to read it."""
-    if not _write(process, written):
+    if spawned.line is not None:
+        spawned.line.endpoint = config.endpoint
+    written = replace(config, calls=spawned.inherited).to_json().encode() + b"\n"
+    if not _write(spawned.process, written):
         return False
-    assert process.stdin is not None
-    os.set_blocking(process.stdin.fileno(), False)
+    assert spawned.process.stdin is not None
+    os.set_blocking(spawned.process.stdin.fileno(), False)
     return True
 
 

@@ -119,6 +119,11 @@ class Runtime:
         """Whether jobs are run together."""
         return self._record is not None and self._record.batch_ms is not None
 
+    @property
+    def calls(self) -> Mapping[str, str]:
+        """The endpoints that jobs may call, and their revisions."""
+        return {} if self._record is None else self._record.calls
+
     def restart(self) -> None:
         """A fresh executor for the same revision."""
         assert self._record is not None

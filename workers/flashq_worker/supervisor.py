@@ -19,6 +19,7 @@ from flashq.errors import BrokerError, EnvelopeError, FlashqError, PythonMismatc
 from flashq.store.broker import Broker
 from flashq.store.workers import facts
 from flashq_worker import assignment, presence, verdicts
+from flashq_worker.calls_link import CallsLink
 from flashq_worker.exchange import Exchange
 from flashq_worker.execution import Execution
 from flashq_worker.exit_policy import ExitCode, Standing, exit_code
@@ -70,6 +71,7 @@ class Supervisor:
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._runtime = Runtime(config, self._wake, parked)
         self._loading = Loading(self._runtime, self._presence, self)
+        self._link = CallsLink(config.calls, config.payload_limit) if config.calls >= 0 else None
         self._execution = Execution(
             self._hand,
             self._runtime,
@@ -79,6 +81,7 @@ class Supervisor:
             outcomes=OutcomeWriter(keys, config.endpoint, config.payload_limit),
             pace=self._pace,
             grace_s=config.grace_s,
+            link=self._link,
         )
         self._poll = select.poll()
         self._polled: dict[int, int] = {}
@@ -197,12 +200,10 @@ class Supervisor:
             wanted[self._words.descriptor] = select.POLLIN
         for fd in self._exchange.readers():
             wanted[fd] = select.POLLIN
-        process = self._runtime.process
-        if process is not None:
-            for fd in process.readers():
-                wanted[fd] = select.POLLIN
-            for fd in process.writers():
-                wanted[fd] = select.POLLIN | select.POLLOUT
+        for fd in self._execution.readers():
+            wanted[fd] = select.POLLIN
+        for fd in self._execution.writers():
+            wanted[fd] = select.POLLIN | select.POLLOUT
         if wanted != self._polled:
             self._poll = select.poll()
             self._polled = wanted

@@ -2,11 +2,14 @@
 -- KEYS  1 the endpoint's record
 -- ARGV  1 prefix  2 endpoint  3 how many of the oldest waiting jobs to date
 -- Returns {now, record (flat), stats (flat), queued, {since when (ms) the oldest wait}, scheduled, {began (ms) of those running},
---   {{worker, heartbeat ends (ms), record (flat)}…}}
+--   {{worker, heartbeat ends (ms), record (flat)}…}, how many of the queued were called by jobs}
 local P, ep, most, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), now()
-local waits, began, workers, queued, scheduled = {}, {}, {}, 0, 0
-for _, queue in ipairs(redis.call('ZREVRANGE', P .. N.endpoint_queues .. ep, 0, -1)) do
-  queued = queued + redis.call('LLEN', P .. N.queue .. queue)
+local waits, began, workers, queued, scheduled, nested = {}, {}, {}, 0, 0, 0
+local queues = redis.call('ZREVRANGE', P .. N.endpoint_queues .. ep, 0, -1, 'WITHSCORES')
+for i = 1, #queues, 2 do
+  local queue, length = queues[i], redis.call('LLEN', P .. N.queue .. queues[i])
+  queued = queued + length
+  if queues[i + 1] == NESTED then nested = nested + length end
   scheduled = scheduled + redis.call('ZCARD', P .. N.scheduled .. queue)
   if #waits < most then
     for _, id in ipairs(redis.call('LRANGE', P .. N.queue .. queue, 0, most - #waits - 1)) do
@@ -23,4 +26,4 @@ for i = 1, #members, 2 do
   workers[#workers + 1] = {members[i], members[i + 1], redis.call('HGETALL', P .. N.worker .. members[i])}
 end
 return {at, redis.call('HGETALL', P .. N.endpoint .. ep), redis.call('HGETALL', P .. N.stats .. ep), queued, waits,
-  scheduled, began, workers}
+  scheduled, began, workers, nested}

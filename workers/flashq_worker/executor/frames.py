@@ -61,6 +61,9 @@ class FrameType(IntEnum):
     """Supervisor: finish what came before, let go of the instance of a class, then exit."""
     CREDIT = 5
     """Supervisor: a job that yields may send further chunks. Meta job, fence, chunks (how many)."""
+    REPLY = 6
+    """Supervisor: what became of a job's CALL. Meta call, what: "accepted" (job, cold), "refused" (error, message) or
+    "ended" (state, encoding, failure?); blob: value or exception."""
     READY = 16
     """Executor: loaded. Meta pid, python, boot_ms, import_ms (to unpickle the function), setup_ms (an instance)."""
     FAILED = 17
@@ -70,6 +73,13 @@ class FrameType(IntEnum):
     without having begun), encoding, execution_ms, error?; blob: value or exception."""
     CHUNK = 19
     """Executor: a job yielded a value. Meta job, fence, number (from 1), encoding; blob: the value."""
+    CALL = 22
+    """Executor: a job calls an endpoint. Meta job, fence, call (its number), endpoint, target, options, detached (it
+    goes on where the job is stopped); blob: the arguments."""
+    DROP = 23
+    """Executor: what a job called is to be stopped. Meta job, fence, call."""
+    WAITING = 24
+    """Executor: a job begins, or ceases, to wait for what it called. Meta job, fence, waiting."""
 
 
 _TYPES = {int(kind): kind for kind in FrameType}
@@ -125,6 +135,17 @@ _META: dict[FrameType, dict[str, type | tuple[type, ...]]] = {
     FrameType.FAILED: {"type": str, "message": str, "traceback": str},
     FrameType.OUTCOME: {"job": str, "fence": int, "status": str, "encoding": str, "execution_ms": _NUMBER},
     FrameType.CHUNK: {"job": str, "fence": int, "number": int, "encoding": str},
+    FrameType.CALL: {
+        "job": str,
+        "fence": int,
+        "call": int,
+        "endpoint": str,
+        "target": str,
+        "options": dict,
+        "detached": bool,
+    },
+    FrameType.DROP: {"job": str, "fence": int, "call": int},
+    FrameType.WAITING: {"job": str, "fence": int, "waiting": bool},
 }
 _ERROR_META: dict[str, type | tuple[type, ...]] = {"kind": str, "type": str, "message": str, "traceback": str}
 _STATUSES = frozenset({"ok", "error", "cancelled", "timeout", "skipped"})

@@ -16,17 +16,22 @@ handler then could not do is done right after.
 
 from __future__ import annotations
 
+import select
+import threading
 from collections import deque
 from socket import MSG_DONTWAIT
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 from flashq_worker.executor import frames, outcome, watchdog
 from flashq_worker.executor.frames import Frame, FrameDecoder, FrameType
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from socket import socket
     from types import FrameType as PythonFrame
 
+    from flashq_worker.executor.calls import Calls
     from flashq_worker.executor.outcome import Outcome
 
 
@@ -48,6 +53,7 @@ class Inbox:
         self._busy = False  # with the socket or the queue: a signal is only noted
         self._poked = False  # a signal came, and what it announced has not been read yet
         self._credit = 0  # how many chunks the current job may send
+        self.calls: Calls | None = None  # what jobs call
 
     def next(self) -> Frame:
         """The oldest LOAD, RUN or STOP frame; waits for one. A RUN frame's job becomes the current one.
@@ -92,6 +98,42 @@ class Inbox:
         if self._armed and self._reason is not None:
             self._armed = False
             raise JobInterrupt
+
+    def send_word(self, kind: FrameType, meta: Mapping[str, Any], blob: bytes = b"") -> None:
+        """See `calls.Way`."""
+        _check_thread()
+        self._busy = True
+        try:
+            frames.send(self._sock, kind, meta, blob)
+        finally:
+            self._busy = False
+        if self._poked:
+            self._drain()
+
+    @property
+    def awaits(self) -> bool:
+        """See `calls.Way`."""
+        return False
+
+    def until(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
+        """See `calls.Way`. Raises JobInterrupt where the job is not to go on."""
+        _check_thread()
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        self._busy = True
+        try:
+            while not done() and self._reason is None:
+                left = None if deadline is None else max(0.0, deadline - monotonic())
+                if not select.select([self._sock], [], [], left)[0]:
+                    break
+                self._receive(0)
+        finally:
+            self._busy = False
+        if self._poked:
+            self._drain()
+        if self._armed and self._reason is not None:
+            self._armed = False
+            raise JobInterrupt
+        return done()
 
     def arm(self) -> None:
         """From here on the current job may be interrupted. Raises JobInterrupt where it already was."""
@@ -154,6 +196,10 @@ class Inbox:
             if self._current is not None and _same_run(self._current, frame):
                 self._credit += frame.meta["chunks"]
             return
+        if frame.type is FrameType.REPLY:
+            if self.calls is not None:
+                self.calls.on_reply(frame)
+            return
         if frame.type is not FrameType.CANCEL:
             self._queue.append(frame)
             return
@@ -167,6 +213,11 @@ class Inbox:
                 self._queue.remove(waiting)
                 self._dropped.append(outcome.interrupted(waiting.meta, 0.0, reason))
                 return
+
+
+def _check_thread() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        raise ValueError("calls from inside a job are made, and waited for, by the thread that runs the job")
 
 
 def _same_run(run: Frame, word: Frame) -> bool:

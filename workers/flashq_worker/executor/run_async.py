@@ -10,16 +10,17 @@ import asyncio
 import contextlib
 import inspect
 import os
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
-from flashq_worker.executor import delivery, frames, outcome, output, watchdog
+from flashq_worker.executor import calls, delivery, frames, outcome, output, watchdog
 from flashq_worker.executor.frames import FrameType
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Mapping
     from socket import socket
 
     from flashq_worker.executor.frames import Frame, FrameDecoder
@@ -61,6 +62,9 @@ class AsyncRunner(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._stopping = False
         self.closed = False
+        limit = calls.CALLS.limit if calls.CALLS is not None else 0
+        self._calls = calls.CALLS = calls.Calls(self, limit)
+        self._thread = threading.get_ident()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the way to the supervisor."""
@@ -93,6 +97,8 @@ class AsyncRunner(asyncio.Protocol):
             self._cancel(frame)
         elif frame.type is FrameType.CREDIT:
             self._add_credit(frame)
+        elif frame.type is FrameType.REPLY:
+            self._calls.on_reply(frame)
         elif frame.type is FrameType.STOP:
             self._stopping = True
             self._end_when_done()
@@ -140,6 +146,7 @@ class AsyncRunner(asyncio.Protocol):
         if result is None or attempt.reason is not None:
             elapsed = outcome.milliseconds_since(started)
             result = outcome.interrupted(frame.meta, elapsed, attempt.reason or "cancel")
+        self._calls.forget(frame.meta["job"], frame.meta["fence"])
         self._send(result)
         del self._running[frame.meta["job"]]
         if self._waiting:
@@ -177,16 +184,34 @@ class AsyncRunner(asyncio.Protocol):
             return outcome.raised(frame.meta, outcome.milliseconds_since(started), error)
         return outcome.returned(frame.meta, outcome.milliseconds_since(started), None)
 
+    def send_word(self, kind: FrameType, meta: Mapping[str, Any], blob: bytes = b"") -> None:
+        """See `calls.Way`."""
+        if threading.get_ident() != self._thread:
+            raise ValueError("calls from inside a coroutine are made, and awaited, on its event loop")
+        self._put(kind, meta, blob)
+
+    @property
+    def awaits(self) -> bool:
+        """See `calls.Way`."""
+        return True
+
+    def until(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
+        """See `calls.Way`."""
+        raise ValueError("inside a coroutine a call is awaited: blocking for it would hold up the event loop")
+
     def _send(self, result: Outcome) -> None:
         self._write(FrameType.OUTCOME, result)
 
     def _write(self, kind: FrameType, made: Outcome) -> None:
+        self._put(kind, made.meta, made.blob)
+
+    def _put(self, kind: FrameType, meta: Mapping[str, Any], blob: bytes) -> None:
         if os.getpid() != self._pid:
             os._exit(0)  # the job forked, and this is the child that came back from it: it answers nothing
         output.flush()
         if self._transport is None:
             raise RuntimeError("no connection to answer on")
-        for piece in frames.pieces(kind, made.meta, made.blob):
+        for piece in frames.pieces(kind, meta, blob):
             self._transport.write(piece)
 
     def _end_when_done(self) -> None:

@@ -56,6 +56,8 @@ def _attempt(inbox: Inbox, targets: Targets, frame: Frame, endpoint: str) -> Out
     except JobInterrupt:
         pass  # raised outside of the user's code; the inbox knows the reason
     reason = inbox.finish()
+    if inbox.calls is not None:
+        inbox.calls.forget(frame.meta["job"], frame.meta["fence"])
     if result is None or reason is not None:
         return outcome.interrupted(frame.meta, outcome.milliseconds_since(started), reason or "cancel")
     return result

@@ -114,10 +114,13 @@ local function publish(P, id, watch, state, fence, reason, warmth, generation, o
   for channel in string.gmatch(watch, '[^,]+') do redis.call('PUBLISH', channel, message) end
 end
 
+-- The priority of the calls that jobs make: above every other, since a job that waits for one holds its place.
+local NESTED = '10'
+
 -- The priority that a job's hash names; 0 where that makes no sense.
 local function rank(P, id)
   local priority = field(P, id, 'fq_prio')
-  return priority and string.find(priority, '^-?%d$') and priority or 0
+  return priority and string.find(priority, '^-?%d%d?$') and priority or 0
 end
 
 -- Put a waiting job on its queue (front: it was there before). A sibling queue is made known with its rank.
