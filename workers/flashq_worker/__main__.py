@@ -22,7 +22,11 @@ def main() -> int:
     parser.add_argument(
         "--lifeline", type=int, help="a descriptor whose end of file means that the host agent died"
     )
-    arguments = parser.parse_args()
+    return run(parser.parse_args().lifeline)
+
+
+def run(lifeline: int | None) -> int:
+    """Be told what to be, and be that."""
     logs.set_up()
     private.keep()  # before it is told any key
     spare.get_ready()
@@ -30,8 +34,7 @@ def main() -> int:
     config = WorkerConfig.from_json(waiting.configuration().decode())
     keys = HeldKeys(config.keys)
     words = KeyWords(sys.stdin.fileno(), waiting.rest, keys)
-    supervisor = Supervisor(config, keys, arguments.lifeline, words, waiting.parked)
-    return supervisor.run()
+    return Supervisor(config, keys, lifeline, words, waiting.parked).run()
 
 
 if __name__ == "__main__":

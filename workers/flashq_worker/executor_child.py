@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from flashq_worker.executor import zygote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _ANSWER_S = 1.0  # a zygote answers within milliseconds; one that does not hangs
 _MOST_ANSWER_BYTES = 4096
@@ -52,6 +52,10 @@ class Child(Protocol):
     pid: int
     how: Literal["fork", "spawn"]
 
+    @property
+    def descriptor(self) -> int | None:
+        """What is readable when it may have ended; None: SIGCHLD tells."""
+
     def exit(self) -> Exit | None:
         """How it ended; None while it runs."""
 
@@ -69,6 +73,8 @@ class Spawned:
     """A child process."""
 
     how: Literal["fork", "spawn"] = "spawn"
+
+    descriptor = None
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.pid = process.pid
@@ -106,16 +112,16 @@ class CannotFork(Exception):
 class Forked:
     """A zygote's child.
 
-    `connection`: to the zygote, which reaps it when that is closed. `content`: a file that it alone reads.
+    `connection`: to the zygote, which reaps it when that is closed. `content`: a file that it alone reads, if any.
     """
 
     how: Literal["fork", "spawn"] = "fork"
 
-    def __init__(self, pid: int, pidfd: int, connection: socket.socket, content: int) -> None:
+    def __init__(self, pid: int, pidfd: int, connection: socket.socket, content: int | None) -> None:
         self.pid = pid
         self._pidfd = pidfd
         self._connection = connection
-        self._content: int | None = content
+        self._content = content
         self.zygote_lives = True
         self._exit: Exit | None = None
         connection.setblocking(False)
@@ -140,6 +146,11 @@ class Forked:
         if self._content is not None:
             os.close(self._content)
             self._content = None
+
+    @property
+    def descriptor(self) -> int:
+        """Readable when it may have ended."""
+        return self._connection.fileno() if self.zygote_lives else self._pidfd
 
     def _hear(self) -> None:
         try:
@@ -196,13 +207,19 @@ class Forked:
 
 
 def spawn(
-    command: Sequence[str | Path], fds: Sequence[int], output: int, *, cwd: Path, env: Mapping[str, str]
+    command: Sequence[str | Path],
+    fds: Sequence[int],
+    output: int,
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    stdin: int = subprocess.DEVNULL,
 ) -> Spawned:
     """Start a program that inherits `fds` and writes to `output`. Raises OSError."""
     return Spawned(
         subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=output,
             pass_fds=tuple(fds),
@@ -215,16 +232,43 @@ def spawn(
 
 def fork(at: Path, fds: Sequence[int], output: int) -> Forked:
     """Have the zygote that listens `at` fork an executor, which waits to be told. Raises CannotFork."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     content = os.memfd_create("setup")
-    try:
-        connection.settimeout(_ANSWER_S)
+
+    def ask(connection: socket.socket) -> None:
         _connect(connection, at)
         socket.send_fds(connection, [zygote.REQUEST], [*fds, output, content])
-        return _forked(connection, content)
-    except BaseException as error:
-        connection.close()  # should it fork after all, what it forks finds its lifeline cut
+
+    try:
+        return _asked(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET), ask, content=content)
+    except BaseException:
         os.close(content)
+        raise
+
+
+def fork_by(control: socket.socket, parent: int, fds: Sequence[int]) -> Forked:
+    """Have the zygote at the other end of `control`, which is process `parent`, fork. Raises CannotFork."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def ask(_: socket.socket) -> None:
+        with theirs:
+            socket.send_fds(control, [zygote.REQUEST], [theirs.fileno(), *fds])
+
+    return _asked(ours, ask, parent=parent)
+
+
+def _asked(
+    connection: socket.socket,
+    ask: Callable[[socket.socket], None],
+    *,
+    parent: int = 0,
+    content: int | None = None,
+) -> Forked:
+    try:
+        connection.settimeout(_ANSWER_S)
+        ask(connection)
+        return _forked(connection, parent, content)
+    except BaseException as error:
+        connection.close()  # should it fork after all, what it forks finds nobody at its other ends
         if isinstance(error, TimeoutError):
             raise CannotFork(f"the zygote did not answer within {_ANSWER_S:g} s") from None
         if isinstance(error, OSError):
@@ -241,14 +285,16 @@ def _connect(connection: socket.socket, at: Path) -> None:
         os.close(folder)
 
 
-def _forked(connection: socket.socket, content: int) -> Forked:
+def _forked(connection: socket.socket, parent: int, content: int | None) -> Forked:
     answer = _answer(connection.recv(_MOST_ANSWER_BYTES))
     pid = answer.get("pid")
     if not isinstance(pid, int):
         raise CannotFork(str(answer.get("refused", "the zygote ended")))
     pidfd = os.pidfd_open(pid)
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    if _parent(pid) != struct.unpack("3i", credentials)[0]:
+    if not parent:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        parent = struct.unpack("3i", credentials)[0]
+    if _parent(pid) != parent:
         os.close(pidfd)
         raise CannotFork(f"the zygote named process {pid}, which is not its child")
     return Forked(pid, pidfd, connection, content)

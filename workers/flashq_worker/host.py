@@ -177,6 +177,8 @@ class HostAgent:
             poll.register(self._lifeline, select.POLLIN)
         if self._inbox.open:
             poll.register(self._inbox.fileno(), select.POLLIN)
+        for descriptor in self._workers.descriptors():
+            poll.register(descriptor, select.POLLIN)
         ready = {fd for fd, _ in poll.poll(self._patience_s() * 1000)}
         if self._wake_r in ready:
             os.read(self._wake_r, 4096)

@@ -1,4 +1,4 @@
-"""What a host keeps ready for the next start: one spare worker process, and zygotes.
+"""What a host keeps ready for the next start: one spare worker process, and zygotes of workers and of executors.
 
 They are made while nothing else starts, so that they do not slow down the worker that is wanted.
 """
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("flashq.host")
 _SPARE = "spare"  # its log's name
 _ZYGOTES = "zygotes"
+_WORKERS = "workers"
 _PAUSE_S = 0.3  # after a start
+_SHORT_PAUSE_S = 0.02  # the same, where what follows is cheap
 _DIED_S = 60.0  # after a spare has died unused
 
 
@@ -36,15 +38,17 @@ class HostWarm:
         self._zygotes = HostZygotes(home.folder, environ, home.log_file(_ZYGOTES))
         self._wanted = wanted
         self._spare_at = 0.0
-        self._quiet_at = 0.0
+        self._started_at = -_PAUSE_S
 
     def tend(self) -> None:
         """Do what is due; returns at once."""
         if not self._wanted:
             return
         now = time.monotonic()
-        self._zygotes.tend(may_start=now >= self._quiet_at)
-        if now >= max(self._spare_at, self._quiet_at):
+        quiet = now >= self._started_at + _PAUSE_S
+        self._zygotes.tend(may_start=quiet)
+        self._workers.keep_zygote(self._home.log_file(_WORKERS), may_start=quiet and self._workers.prepared)
+        if now >= self._next_spare_at:
             self._keep_spare(now)
             likeliest = self._zygotes.likeliest
             if likeliest is not None:
@@ -53,13 +57,15 @@ class HostWarm:
     @property
     def due_at(self) -> float:
         """When to `tend` again though nothing happens."""
-        if not self._wanted or self._workers.prepared:
-            return float("inf")
-        return max(self._spare_at, self._quiet_at)
+        return float("inf") if not self._wanted or self._workers.prepared else self._next_spare_at
+
+    @property
+    def _next_spare_at(self) -> float:
+        return max(self._spare_at, self._started_at + (_SHORT_PAUSE_S if self._workers.forks else _PAUSE_S))
 
     def started(self) -> None:
         """A worker was started now."""
-        self._quiet_at = time.monotonic() + _PAUSE_S
+        self._started_at = time.monotonic()
 
     def drain(self) -> None:
         """No worker will be started any more; those there may still start executors."""

@@ -1,7 +1,8 @@
 """The worker processes of one host: started with all they need to know on standard input, watched, ended.
 
-A worker reads its standard input once it has imported everything, so one that was started ahead of its time and
-told nothing yet, the spare, begins at once when its time comes. Keys that were rotated go the same way.
+A worker is forked by the zygote of workers, its imports done, or spawned where there is none. It reads its standard
+input once it has imported everything, so one that was started ahead of its time and told nothing yet, the spare, begins
+at once when its time comes. Keys that were rotated go the same way.
 
 Each has a session of its own and the reading end of one pipe, the lifeline, whose writing end is this
 process's alone: however the host agent ends, they see it. Nothing here talks to the broker.
@@ -12,12 +13,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from flashq_worker import executor_child
 from flashq_worker.held_keys import word
+from flashq_worker.host_worker_zygote import CALLS, HostWorkerZygote
 from flashq_worker.scrub import scrubbed
 from flashq_worker.spare import park_word
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from flashq.model.envelope import RootKeys
     from flashq_worker.config import WorkerConfig
+    from flashq_worker.executor_child import Child
     from flashq_worker.host_calls import HostCalls, Line
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "flashq_worker")
@@ -34,9 +38,42 @@ WORKER_COMMAND = (sys.executable, "-P", "-m", "flashq_worker")
 
 
 @dataclass(slots=True)
+class _Process:
+    """A worker's process, and the writing end of its standard input."""
+
+    child: Child
+    stdin: int
+    code: int | None = None
+    how: str = ""
+
+    def poll(self) -> int | None:
+        """Its exit code (negative: a signal; 255: nobody could tell); None while it runs. It is reaped by that."""
+        if self.code is None and (ended := self.child.exit()) is not None:
+            self.code = 255 if ended.code is None else ended.code
+            self.how = f"was {ended}" if self.code < 0 else str(ended)
+            self.child.reap()
+            os.close(self.stdin)
+        return self.code
+
+    def write(self, said: bytes) -> bool:
+        """Write to its standard input: all of it, or nothing where it does not read; whether it was written."""
+        try:
+            return self.code is None and os.write(self.stdin, said) == len(said)
+        except OSError:
+            return False
+
+    def end(self) -> None:
+        """Kill it, and wait until it has ended."""
+        if self.code is None:
+            self.child.kill()
+            while self.poll() is None:
+                time.sleep(0.001)
+
+
+@dataclass(slots=True)
 class _Running:
     endpoint: str
-    process: subprocess.Popen[bytes]
+    process: _Process
     gpu_uuids: tuple[str, ...]
     keys: tuple[str, ...]
     """The ids of the keys that it was told."""
@@ -45,8 +82,8 @@ class _Running:
 
 
 @dataclass(slots=True)
-class _Spawned:
-    process: subprocess.Popen[bytes]
+class _Begun:
+    process: _Process
     log: Path
     line: Line | None
     """For the calls that its jobs will make."""
@@ -90,12 +127,15 @@ class HostWorkers:
         self._command = command
         self._calls = calls
         self._running: dict[str, _Running] = {}
-        self._spare: _Spawned | None = None
+        self._spare: _Begun | None = None
+        self._zygote: HostWorkerZygote | None = None
         self._lifeline, self._held_end = os.pipe2(os.O_CLOEXEC)
 
     def close(self) -> None:
         """Let go of the lifeline: what still runs ends."""
         self.drop_spare()
+        if self._zygote is not None:
+            self._zygote.close()
         for end in (self._lifeline, self._held_end):
             os.close(end)
 
@@ -117,41 +157,70 @@ class HostWorkers:
         """Start a worker that writes to `log`; its process id. Raises OSError where it cannot be started."""
         process = self._take_spare(config, log)
         if process is None:
-            spawned = self._spawn(log)
-            process = spawned.process
-            _configure(spawned, config)  # it may have died already: `ended` will tell
+            begun = self._begin(log)
+            process = begun.process
+            _configure(begun, config)  # it may have died already: `ended` will tell
         self._running[config.worker] = _Running(config.endpoint, process, config.gpu_uuids, config.keys.ids)
-        return process.pid
+        return process.child.pid
 
-    def _spawn(self, log: Path) -> _Spawned:
+    def _begin(self, log: Path) -> _Begun:
+        """A process that waits to be told what it is."""
         line, theirs = (None, None) if self._calls is None else self._calls.connect()
-        number = -1 if theirs is None else theirs.fileno()
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            process = subprocess.Popen(
-                [*self._command, "--lifeline", str(self._lifeline)],
-                stdin=subprocess.PIPE,
-                stdout=descriptor,
-                stderr=descriptor,
-                pass_fds=[fd for fd in (self._lifeline, number) if fd >= 0],
-                cwd=self._folder,
-                env=self._environ,
-                start_new_session=True,
-            )
-            return _Spawned(process, log, line, number)
-        finally:
-            os.close(descriptor)
+        with contextlib.ExitStack() as childs_ends, contextlib.ExitStack() as on_failure:
             if theirs is not None:
-                theirs.close()
+                childs_ends.callback(theirs.close)
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            childs_ends.callback(os.close, output)
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            childs_ends.callback(os.close, reader)
+            on_failure.callback(os.close, writer)
+            os.set_blocking(writer, False)
+            calls = reader if theirs is None else theirs.fileno()
+            child: Child | None = None
+            if self._zygote is not None:
+                child = self._zygote.fork((reader, output, self._lifeline, calls))
+                calls = CALLS
+            if child is None:
+                calls = -1 if theirs is None else theirs.fileno()
+                child = executor_child.spawn(
+                    [*self._command, "--lifeline", str(self._lifeline)],
+                    [fd for fd in (self._lifeline, calls) if fd >= 0],
+                    output,
+                    cwd=self._folder,
+                    env=self._environ,
+                    stdin=reader,
+                )
+            on_failure.pop_all()
+            return _Begun(_Process(child, writer), log, line, -1 if theirs is None else calls)
 
-    # -- the spare -----------------------------------------------------------------------------------
+    def descriptors(self) -> list[int]:
+        """What is readable when a worker may have ended, of those whose end no signal tells."""
+        processes = [running.process for running in self._running.values()]
+        if self._spare is not None:
+            processes.append(self._spare.process)
+        found = [process.child.descriptor for process in processes if process.code is None]
+        return [descriptor for descriptor in found if descriptor is not None]
+
+    @property
+    def forks(self) -> bool:
+        """Whether a worker is begun by a fork, as far as is known, and so costs next to nothing."""
+        return self._zygote is not None and self._zygote.listens
+
+    # -- what is kept ready --------------------------------------------------------------------------
+    def keep_zygote(self, log: Path, *, may_start: bool) -> None:
+        """Have a zygote of workers, which writes to `log`; returns at once."""
+        if self._command == WORKER_COMMAND:
+            if self._zygote is None:
+                self._zygote = HostWorkerZygote(self._folder, self._environ, log)
+            self._zygote.tend(may_start=may_start)
+
     def prepare(self, log: Path) -> bool:
         """Have a spare, which writes to `log` until it is somebody; False where the last one died unused.
 
         Raises OSError where it cannot be started.
         """
         if self._spare is None:
-            self._spare = self._spawn(log)
+            self._spare = self._begin(log)
             return True
         if self._spare.process.poll() is None:
             return True
@@ -163,7 +232,7 @@ class HostWorkers:
         spare = self._spare
         if spare is not None and spare.zygote != zygote:
             spare.zygote = zygote
-            _write(spare.process, park_word(place))  # it may have died: `prepare` will tell
+            spare.process.write(park_word(place))  # it may have died: `prepare` will tell
 
     @property
     def prepared(self) -> bool:
@@ -174,11 +243,9 @@ class HostWorkers:
         """Do without a spare."""
         if self._spare is not None:
             process, self._spare = self._spare.process, None
-            process.kill()
-            process.wait()
-            _hang_up(process)
+            process.end()
 
-    def _take_spare(self, config: WorkerConfig, log: Path) -> subprocess.Popen[bytes] | None:
+    def _take_spare(self, config: WorkerConfig, log: Path) -> _Process | None:
         """The spare, made a worker by what it was waiting for; None where there is none alive."""
         if self._spare is None or self._spare.process.poll() is not None:
             return None
@@ -198,7 +265,7 @@ class HostWorkers:
         """Tell each worker of the keys in force, if it was told of others. One that does not listen is told later."""
         ids = keyring.ids
         for running in self._running.values():
-            if running.keys != ids and _tell(running.process, word(keyring.for_endpoint(running.endpoint))):
+            if running.keys != ids and running.process.write(word(keyring.for_endpoint(running.endpoint))):
                 running.keys = ids
 
     # -- their ends ----------------------------------------------------------------------------------
@@ -209,17 +276,17 @@ class HostWorkers:
             code = running.process.poll()
             if code is not None:
                 del self._running[worker]
-                _hang_up(running.process)
-                how = _description(code)
+                how = running.process.how
                 found.append(Ended(worker, running.endpoint, how, code, running.gpu_uuids, running.killed))
         return found
 
     def terminate(self, why: str) -> None:
         """Ask every worker to finish what it holds and end; one that has hardly begun simply dies."""
         for running in self._running.values():
-            if running.process.returncode is None:
+            if running.process.code is None:
                 running.killed = running.killed or why
-                running.process.terminate()
+                with contextlib.suppress(ProcessLookupError):
+                    running.process.child.signal(signal.SIGTERM)
 
     def kill(self, worker: str, why: str) -> bool:
         """End a worker and what runs in its session now; whether there was one."""
@@ -227,7 +294,8 @@ class HostWorkers:
         if running is None:
             return False
         running.killed = why
-        self._kill(running)
+        if running.process.code is None:
+            running.process.child.kill()
         return True
 
     def kill_all(self, why: str) -> None:
@@ -235,55 +303,9 @@ class HostWorkers:
         for worker in list(self._running):
             self.kill(worker, why)
 
-    @staticmethod
-    def _kill(running: _Running) -> None:
-        # It is not reaped yet, so its id, which is its group's too, cannot have passed to somebody else.
-        if running.process.returncode is None:
-            for kill in (os.killpg, os.kill):
-                with contextlib.suppress(ProcessLookupError):
-                    kill(running.process.pid, signal.SIGKILL)
 
-
-def _configure(spawned: _Spawned, config: WorkerConfig) -> bool:
+def _configure(begun: _Begun, config: WorkerConfig) -> bool:
     """Write a worker's first line; whether it lives to read it."""
-    if spawned.line is not None:
-        spawned.line.endpoint = config.endpoint
-    written = replace(config, calls=spawned.inherited).to_json().encode() + b"\n"
-    if not _write(spawned.process, written):
-        return False
-    assert spawned.process.stdin is not None
-    os.set_blocking(spawned.process.stdin.fileno(), False)
-    return True
-
-
-def _write(process: subprocess.Popen[bytes], written: bytes) -> bool:
-    assert process.stdin is not None
-    try:
-        process.stdin.write(written)
-        process.stdin.flush()
-    except OSError:
-        return False
-    return True
-
-
-def _tell(process: subprocess.Popen[bytes], said: bytes) -> bool:
-    """Write a further line (at most PIPE_BUF bytes, so all or nothing); False where there is no room for it now."""
-    assert process.stdin is not None
-    try:
-        return os.write(process.stdin.fileno(), said) == len(said)
-    except OSError:
-        return False
-
-
-def _hang_up(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-
-
-def _description(code: int) -> str:
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
+    if begun.line is not None:
+        begun.line.endpoint = config.endpoint
+    return begun.process.write(replace(config, calls=begun.inherited).to_json().encode() + b"\n")

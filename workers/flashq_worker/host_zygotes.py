@@ -7,19 +7,18 @@ while. Nothing here talks to the broker, and no zygote is told any key.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
 import subprocess
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flashq_worker import inject
 from flashq_worker.executor import zygote
 from flashq_worker.executor_variables import variables
 from flashq_worker.zygote_places import OWN, Kind, Wish, ZygotePlaces
+from flashq_worker.zygote_process import ZygoteProcess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,49 +29,12 @@ MOST = 8
 """Zygotes at once, beside that of the worker's own interpreter."""
 KEPT_S = 3600.0
 """How long one is kept that nobody had use for."""
-PING_S = 5.0
-"""How often one is asked, and how long it has to answer."""
 BEGIN_S = 300.0
 """How long it has until it listens: what it imports ahead it tries first."""
 DIED_S = 60.0
 """How long none is started in place of one that died or hung."""
 _LOOK_S = 1.0
 _MOST_LOG_BYTES = 4 * 2**20
-
-
-@dataclass(slots=True)
-class _Running:
-    process: subprocess.Popen[bytes]
-    control: socket.socket
-    noted_at: int
-    """When what it imports ahead was noted: a file's time of change, in ns."""
-    answer_by: float
-    """When it hangs, unless it has said something by then; infinite: it was asked nothing."""
-    ask_at: float = float("inf")
-    listens: bool = False
-
-    def heard(self, now: float) -> None:
-        """Take in what it has said."""
-        with contextlib.suppress(OSError):
-            if self.control.recv(64):
-                self.listens = True
-                self.answer_by, self.ask_at = float("inf"), now + PING_S
-
-    def say(self, word: bytes) -> None:
-        """Tell it something."""
-        with contextlib.suppress(OSError):  # it has died, which is seen next
-            self.control.send(word)
-
-    def ask(self, now: float) -> None:
-        """Have it say that it still listens."""
-        self.say(zygote.PING)
-        self.answer_by, self.ask_at = now + PING_S, float("inf")
-
-    def end(self) -> None:
-        """Kill it; what it forked goes on."""
-        self.process.kill()
-        self.process.wait()
-        self.control.close()
 
 
 class HostZygotes:
@@ -85,10 +47,10 @@ class HostZygotes:
         self._log_file = log_file
         self._inject = home
         self._places: ZygotePlaces | None = None
-        self._running: dict[str, _Running] = {}
-        self._successors: dict[str, _Running] = {}
+        self._running: dict[str, ZygoteProcess] = {}
+        self._successors: dict[str, ZygoteProcess] = {}
         """They import more than the one of that name that listens, and do not listen yet."""
-        self._retired: list[_Running] = []
+        self._retired: list[ZygoteProcess] = []
         """They listen no more, and end with the last executor that they forked."""
         self._not_before: dict[str, float] = {}
         self._likely: list[str] = []
@@ -127,16 +89,8 @@ class HostZygotes:
                 log.warning("no zygotes for a while: %s", error)
                 self._look_at = now + DIED_S
 
-    def _watch(self, names: dict[str, _Running], name: str, running: _Running, now: float) -> None:
-        running.heard(now)
-        how = ""
-        if running.process.poll() is not None:
-            how = f"has ended, with code {running.process.returncode}"
-        elif now >= running.answer_by:
-            how = "hangs"
-        elif now >= running.ask_at:
-            running.ask(now)
-        if how:
+    def _watch(self, names: dict[str, ZygoteProcess], name: str, running: ZygoteProcess, now: float) -> None:
+        if how := running.trouble(now):
             log.warning("zygote %s (process %d) %s", name, running.process.pid, how)
             names.pop(name).end()
             self._not_before[name] = now + DIED_S
@@ -214,7 +168,7 @@ class HostZygotes:
             theirs.close()
             os.close(output)
         ours.setblocking(False)
-        started = _Running(process, ours, noted_at, answer_by=now + BEGIN_S)
+        started = ZygoteProcess(process, ours, noted_at, answer_by=now + BEGIN_S)
         self._successors[wish.name] = started
         log.info("zygote %s is process %d", wish.name, process.pid)
 

@@ -80,97 +80,119 @@ def run(control: int, name: str, modules: str) -> int:
     gc.collect()
     gc.freeze()  # so that collections in executors write to no page that they share
     os.write(control, READY)
-    zygote = Zygote(control, listener)
+    zygote = Zygote(socket.socket(fileno=control), listener, DESCRIPTORS)
     given = zygote.serve()
     if given is None:
         return 0
     zygote.leave_behind()
-    return be_executor(given)
+    return be_executor(Given(*given))
 
 
 class Zygote:
-    """The loop of a zygote."""
+    """The loop of a zygote: whoever connects, or whose connection the host agent sends, may have it fork once."""
 
-    def __init__(self, control: int, listener: socket.socket) -> None:
+    def __init__(self, control: socket.socket, listener: socket.socket | None, descriptors: int) -> None:
+        """`descriptors`: how many come with a request."""
         self._control = control
         self._listener = listener
+        self._descriptors = descriptors
         self._connections: dict[int, socket.socket] = {}
         self._by_pidfd: dict[int, _Child] = {}
         self._by_connection: dict[int, _Child] = {}
         self._retiring = False
         self._poll = select.poll()
-        self._listening = listener.fileno()
-        for fd in (control, self._listening):
-            self._poll.register(fd, select.POLLIN)
+        self._poll.register(control, select.POLLIN)
+        self._listening = -1
+        if listener is not None:
+            self._listening = listener.fileno()
+            self._poll.register(listener, select.POLLIN)
 
-    def serve(self) -> Given | None:
-        """Fork until the host agent is gone or has had enough, then None; in a forked executor: what it was given."""
+    def serve(self) -> list[int] | None:
+        """Fork until the host agent is gone or has had enough, then None; in a forked process: what it was given."""
         while not (self._retiring and not self._connections and not self._by_pidfd):
             for fd, _ in self._poll.poll():
-                if fd == self._control:
-                    if not (said := os.read(fd, 64)):
+                given: list[int] | None = None
+                if fd == self._control.fileno():
+                    said, fds, _, _ = socket.recv_fds(self._control, 64, self._descriptors + 1)
+                    if not said:
                         return None
-                    self._on_agent(fd, said)
+                    given = self._on_agent(said, fds)
                 elif fd == self._listening:
                     self._accept()
                 elif fd in self._by_pidfd:
                     self._on_end(self._by_pidfd[fd])
-                elif fd in self._connections and (given := self._on_word(self._connections[fd])):
+                elif fd in self._connections:
+                    given = self._on_word(self._connections[fd])
+                if given is not None:
                     return given
         return None
 
-    def _on_agent(self, fd: int, said: bytes) -> None:
+    def _on_agent(self, said: bytes, fds: list[int]) -> list[int] | None:
+        if said == REQUEST and len(fds) == self._descriptors + 1:
+            connection = socket.socket(fileno=fds[0])
+            self._know(connection)
+            return self._asked(connection, fds[1:])
+        _close(fds)
         if RETIRE not in said:
-            os.write(fd, said)
+            self._control.send(said)
         elif not self._retiring:
             self._retiring = True
-            self._poll.unregister(self._listener)
-            self._listener.close()
-            self._listening = -1
+            if self._listener is not None:
+                self._poll.unregister(self._listener)
+                self._listener.close()
+                self._listening = -1
+        return None
 
     def leave_behind(self) -> None:
         """In a forked executor: let go of what is the zygote's."""
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
         for connection in self._connections.values():
             connection.close()
         for child in self._by_pidfd.values():
             os.close(child.pidfd)
-        os.close(self._control)
+        self._control.close()
 
     def _accept(self) -> None:
-        connection, _ = self._listener.accept()
+        assert self._listener is not None
+        self._know(self._listener.accept()[0])
+
+    def _know(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self._connections[connection.fileno()] = connection
         self._poll.register(connection, select.POLLIN)
 
-    def _on_word(self, connection: socket.socket) -> Given | None:
+    def _on_word(self, connection: socket.socket) -> list[int] | None:
         try:
-            said, fds, _, _ = socket.recv_fds(connection, len(REQUEST), DESCRIPTORS)
+            said, fds, _, _ = socket.recv_fds(connection, len(REQUEST), self._descriptors)
         except BlockingIOError:
             return None
         except OSError:
             said, fds = b"", []
-        if said != REQUEST or len(fds) != DESCRIPTORS or connection.fileno() in self._by_connection:
+        if said != REQUEST or len(fds) != self._descriptors or connection.fileno() in self._by_connection:
             _close(fds)
             self._on_hanging_up(connection)
             return None
-        given = Given(*fds)
+        return self._asked(connection, fds)
+
+    def _asked(self, connection: socket.socket, fds: list[int]) -> list[int] | None:
+        """Fork, or say why not; in the forked process: what it was given."""
         refused = safety.unsafe()
         if not refused:
             try:
-                return given if self._fork(connection, given) == 0 else None
+                return fds if self._fork(connection, fds) == 0 else None
             except OSError as error:
                 refused = str(error)
-        _close(given)
+        _close(fds)
         _say(connection, {"refused": refused})
         return None
 
-    def _fork(self, connection: socket.socket, given: Given) -> int:
+    def _fork(self, connection: socket.socket, fds: list[int]) -> int:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()  # or the child would write it once more
         pid = os.fork()
         if pid:
-            _close(given)
+            _close(fds)
             child = _Child(pid, os.pidfd_open(pid), connection)
             self._by_pidfd[child.pidfd] = child
             self._by_connection[connection.fileno()] = child
@@ -245,7 +267,7 @@ def _content(fd: int) -> bytes:
     return bytes(content)
 
 
-def _close(fds: list[int] | Given) -> None:
+def _close(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
 
