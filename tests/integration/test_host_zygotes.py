@@ -13,14 +13,15 @@ import psutil
 import pytest
 
 from flashq import Endpoint
-from flashq_worker import environment_store, host_zygotes, inject
+from flashq_worker import environment_store, host_zygotes, inject, zygote_process
 from flashq_worker.host_zygotes import HostZygotes
 from flashq_worker.zygote_places import OWN, Kind, ZygotePlaces
 from tests.integration.executor_rig import Rig as ExecutorRig
 from tests.integration.executor_rig import until
 from tests.integration.fleet_rig import alive
 from tests.integration.stack import Stack
-from tests.rig import Rig, wait_until
+from tests.integration.test_zygote import memory
+from tests.rig import SECRET, Rig, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,7 +157,7 @@ def test_one_that_dies_or_hangs_is_replaced(
 ) -> None:
     """Given a zygote that is killed or stopped, expect that to be seen and said, and another after a while."""
     monkeypatch.setattr(host_zygotes, "DIED_S", 0.0)
-    monkeypatch.setattr(host_zygotes, "PING_S", 0.5)
+    monkeypatch.setattr(zygote_process, "PING_S", 0.5)
     before = kept.until_there(OWN)
     os.kill(before, number)
     until(lambda: before not in kept.tend().values())
@@ -194,6 +195,63 @@ def zygotes(stack: Stack) -> list[psutil.Process]:
     listening = list((stack.rig.home / "zygotes").glob("*.sock"))
     children = psutil.Process(stack.host.pid).children()
     return [child for child in children if listening and "zygote" in child.cmdline()]
+
+
+def worker_zygote(stack: Stack) -> psutil.Process:
+    """The zygote of workers, once it forks them: from then on they are its children."""
+
+    def forks() -> psutil.Process | None:
+        where.remote()
+        (worker,) = stack.workers(where).values()
+        parent: psutil.Process = psutil.Process(int(worker["pid"])).parent()
+        wait_until(lambda: not stack.workers(where), what="it was idle")
+        return parent if "flashq_worker.worker_zygote" in parent.cmdline() else None
+
+    found: psutil.Process = wait_until(forks, 30, what="a forked worker")
+    return found
+
+
+@pytest.mark.requires("valkey")
+def test_workers_are_forked_too(stack: Stack) -> None:
+    """Given a host that runs for a while, expect workers to be children of a zygote that knows no key."""
+    zygote = worker_zygote(stack)
+    secret = SECRET.hex().encode()
+    assert secret not in memory(zygote.pid)
+    assert secret in memory(stack.host.pid), "so the search finds what is there"
+    assert not any(name.startswith("FLASHQ_") for name in zygote.environ())
+    assert "exited with code 0" in stack.log("host"), "its end was seen"
+
+
+@Endpoint(name="held", cpu="any", workers=(0, 1), idle_timeout=0.1)
+def held(path: str) -> int:
+    import os
+    import pathlib
+    import time
+
+    with pathlib.Path(path).open("a") as file:
+        file.write("begun\n")
+    while not pathlib.Path(path + ".go").exists():
+        time.sleep(0.01)
+    return os.getpid()
+
+
+@pytest.mark.requires("valkey")
+def test_the_zygote_of_workers_is_killed(stack: Stack, tmp_path: Path) -> None:
+    """Given a job on a forked worker, expect it to go on without its zygote; killed, to be run again; then spawns."""
+    zygote = worker_zygote(stack)
+    file = tmp_path / "runs"
+    job = held.spawn(str(file))
+    wait_until(file.exists, what="it runs")
+    (worker,) = stack.workers(held).values()
+    assert psutil.Process(int(worker["pid"])).ppid() == zygote.pid
+    zygote.kill()
+    wait_until(lambda: f"the zygote of workers (process {zygote.pid}) has ended" in stack.log("host"))
+    assert file.read_text() == "begun\n"
+
+    os.kill(int(worker["pid"]), signal.SIGKILL)
+    wait_until(lambda: file.read_text() == "begun\nbegun\n", 20, what="it is run again")
+    file.with_name("runs.go").touch()
+    assert job.result(20)
 
 
 @pytest.mark.requires("valkey")

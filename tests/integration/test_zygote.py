@@ -350,7 +350,7 @@ def test_a_parked_executor_that_does_not_suit_is_discarded(
     with Rig(zygote=None if why == "another zygote" else zygote.place, parked=parked) as rig:
         rig.load(speak)
         assert rig.value("x") == rig.process.pid != pid
-        assert not is_running(pid)
+        until(lambda: not is_running(pid))
 
 
 def test_a_parked_executor_ends_with_who_parked_it(zygote: ZygoteProcess) -> None:
