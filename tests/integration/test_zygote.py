@@ -20,7 +20,7 @@ import pytest
 
 from flashq_worker import executor_child, executor_start
 from flashq_worker.executor.frames import FrameType
-from flashq_worker.spare import Spare, park_word
+from flashq_worker.spare import Spare, own_pages, park_word
 from tests.integration.executor_rig import PATIENCE_S, Rig, ZygoteProcess, is_running, until
 
 if TYPE_CHECKING:
@@ -389,3 +389,20 @@ def test_a_spare_parks_what_it_was_told_last(zygote: ZygoteProcess, tmp_path: Pa
         assert hurried.configuration() == b'{"endpoint": "f"}'
         assert hurried.parked is None, "somebody waits"
         os.close(reader)
+
+
+def test_a_spare_has_pages_of_its_own() -> None:
+    """Given a forked process, expect it to share next to no page that it may write, once it has copied them."""
+    kept = bytearray(8 * 2**20)
+
+    def shared_kib() -> int:
+        rollup = Path("/proc/self/smaps_rollup").read_text()
+        return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Shared_Dirty:"))
+
+    pid = os.fork()
+    if not pid:
+        before = shared_kib()
+        own_pages()
+        os._exit(0 if before > 8 * 2**10 > 4 * shared_kib() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert len(kept) == 8 * 2**20

@@ -7,6 +7,7 @@ wanted next, then its configuration (and after that, keys; see `held_keys`).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import select
@@ -19,6 +20,7 @@ from flashq_worker import environment, executor_start
 if TYPE_CHECKING:
     from flashq_worker.executor_start import Parked
 
+_MADV_POPULATE_WRITE = 23
 _PARK = b'{"park":'
 
 
@@ -31,6 +33,20 @@ def get_ready() -> None:
     """What every worker would do later, while somebody waits: reading its scripts, imports made where they are used."""
     library()
     environment.requirements(("packaging",))
+
+
+def own_pages() -> None:
+    """Copy now what memory a fork has shared, which would be copied page by page as it is written to.
+
+    Where the kernel does not know how (before Linux 5.14), nothing is copied.
+    """
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, rights, *_ = line.split()
+        if rights == "rw-p":
+            begin, end = (int(number, 16) for number in span.split("-"))
+            madvise(begin, end - begin, _MADV_POPULATE_WRITE)
 
 
 class Spare:
@@ -47,6 +63,7 @@ class Spare:
     def configuration(self) -> bytes:
         """The line, or all there is."""
         place: Path | None = None
+        owned = False
         while True:
             line, end, rest = self.rest.partition(b"\n")
             if end and not line.startswith(_PARK):
@@ -56,11 +73,13 @@ class Spare:
                 self.rest = rest
                 place = Path(json.loads(line)["park"])
                 continue
-            if (
-                place is not None and not select.select([self._descriptor], [], [], 0)[0]
-            ):  # nobody waits for it
-                self._park(place)
-                place = None
+            if not select.select([self._descriptor], [], [], 0)[0]:  # nobody waits for it
+                if not owned:
+                    own_pages()
+                    owned = True
+                if place is not None:
+                    self._park(place)
+                    place = None
             piece = os.read(self._descriptor, 65536)
             if not piece:
                 self.rest = b""
