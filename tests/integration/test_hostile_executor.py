@@ -80,6 +80,7 @@ LIES = {
     "a call of another job": 'call(job="hostile-" + "0" * 36)',
     "a call with options that are none": "call(options=[])",
     "a call without its number": "call(call=None)",
+    "lines of another job": 'say(21, {"job": "x", "fence": 1}, b"hello")',
     "waiting as another job": 'say(24, {"job": "x", "fence": 1, "waiting": True})',
     "half a frame, then silence": 'line.sendall(b"\\0\\0"); line.shutdown(socket.SHUT_WR)',
     "nothing any more": "line.close()",

@@ -296,6 +296,8 @@ class Execution:
                     self._on_outcome(frame)
                 elif frame.type is FrameType.CHUNK:
                     self._on_chunk(frame)
+                elif frame.type is FrameType.OUTPUT:
+                    self._on_jobs_output(frame)
                 elif frame.type in _OF_CALLS:
                     self._on_call(frame)
                 else:
@@ -313,10 +315,20 @@ class Execution:
         self._pace.silent = 0
         self.echo.write(data)
         if self._hand.running and self._hand.concurrency == 1:  # else nobody can tell whose output it is
-            held = next(iter(self._hand.running.values()))
-            if held.logged < presence.MOST_LOG_BYTES:
-                self._exchange.log(held, held.logged, data)
-                held.logged += len(data)
+            self._keep_output(next(iter(self._hand.running.values())), data)
+
+    def _on_jobs_output(self, frame: Frame) -> None:
+        """Lines of one of several jobs."""
+        held, process = self._at(frame), self._runtime.process
+        self.echo.write(frame.blob)
+        if process is not None:
+            process.tail.append(frame.blob)
+        self._keep_output(held, frame.blob)
+
+    def _keep_output(self, held: Assignment, data: bytes) -> None:
+        if held.logged < presence.MOST_LOG_BYTES:
+            self._exchange.log(held, held.logged, data)
+            held.logged += len(data)
 
     def _at(self, frame: Frame) -> Assignment:
         """The job that a frame of the executor is about. Raises FrameError where it is not at that."""

@@ -73,6 +73,8 @@ class FrameType(IntEnum):
     without having begun), encoding, execution_ms, error?; blob: value or exception."""
     CHUNK = 19
     """Executor: a job yielded a value. Meta job, fence, number (from 1), encoding; blob: the value."""
+    OUTPUT = 21
+    """Executor: a job that runs beside others wrote lines. Meta job, fence; blob: their text."""
     CALL = 22
     """Executor: a job calls an endpoint. Meta job, fence, call (its number), endpoint, target, options, detached (it
     goes on where the job is stopped); blob: the arguments."""
@@ -135,6 +137,7 @@ _META: dict[FrameType, dict[str, type | tuple[type, ...]]] = {
     FrameType.FAILED: {"type": str, "message": str, "traceback": str},
     FrameType.OUTCOME: {"job": str, "fence": int, "status": str, "encoding": str, "execution_ms": _NUMBER},
     FrameType.CHUNK: {"job": str, "fence": int, "number": int, "encoding": str},
+    FrameType.OUTPUT: {"job": str, "fence": int},
     FrameType.CALL: {
         "job": str,
         "fence": int,

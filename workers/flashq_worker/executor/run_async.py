@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import os
+import sys
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flashq_worker.executor import calls, delivery, frames, outcome, output, watchdog
 from flashq_worker.executor.frames import FrameType
+from flashq_worker.executor.output import JobOutput
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -65,6 +67,9 @@ class AsyncRunner(asyncio.Protocol):
         limit = calls.CALLS.limit if calls.CALLS is not None else 0
         self._calls = calls.CALLS = calls.Calls(self, limit)
         self._thread = threading.get_ident()
+        self._outputs = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, JobOutput)]
+        for stream in self._outputs:
+            stream.send_by(self._print)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the way to the supervisor."""
@@ -147,6 +152,8 @@ class AsyncRunner(asyncio.Protocol):
             elapsed = outcome.milliseconds_since(started)
             result = outcome.interrupted(frame.meta, elapsed, attempt.reason or "cancel")
         self._calls.forget(frame.meta["job"], frame.meta["fence"])
+        for stream in self._outputs:
+            stream.end(frame.meta["job"], frame.meta["fence"])
         self._send(result)
         del self._running[frame.meta["job"]]
         if self._waiting:
@@ -194,6 +201,23 @@ class AsyncRunner(asyncio.Protocol):
     def awaits(self) -> bool:
         """See `calls.Way`."""
         return True
+
+    def _print(self, job: str, fence: int, lines: str) -> bool:
+        """Send what a job wrote; from any thread. False where it does not run."""
+        if job not in self._running:
+            return False
+        if threading.get_ident() == self._thread:
+            self._put(
+                FrameType.OUTPUT, {"job": job, "fence": fence}, lines.encode("utf-8", "backslashreplace")
+            )
+        else:
+            self._loop.call_soon_threadsafe(self._print_late, job, fence, lines)
+        return True
+
+    def _print_late(self, job: str, fence: int, lines: str) -> None:
+        """What a thread wrote for a job, which may have ended meanwhile."""
+        if not self._print(job, fence, lines) and self._outputs:
+            self._outputs[0].write(lines)
 
     def until(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
         """See `calls.Way`."""

@@ -70,6 +70,8 @@ def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int, *, forked: boo
         raise FrameError(f"a {load.type.name} frame, before LOAD")
     outcome.limit_blobs(load.meta["limit"])
     boot_ms = (time.monotonic_ns() - start_ns) / 1e6
+    if load.meta["mode"] in _ASYNC and load.meta["concurrency"] > 1:
+        output.tell_jobs_apart()
     started = time.perf_counter()
     try:
         function = _unpickled(load, forked=forked)
