@@ -150,7 +150,6 @@ def test_a_zygote_that_imports_more_takes_the_place_of_the_one_before(
 
     ahead = kept.places.name(Kind(digest, ahead=True))
     assert ahead is not None
-    kept.places.wish(Kind(digest, ahead=True))  # as the next start would
     until(lambda: ahead in kept.tend())
     assert how(worker) == "fork"
     first = kept.tend()[ahead]
@@ -173,9 +172,9 @@ def test_with_values_of_env_nothing_is_imported_ahead(kept: Kept, worker: Worker
     kept.tend()
     runtime = worker.runtime
     runtime._env = {"MODE": "x"}
-    assert runtime._zygote_kind(kept.places) == Kind("own")
+    assert runtime._zygote_kind() == Kind("own")
     runtime._env = {"LD_PRELOAD": "x.so"}
-    assert runtime._zygote_kind(kept.places) is None
+    assert runtime._zygote_kind() is None
 
 
 class ForksAreBad:

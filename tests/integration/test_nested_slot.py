@@ -82,15 +82,24 @@ class Asking:
         self._sock = theirs
         self._sock.settimeout(20)
         self._decoder = frames.FrameDecoder()
+        self._asked = 0
 
     def ask(self, **changes: Any) -> dict[str, Any]:
-        """The first answer to a call."""
-        meta = {"call": 1, "endpoint": "nested-second", "target": "", "options": {}, "detached": False}
+        """The first answer to a call; those before it may end meanwhile."""
+        self._asked += 1
+        meta = {
+            "call": self._asked,
+            "endpoint": "nested-second",
+            "target": "",
+            "options": {},
+            "detached": False,
+        }
         meta |= {"parent": "nested-first-0", "depth": 1, "revision": ""} | changes
         frames.send(self._sock, frames.FrameType.CALL, meta, pickle.dumps(((1,), {})))
-        while not (answers := self._decoder.receive(self._sock)):
-            continue
-        return answers[0].meta
+        while True:
+            for answer in self._decoder.receive(self._sock):
+                if answer.meta["call"] == meta["call"]:
+                    return answer.meta
 
     def close(self) -> None:
         self._sock.close()

@@ -23,6 +23,7 @@ _ZYGOTES = "zygotes"
 _WORKERS = "workers"
 _PAUSE_S = 0.3  # after a start
 _SHORT_PAUSE_S = 0.02  # the same, where what follows is cheap
+_BEGINS_S = 0.05  # how often it is looked whether the zygote of workers listens
 _DIED_S = 60.0  # after a spare has died unused
 
 
@@ -38,6 +39,7 @@ class HostWarm:
         self._zygotes = HostZygotes(home.folder, environ, home.log_file(_ZYGOTES))
         self._wanted = wanted
         self._spare_at = 0.0
+        self._had_spare = False
         self._started_at = -_PAUSE_S
 
     def tend(self) -> None:
@@ -47,8 +49,8 @@ class HostWarm:
         now = time.monotonic()
         quiet = now >= self._started_at + _PAUSE_S
         self._zygotes.tend(may_start=quiet)
-        self._workers.keep_zygote(self._home.log_file(_WORKERS), may_start=quiet and self._workers.prepared)
-        if now >= self._next_spare_at:
+        self._workers.keep_zygote(self._home.log_file(_WORKERS), may_start=quiet and self._had_spare)
+        if now >= self._next_spare_at and not self._workers.will_fork:
             self._keep_spare(now)
             likeliest = self._zygotes.likeliest
             if likeliest is not None:
@@ -57,7 +59,9 @@ class HostWarm:
     @property
     def due_at(self) -> float:
         """When to `tend` again though nothing happens."""
-        return float("inf") if not self._wanted or self._workers.prepared else self._next_spare_at
+        if not self._wanted or self._workers.prepared:
+            return float("inf")
+        return time.monotonic() + _BEGINS_S if self._workers.will_fork else self._next_spare_at
 
     @property
     def _next_spare_at(self) -> float:
@@ -80,6 +84,7 @@ class HostWarm:
         """Have the next worker's imports done before it is asked for."""
         try:
             if self._workers.prepare(self._home.log_file(_SPARE)):
+                self._had_spare = True
                 return
             why = self._home.tail(_SPARE)
         except OSError as error:

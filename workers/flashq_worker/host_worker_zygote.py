@@ -70,6 +70,11 @@ class HostWorkerZygote:
         """Whether it can be asked, as far as is known."""
         return self._running is not None and self._running.listens
 
+    @property
+    def begins(self) -> bool:
+        """Whether it has been started, and does not listen yet."""
+        return self._running is not None and not self._running.listens
+
     def close(self) -> None:
         """End it; its workers go on."""
         if self._running is not None:

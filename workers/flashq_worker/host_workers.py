@@ -206,6 +206,11 @@ class HostWorkers:
         """Whether a worker is begun by a fork, as far as is known, and so costs next to nothing."""
         return self._zygote is not None and self._zygote.listens
 
+    @property
+    def will_fork(self) -> bool:
+        """Whether that will be so shortly: its zygote has begun, and does not listen yet."""
+        return self._zygote is not None and self._zygote.begins
+
     # -- what is kept ready --------------------------------------------------------------------------
     def keep_zygote(self, log: Path, *, may_start: bool) -> None:
         """Have a zygote of workers, which writes to `log`; returns at once."""

@@ -145,7 +145,7 @@ class HostZygotes:
                 os.truncate(output, 0)
             boot = self._inject / "flashq_worker" / "executor" / "boot.py"
             place = places.socket(wish.name).name
-            ahead = modules.name if kind.ahead and modules is not None else ""
+            ahead = modules.name if noted_at and modules is not None else ""
             process = subprocess.Popen(
                 [
                     *(places.python(kind.environment), "-I", boot),

@@ -184,7 +184,7 @@ class Runtime:
             sources = self._sources.place(record.bundle) if record.bundle else None
             injected = inject.inject_folder(config.home)
             places = ZygotePlaces(config.home, injected)
-            kind = self._zygote_kind(places)
+            kind = self._zygote_kind()
             self.process = ExecutorProcess.start(
                 python,
                 lease_s=config.lease_s,
@@ -220,17 +220,14 @@ class Runtime:
         )
         self.phase = Phase.LOADING
 
-    def _zygote_kind(self, places: ZygotePlaces) -> Kind | None:
+    def _zygote_kind(self) -> Kind | None:
         """The zygote that would be of use; None where the executor is to be spawned."""
         if not self._config.booked or self.revision in self._unforkable:
             return None  # by hand there is no host agent that keeps any
         if any(name.startswith(_READ_AT_ITS_BEGIN) for name in self._env):
             return None
         environment = OWN if self._environment is None else self._environment.digest
-        noted = places.modules(environment)
-        if (
-            self._env or noted is None or not noted.exists()
-        ):  # modules may go by variables when they are imported
+        if self._env:  # modules may go by variables when they are imported
             return Kind(environment)
         return Kind(environment, ahead=True, cpus=self._config.cpus, gpus=bool(self._config.gpu_uuids))
 

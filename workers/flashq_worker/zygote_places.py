@@ -42,7 +42,7 @@ class Kind:
     environment: str
     """Its digest, or OWN."""
     ahead: bool = False
-    """Whether it imports ahead; if not, the rest says nothing."""
+    """Whether it imports ahead, once anything was noted; if not, the rest says nothing."""
     cpus: float = 0.0
     gpus: bool = False
 
