@@ -275,6 +275,14 @@ class Client:
         reply.set(Timing(**job_timing(self.broker, job_id)))
         return reply
 
+    def progress(self, job_id: str) -> Reply[Any]:
+        """See EndpointJob.progress."""
+        from flashq.store.queries import job_progress
+
+        reply: Reply[Any] = Reply()
+        reply.set(job_progress(self.broker, job_id))
+        return reply
+
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
         """See EndpointJob.logs."""
         from flashq.store.queries import job_logs

@@ -5,12 +5,16 @@ The executor, which imports nothing of flashq, keeps it in a context variable of
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
+from typing import Any
 
-from flashq.errors import UnsupportedCall
+from flashq.errors import PayloadTooLarge, SerializationError, UnsupportedCall
 
 _EXECUTOR = "flashq_worker.executor.delivery"
+MOST_PROGRESS = 4096
+"""Bytes of JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,31 @@ class CurrentJob:
     fence: int
     """Rises with every claim of the job: of two attempts at once the one with the lower fence is stale."""
     endpoint: str
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job was told to stop: it was cancelled, or ran out of time. For threads, and loops that go on.
+
+        The function itself is interrupted anyway: a plain one by an exception, a coroutine by `CancelledError`.
+        """
+        return bool(sys.modules[_EXECUTOR].is_stopping())
+
+    def progress(self, value: Any) -> None:
+        """Tell how far the job is: any JSON value of up to 4 KiB, in the place of the last one.
+
+        Whoever looks at the job sees it (`job.progress()`, `flashq job`), within a tenth of a second or so; of several
+        in quick succession the last one counts. From any thread that has the job's context.
+        Raises: SerializationError, PayloadTooLarge.
+        """
+        try:
+            written = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SerializationError(f"progress({value!r:.80}) is no JSON: {error}") from None
+        if len(written) > MOST_PROGRESS:
+            raise PayloadTooLarge(
+                f"progress takes {len(written):,} bytes of JSON; the limit is {MOST_PROGRESS:,}"
+            )
+        sys.modules[_EXECUTOR].progress(written)
 
 
 def current() -> CurrentJob:

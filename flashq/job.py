@@ -270,6 +270,13 @@ class EndpointJob(Generic[R]):
         """Where its time went; asks the broker."""
         return self._client.timing(self.id).result(self._client.reply_timeout_s)
 
+    def progress(self) -> Any:
+        """What it last told of how far it is (`flashq.current().progress(…)`); None: nothing. Asks the broker.
+
+        Raises: JobNotFound, ResultExpired, BrokerError.
+        """
+        return self._client.progress(self.id).result(self._client.reply_timeout_s)
+
     def status(self) -> Reply[Status]:
         """Its state now: `await job.status()`, or `job.status().result()`."""
         if self._call.settled:

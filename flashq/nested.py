@@ -189,7 +189,7 @@ class JobCaller:
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise errors.UnsupportedCall("status, timing, logs and requeue of a call are not known inside a job")
 
-    status = timing = logs = requeue = _refuse
+    status = timing = progress = logs = requeue = _refuse
 
     # -- what the worker says ------------------------------------------------------------------------
     def _told(self, call: Call, meta: Mapping[str, Any], blob: bytes) -> None:

@@ -57,8 +57,8 @@ _OPERATIONS = _words("rekey key_uses hold unhold restart")
 _WORKER = Role(
     "`flashq worker NAME`, or with `--endpoint` that of one endpoint",
     scripts=_words(
-        "worker_join worker_ready worker_leave worker_drain worker_lend advance start chunk finish crash release renew"
-        " recover reap log"
+        "worker_join worker_ready worker_leave worker_drain worker_lend progress advance start chunk finish crash"
+        " release renew recover reap log"
         " fail_waiting"
     ),
     commands=_words("hget get blpop"),

@@ -178,6 +178,22 @@ def _seconds(ms: Any) -> float | None:
 # -- its output --------------------------------------------------------------------------------------
 
 
+def job_progress(broker: Broker, job_id: str) -> Any:
+    """What a job last told of how far it is; None: nothing. Raises: JobNotFound, ResultExpired, BrokerError."""
+    fields = read_hash(broker, broker.keys.of("job", job_id), ("fq_state", "fq_progress"))
+    if not fields["fq_state"]:
+        raise absent(broker, job_id)
+    return said(fields["fq_progress"])
+
+
+def said(progress: str) -> Any:
+    """Progress as a job's hash holds it: user code wrote it."""
+    try:
+        return json.loads(progress) if progress else None
+    except (ValueError, RecursionError):
+        return None
+
+
 def job_logs(broker: Broker, job_id: str, follow: bool = False) -> Iterator[str]:
     """The lines a job printed and that are still kept; with `follow`, those it prints until it ends.
 

@@ -16,6 +16,7 @@ from flashq.store.queries import (
     moment,
     read_hash,
     read_hashes,
+    said,
     state_of,
     timing_of,
     whole,
@@ -69,6 +70,7 @@ class JobDetail(ListedJob):
     max_deliveries: int  # losses that it may have
     cancel_requested: bool
     waits_for: str | None  # why it has not begun, as far as that is known
+    progress: Any  # what it last told of how far it is
     reason: str | None  # a word for machines
     error: str | None  # for people
     timing: dict[str, Any]  # the fields of flashq.job.Timing
@@ -81,7 +83,7 @@ _LISTED = tuple(
 )
 _DETAIL = (
     *_LISTED,
-    *"fq_rev origin fq_prio fq_gen fq_losses fq_retries description fq_ttl_at fq_cancel fq_parent".split(),
+    *"fq_rev origin fq_prio fq_gen fq_losses fq_retries description fq_ttl_at fq_cancel fq_parent fq_progress".split(),
     *"fq_reason fq_error fq_timing fq_mode fq_max_losses".split(),
 )
 
@@ -133,6 +135,7 @@ def job(broker: Broker, job_id: str) -> JobDetail:
         max_deliveries=whole(hash_["fq_max_losses"]) or MAX_DELIVERIES,
         cancel_requested=hash_["fq_cancel"] == "1",
         waits_for=_waits_for(broker, job_id, state, listed.endpoint, hash_["origin"]),
+        progress=said(hash_["fq_progress"]),
         reason=hash_["fq_reason"] or None,
         error=hash_["fq_error"] or None,
         timing=timing_of(hash_, job_id),

@@ -248,6 +248,11 @@ class JobTransitions(Commands):
         args = (self._root, job, fence, worker, number, chunk, keep_s)
         return Command("chunk", self.keys.of("job", job), args, replies.chunked)
 
+    def progress(self, job: str, fence: int, worker: str, number: int, value: bytes) -> Command[str]:
+        """How far a run of a job is, as JSON. "ok", or "stale"."""
+        args = (self._root, job, fence, worker, number, value)
+        return Command("progress", self.keys.of("job", job), args, text)
+
     def take(self, job: str, fence: int, number: int) -> Command[str]:
         """A reader has the chunks of this run up to this number. 'ok', 'stale' or 'unknown'."""
         return Command("take", self.keys.of("job", job), (self._root, job, fence, number), text)

@@ -341,6 +341,26 @@ def a_worker_that_was_idle_for_long(play: Play) -> None:
     assert play.runs == 2
 
 
+@loses("progress")
+def a_job_that_tells_how_far_it_is(play: Play) -> None:
+    @Endpoint(name="lost-progress", cpu="any", workers=(0, 1), idle_timeout=60)
+    def tells(record: str) -> int:
+        import flashq
+
+        with Path(record).open("a") as file:
+            file.write("x")
+        for number in range(5):
+            flashq.current().progress(number)
+            time.sleep(0.15)
+        return number
+
+    with play.made.losing("progress"):
+        job = tells.spawn(str(play.record))
+        assert job.result(PATIENCE_S) == 4
+    assert job.progress() == 4
+    assert play.runs == 1
+
+
 @loses("worker_lend")
 def a_worker_whose_job_waits_for_what_it_called(play: Play) -> None:
     inner = play.fresh(idle_timeout=0.5)

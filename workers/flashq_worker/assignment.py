@@ -43,6 +43,9 @@ class Assignment:
     stop: Stop | None = None  # why it is being interrupted
     asked_back: bool = False  # the executor is to give it back if it has not begun
     kill_at: float = 0.0  # when the executor is killed if it has not stopped by then
+    progress: bytes = b""  # how far it is, which the broker has yet to be told
+    progress_at: float = 0.0  # when that may be
+    progressed: int = 0  # how often it was told
     waiting: bool = False  # for what it called
     logged: int = 0  # bytes of its output that were kept
     outflow: Outflow = field(default_factory=Outflow)  # what it yields, if it does

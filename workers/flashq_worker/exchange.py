@@ -297,6 +297,16 @@ class Exchange:
         crash = self._transitions.crash(held.job, held.fence, why, final.outcome, final.keep_s, worker)
         self._add(held.job, crash)
 
+    def progress(self, held: Assignment, number: int, value: bytes) -> None:
+        """Say how far a job is, for the `number`th time, if the broker can hear it."""
+
+        def answered(_: Any, error: Exception | None) -> None:
+            if error is not None and not self._refusing.failing:
+                log.warning("progress of job %s is not kept: %s", held.job, error)
+
+        command = self._transitions.progress(held.job, held.fence, self._config.worker, number, value)
+        self._stream.add(command, answered)
+
     def lend(self, lends: bool) -> None:
         """Tell the broker whether all that runs here waits for what it called."""
         self._add("", self._transitions.lend(self._config.endpoint, self._config.worker, lends=lends))

@@ -6,12 +6,14 @@ frame is held against what it was given.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from flashq import codec
 from flashq.errors import PythonMismatch, WrongBinding
+from flashq.inside import MOST_PROGRESS
 from flashq.kinds import STREAMS
 from flashq.model.outcome import Failure, FailureKind
 from flashq_worker import presence, verdicts
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flashq.worker")
 _LEND_AFTER_S = 0.01  # what is called and warm answers sooner, and nobody needs a place for it
+_PROGRESS_EVERY_S = 0.1
 _OF_CALLS = (FrameType.CALL, FrameType.DROP, FrameType.WAITING)
 
 
@@ -84,6 +87,9 @@ class Execution:
         now = self._progressed_at = time.monotonic()
         self._overdue(now)
         self._lend(now)
+        for held in self._hand.current:
+            if held.progress and now >= held.progress_at:
+                self._tell_progress(held)
         self.sated = self.sated and bool(self._hand.running)
         return now
 
@@ -96,6 +102,8 @@ class Execution:
                 due.append(held.kill_at)
             elif held.timeout_at is not None:
                 due.append(held.timeout_at)
+            if held.progress:
+                due.append(held.progress_at)
         if self._hand.running and (self._hand.backlog or not self._exchange.listening):
             patience_ends = self._hand.oldest_began_at + PATIENCE_S
             # Else what it is waited for has been done, or is under way.
@@ -119,6 +127,12 @@ class Execution:
         """What to wait on for writing."""
         found = [] if self._runtime.process is None else self._runtime.process.writers()
         return found if self._link is None else [*found, *self._link.writers()]
+
+    def _tell_progress(self, held: Assignment) -> None:
+        held.progressed += 1
+        held.progress_at = time.monotonic() + _PROGRESS_EVERY_S
+        self._exchange.progress(held, held.progressed, held.progress)
+        held.progress = b""
 
     def _lend(self, now: float) -> None:
         """Tell the broker where all that runs here waits for what it called: others may have its place meanwhile."""
@@ -296,6 +310,8 @@ class Execution:
                     self._on_outcome(frame)
                 elif frame.type is FrameType.CHUNK:
                     self._on_chunk(frame)
+                elif frame.type is FrameType.PROGRESS:
+                    self._at(frame).progress = _checked(frame.blob)
                 elif frame.type is FrameType.OUTPUT:
                     self._on_jobs_output(frame)
                 elif frame.type in _OF_CALLS:
@@ -393,6 +409,8 @@ class Execution:
         if skipped and not held.asked_back:
             raise FrameError(f"job {held.job} is skipped, which nobody asked for")
         del self._hand.running[held.job]
+        if held.progress:
+            self._tell_progress(held)
         if self._link is not None:
             stopped = frame.meta["status"] in ("cancelled", "timeout")
             self._link.ended((held.job, held.fence), stopped=stopped)
@@ -465,3 +483,14 @@ class Execution:
 def _encoding(held: Assignment) -> Literal["json", "pickle"]:
     """How a job's arguments are written, and so its result."""
     return "json" if held.header.encoding == "json" else "pickle"
+
+
+def _checked(progress: bytes) -> bytes:
+    """Raises FrameError where it is nothing that `CurrentJob.progress` sends."""
+    try:
+        json.loads(progress)
+    except (ValueError, RecursionError) as error:
+        raise FrameError(f"progress that is no JSON: {error}") from None
+    if len(progress) > MOST_PROGRESS:
+        raise FrameError(f"progress of {len(progress)} bytes")
+    return progress

@@ -73,6 +73,8 @@ class FrameType(IntEnum):
     without having begun), encoding, execution_ms, error?; blob: value or exception."""
     CHUNK = 19
     """Executor: a job yielded a value. Meta job, fence, number (from 1), encoding; blob: the value."""
+    PROGRESS = 20
+    """Executor: how far a job is. Meta job, fence; blob: JSON."""
     OUTPUT = 21
     """Executor: a job that runs beside others wrote lines. Meta job, fence; blob: their text."""
     CALL = 22
@@ -137,6 +139,7 @@ _META: dict[FrameType, dict[str, type | tuple[type, ...]]] = {
     FrameType.FAILED: {"type": str, "message": str, "traceback": str},
     FrameType.OUTCOME: {"job": str, "fence": int, "status": str, "encoding": str, "execution_ms": _NUMBER},
     FrameType.CHUNK: {"job": str, "fence": int, "number": int, "encoding": str},
+    FrameType.PROGRESS: {"job": str, "fence": int},
     FrameType.OUTPUT: {"job": str, "fence": int},
     FrameType.CALL: {
         "job": str,

@@ -53,6 +53,7 @@ class Inbox:
         self._busy = False  # with the socket or the queue: a signal is only noted
         self._poked = False  # a signal came, and what it announced has not been read yet
         self._credit = 0  # how many chunks the current job may send
+        self._sending = threading.Lock()
         self.calls: Calls | None = None  # what jobs call
 
     def next(self) -> Frame:
@@ -78,7 +79,7 @@ class Inbox:
         """Send a job's outcome."""
         self._busy = True
         try:
-            frames.send(self._sock, FrameType.OUTCOME, result.meta, result.blob)
+            self._send(FrameType.OUTCOME, result.meta, result.blob)
         finally:
             self._busy = False
 
@@ -90,7 +91,7 @@ class Inbox:
                 self._receive(0)
             if self._reason is None:
                 self._credit -= 1
-                frames.send(self._sock, FrameType.CHUNK, made.meta, made.blob)
+                self._send(FrameType.CHUNK, made.meta, made.blob)
         finally:
             self._busy = False
         if self._poked:
@@ -104,11 +105,29 @@ class Inbox:
         _check_thread()
         self._busy = True
         try:
-            frames.send(self._sock, kind, meta, blob)
+            self._send(kind, meta, blob)
         finally:
             self._busy = False
         if self._poked:
             self._drain()
+
+    def report(self, kind: FrameType, meta: Mapping[str, Any], blob: bytes) -> None:
+        """See `delivery.Line`."""
+        if threading.current_thread() is threading.main_thread():
+            self.send_word(kind, meta, blob)
+        elif not self.is_stopping(meta["job"], meta["fence"]):
+            self._send(kind, meta, blob)
+
+    def is_stopping(self, job: str, fence: int) -> bool:
+        """See `delivery.Line`."""
+        run = self._current
+        runs = run is not None and (run.meta["job"], run.meta["fence"]) == (job, fence)
+        return not runs or self._reason is not None
+
+    def _send(self, kind: FrameType, meta: Mapping[str, Any], blob: bytes) -> None:
+        """From the main thread while busy, or from another one."""
+        with self._sending:
+            frames.send(self._sock, kind, meta, blob)
 
     @property
     def awaits(self) -> bool:
@@ -189,7 +208,7 @@ class Inbox:
             self._accept(frame)
         while self._dropped:
             result = self._dropped.popleft()
-            frames.send(self._sock, FrameType.OUTCOME, result.meta, result.blob)
+            self._send(FrameType.OUTCOME, result.meta, result.blob)
 
     def _accept(self, frame: Frame) -> None:
         if frame.type is FrameType.CREDIT:

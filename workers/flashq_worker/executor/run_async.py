@@ -67,6 +67,7 @@ class AsyncRunner(asyncio.Protocol):
         limit = calls.CALLS.limit if calls.CALLS is not None else 0
         self._calls = calls.CALLS = calls.Calls(self, limit)
         self._thread = threading.get_ident()
+        delivery.LINE = self
         self._outputs = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, JobOutput)]
         for stream in self._outputs:
             stream.send_by(self._print)
@@ -202,9 +203,24 @@ class AsyncRunner(asyncio.Protocol):
         """See `calls.Way`."""
         return True
 
+    def report(self, kind: FrameType, meta: Mapping[str, Any], blob: bytes) -> None:
+        """See `delivery.Line`."""
+        if threading.get_ident() != self._thread:
+            self._loop.call_soon_threadsafe(self.report, kind, meta, blob)
+        elif self._runs(meta["job"], meta["fence"]):
+            self._put(kind, meta, blob)
+
+    def is_stopping(self, job: str, fence: int) -> bool:
+        """See `delivery.Line`."""
+        return not self._runs(job, fence) or self._running[job].reason is not None
+
+    def _runs(self, job: str, fence: int) -> bool:
+        attempt = self._running.get(job)
+        return attempt is not None and attempt.frame.meta["fence"] == fence
+
     def _print(self, job: str, fence: int, lines: str) -> bool:
         """Send what a job wrote; from any thread. False where it does not run."""
-        if job not in self._running:
+        if not self._runs(job, fence):
             return False
         if threading.get_ident() == self._thread:
             self._put(

@@ -15,7 +15,17 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashq_worker.executor import calls, frames, imports, outcome, output, run_batch, run_sync, watchdog
+from flashq_worker.executor import (
+    calls,
+    delivery,
+    frames,
+    imports,
+    outcome,
+    output,
+    run_batch,
+    run_sync,
+    watchdog,
+)
 from flashq_worker.executor.frames import FrameError, FrameType
 from flashq_worker.executor.run_batch import BatchInbox
 from flashq_worker.executor.targets import Targets
@@ -96,6 +106,7 @@ def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int, *, forked: boo
     if import_ms >= _WORTH_NOTING_MS:  # and else in the end: a job may be waiting
         _note_imports(load, before)
     calls.CALLS = inbox.calls = calls.Calls(inbox, load.meta["limit"])
+    delivery.LINE = inbox
     if load.meta["mode"] in _ASYNC:
         from flashq_worker.executor import run_async
 
