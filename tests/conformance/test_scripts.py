@@ -99,7 +99,7 @@ def test_flags_are_given_to_scripts_that_are_there(flagged: frozenset[str]) -> N
 
 
 def test_what_ends_jobs_goes_on_under_memory_pressure() -> None:
-    adds = {"submit", "register", "requeue", "requeue_failed", "log", "chunk", "unhold"}
+    adds = {"submit", "register", "requeue", "requeue_failed", "log", "chunk", "progress", "unhold"}
 
     assert set(script_names()) - ALLOW_OOM - NO_WRITES <= adds | {"hold", "restart"}
 
