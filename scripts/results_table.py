@@ -111,9 +111,38 @@ def streams(folder: Path = RESULTS) -> str:
     )
 
 
+def starts(folder: Path = RESULTS) -> str:
+    """Starts with zero workers: the first, the second, and later ones."""
+    file = folder / "starts.json"
+    if not file.exists():
+        return ""
+    record = json.loads(file.read_text("utf-8"))
+    about, kinds = record["about"], record["ms from the call to the first line"]
+    rows = []
+    for kind, found in kinds.items():
+        for which in ("first", "second", "later"):
+            one = found[which]
+            parts = ", ".join(f"{part} {ms:.1f}" for part, ms in one["parts"].items())
+            rows.append((kind, which, str(one["n"]), f"{one['p50']:.1f}", f"{one['p99']:.1f}", parts))
+    where = (
+        f"`{about['command']}`, {about['date'][:10]}, Python {about['python']}, {about['machine']}, load average"
+        f" {about['load_average']:.1f}."
+    )
+    headings = (
+        "imports",
+        "start",
+        "n",
+        "p50 ms",
+        "p99 ms",
+        "medians of its parts, ms, the whole first job included",
+    )
+    return f"{markdown(headings, rows)}\n{where}\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "benchmarks": benchmark_table,
     "streams": streams,
+    "starts": starts,
     "measured-commands": lambda: measured("commands", "per job"),
     "measured-memory": lambda: measured("memory", "bytes"),
     "measured-imports": lambda: measured("imports", "CPU ms"),
