@@ -55,7 +55,7 @@ class Crowd:
         self.broker = broker
         self._redis = broker.redis()
         t = broker.transitions
-        terms = dict.fromkeys(("revision", "environment", "resources", "program"), "r")
+        terms: dict[str, Any] = dict.fromkeys(("revision", "environment", "resources", "program"), "r")
         broker.run(t.register(ENDPOINT, spec="{}", scaling="{}", record=b"record", **terms))
         for begin in range(0, leases, _AT_ONCE):
             end = min(leases, begin + _AT_ONCE)

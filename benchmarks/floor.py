@@ -41,7 +41,7 @@ def work(url: str) -> None:
     """The floor's worker: complete this job, claim the next, in one round trip; block on a bell when there is none."""
     client = redis.Redis.from_url(url, protocol=2)
     step = client.register_script(_STEP)
-    done: tuple[object, ...] = ("", "", "")
+    done: tuple[str | bytes, ...] = ("", "", "")
     while True:
         claimed = step(args=done)
         if claimed is None:

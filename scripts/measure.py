@@ -116,7 +116,7 @@ def _server_cpu(connection: redis.Redis) -> float:
 def _stock(connection: redis.Redis, count: int) -> Numbers:
     """The same of stock RQ; its requests are counted as they leave redis-py, since it sends pipelines."""
     sent = 0
-    before = redis.connection.AbstractConnection.send_packed_command
+    before: Callable[..., None] = redis.connection.AbstractConnection.send_packed_command
 
     def counting(self: Any, *args: Any, **kwargs: Any) -> None:
         nonlocal sent
@@ -260,7 +260,11 @@ def main() -> int:
         "imports": imports(),
         "signing": signing(),
     }
-    parts = {"memory": memory_of_jobs, "commands": commands_per_job, "overwritten": overwritten}
+    parts: dict[str, Callable[[Rig, redis.Redis], Any]] = {
+        "memory": memory_of_jobs,
+        "commands": commands_per_job,
+        "overwritten": overwritten,
+    }
     for name, measure in parts.items():
         with rig(lease_s=15.0) as made, contextlib.closing(made.broker.redis()) as connection:
             found["about"]["broker"] = "Valkey " + str(info(connection, "server").get("valkey_version", "?"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import redis
 from rq import Queue, SimpleWorker
@@ -19,12 +19,15 @@ def run_twice(url: str, job_id: str) -> str:
     if connection.incr("measure:runs") > 1:
         return "the second run's"
     started = StartedJobRegistry(queue=queue)
-    for execution in connection.zrange(started.key, 0, -1):
+    executions: list[Any] = connection.zrange(started.key, 0, -1)
+    for execution in executions:
         connection.zadd(started.key, {execution: 1})  # as if its heartbeat had stopped long ago
     started.cleanup()
     FailedJobRegistry(queue=queue).requeue(job_id)
     SimpleWorker([queue], connection=connection).work(burst=True, logging_level="CRITICAL")
-    assert queue.fetch_job(job_id).return_value() == "the second run's"
+    job = queue.fetch_job(job_id)
+    assert job is not None
+    assert job.return_value() == "the second run's"
     return "the first run's, which was given up"
 
 

@@ -6,7 +6,7 @@ import ast
 import dataclasses
 import inspect
 import re
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from flashq import errors, settings
 from flashq.job import Timing
@@ -29,7 +29,10 @@ class Missing(Exception):
     """The code has something of which reference_words.py says nothing, or the other way round."""
 
 
-def complete(told: Mapping[str, str], names: Iterable[str], what: str) -> Mapping[str, str]:
+T = TypeVar("T")
+
+
+def complete(told: Mapping[str, T], names: Iterable[str], what: str) -> Mapping[str, T]:
     """`told`, if it tells of exactly these names."""
     wanted = set(names)
     if wanted != told.keys():

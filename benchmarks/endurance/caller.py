@@ -58,7 +58,12 @@ def _round(number: int) -> int:
 def main() -> None:
     """Call until the input ends; the once-only kinds first."""
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+
+    def until_the_input_ends() -> None:
+        sys.stdin.read()
+        over.set()
+
+    threading.Thread(target=until_the_input_ends, daemon=True).start()
     _once()
     done = 0
     started = time.monotonic()

@@ -71,7 +71,8 @@ def _apart(rig: Rig, number: int) -> float:
 
 def _together(rig: Rig, count: int) -> list[float]:
     """As workers do it: each step completes a job and claims the next; milliseconds of each step."""
-    took, done = [], []
+    took: list[float] = []
+    done: list[Settlement] = []
     for number in range(count):
         step = rig.broker.transitions.advance(
             "priced", _WORKER, f"together-{number}", done=done, begin=[], count=1, lease_ms=_LEASE_MS, start=1,

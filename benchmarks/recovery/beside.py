@@ -33,7 +33,7 @@ def measure(name: str, patience_s: float | None = None) -> dict[str, Any]:
         done = [_go(kind, part, busy, patience) for part, busy in goes]
     else:
         with ThreadPoolExecutor(len(goes)) as pool:
-            done = list(pool.map(lambda go: _go(kind, *go, patience), goes))
+            done = list(pool.map(lambda go: _go(kind, go[0], go[1], patience), goes))
     return {"about": record, "kills": [kill.as_dict() for kills in done for kill in kills]}
 
 

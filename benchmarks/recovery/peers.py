@@ -41,7 +41,15 @@ def ensure() -> Path:
     if not stamp.exists() or stamp.read_text() != REQUIREMENTS.read_text():
         shutil.rmtree(ENVIRONMENT, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
-        pip = [ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS]
+        pip: list[str | Path] = [
+            ENVIRONMENT / "bin" / "python",
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "-r",
+            REQUIREMENTS,
+        ]
         subprocess.run(pip, check=True)
         stamp.write_text(REQUIREMENTS.read_text())
     return (ENVIRONMENT / "bin").absolute()
@@ -224,8 +232,8 @@ class Ray(Peer):
 
     name = "ray"
     packages = ("ray",)
-    busy = ("job", "supervisor", "host", "cut")
-    idle = ("host",)
+    busy: tuple[Part, ...] = ("job", "supervisor", "host", "cut")
+    idle: tuple[Part, ...] = ("host",)
     prefix = (
         *("unshare", "--net", *(["--map-root-user"] if os.geteuid() else [])),
         *("sh", "-c", 'ip link set lo up && exec "$@"', "sh"),
@@ -242,8 +250,8 @@ class RayActor(Ray):
     """Ray actors: by default they are not restarted."""
 
     name = "ray_actor"
-    busy = ("job",)
-    idle = ()
+    busy: tuple[Part, ...] = ("job",)
+    idle: tuple[Part, ...] = ()
 
 
 PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Rq, Dramatiq, Celery, Ray, RayActor)}

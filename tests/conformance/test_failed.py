@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from flashq.store.records import Claimed
 
 
-def fail(world: World, state: str = "failed", reason: str = "exception", **terms: int) -> Claimed:
+def fail(world: World, state: str = "failed", reason: str = "exception", **terms: Any) -> Claimed:
     held = world.running(**terms)
     world.finish(held, state, reason=reason, text=f"because of {reason}", keep_s=3600)
     return held
@@ -59,7 +59,7 @@ def test_batches_pass_by_what_does_not_match(world: World) -> None:
     for reason in reasons:
         fail(world, reason=reason)
         world.pass_ms(1000)  # the order of the registry is that of the ends
-    asked = {"before_ms": world.now_ms, "reason": "exception", "limit": 2}
+    asked: dict[str, Any] = {"before_ms": world.now_ms, "reason": "exception", "limit": 2}
 
     assert world.run(world.t.purge_failed(EP, EP, **asked), again=False) == (2, 1)
     assert world.run(world.t.purge_failed(EP, EP, offset=1, **asked), again=False) == (2, 1)

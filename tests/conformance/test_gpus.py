@@ -43,7 +43,7 @@ def test_a_gpu_is_one_workers_on_all_hosts(world: World, host: str) -> None:
     assert order(world, "w2", **with_gpus("GPU-b"), host="host-2") == "held"
     assert order(world, "w3", **with_gpus("GPU-c", "GPU-a")) == "held"
 
-    mine = {"since_ms": world.now_ms, "worker": "w1", "endpoint": EP, "host": HOST}
+    mine: dict[str, Any] = {"since_ms": world.now_ms, "worker": "w1", "endpoint": EP, "host": HOST}
     assert leases(world) == {uuid: GpuLease(uuid, 1, **mine) for uuid in ("GPU-a", "GPU-b")}
     assert set(world.scores("endpoint_workers")) == {"w1"}
     assert world.listed("commands", "host-2") == []

@@ -143,7 +143,7 @@ def test_many_lost_workers_and_leases_keep_each_script_short(broker: Broker | Me
         broker.run(t.join(EP, f"w{n}", lease_ms=LEASE_MS, booked=False, fields={}))
         for m in range(each):
             job = f"j{n}-{m}"
-            fields: dict[str, Any] = {"fq_state": "running", "fq_ep": EP, "origin": EP, "fq_fence": 1}
+            fields: dict[Any, Any] = {"fq_state": "running", "fq_ep": EP, "origin": EP, "fq_fence": 1}
             fields |= {"worker_name": f"w{n}", "fq_claimed": START_MS}
             pipe.hset(keys.of("job", job), mapping=fields)
             pipe.zadd(keys.of("leases", EP), {job: START_MS + LEASE_MS})

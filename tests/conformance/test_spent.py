@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -35,7 +35,7 @@ def gone(world: World, job: str) -> None:
             redis.zrem(world.keys.of(kind, EP), job)
 
 
-def done(world: World, **terms: int) -> tuple[str, dict[str, str]]:
+def done(world: World, **terms: Any) -> tuple[str, dict[str, str]]:
     """A completed job, and the copy of when it waited."""
     job = f"{EP}-{uuid.uuid4()}"
     world.submit_as(job, **terms)

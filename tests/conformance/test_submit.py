@@ -104,7 +104,13 @@ def test_a_full_queue_refuses(world: World) -> None:
 def test_the_bound_counts_everything_that_waits_and_nothing_that_runs(world: World) -> None:
     """Row 25."""
     world.running()
-    for terms in ({"priority": 5}, {"delay_ms": 60_000}, {}, {"priority": -3, "delay_ms": 1000}):
+    different: tuple[dict[str, Any], ...] = (
+        {"priority": 5},
+        {"delay_ms": 60_000},
+        {},
+        {"priority": -3, "delay_ms": 1000},
+    )
+    for terms in different:
         world.submit(most_waiting=4, **terms)
     assert world.submit_as("embed-x", most_waiting=4, priority=9).detail == "4"
 

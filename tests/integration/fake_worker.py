@@ -66,8 +66,8 @@ def main() -> int:
             return 3
         if ending in ready:
             os.read(ending, 64)
-        told = broker.run(transitions.renew(config.endpoint, config.worker, lease_ms=lease_ms, jobs=jobs))
-        if (ending in ready or told.verdict == "drain") and config.endpoint != "stubborn":
+        renewed = broker.run(transitions.renew(config.endpoint, config.worker, lease_ms=lease_ms, jobs=jobs))
+        if (ending in ready or renewed.verdict == "drain") and config.endpoint != "stubborn":
             for job, fence in jobs:
                 broker.run(transitions.release(job, fence))
             broker.run(transitions.leave(config.endpoint, config.worker, "left"))

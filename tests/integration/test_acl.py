@@ -144,7 +144,7 @@ def test_every_role_does_all_that_it_does(users: Users, tmp_path: Path) -> None:
         users.make("worker", "--endpoint", "acl")
         for user in ("flashq-worker", "flashq-worker-acl"):
             worker = rig.worker(double, url=users.url(user))
-            wait_until(lambda w=worker: rig.worker_field(w.id, "fq_state") == "idle", what=f"{user} idle")
+            wait_until(lambda w=worker: rig.worker_field(w.id, "fq_state") == "idle", what=f"{user} idle")  # type: ignore[misc]
             assert double.remote(6) == 12
             worker.process.terminate()
             assert worker.wait() == 0

@@ -117,7 +117,7 @@ def test_one_hundred_threads_share_one_connection() -> None:
     with rig() as made:
         made.worker(echo)
         got: list[int] = []
-        threads = [threading.Thread(target=lambda n=n: got.append(echo.remote(n))) for n in range(100)]  # type: ignore[misc]
+        threads = [threading.Thread(target=lambda n=n: got.append(echo.remote(n))) for n in range(100)]
         for thread in threads:
             thread.start()
         for thread in threads:

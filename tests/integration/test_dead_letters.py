@@ -6,7 +6,7 @@ import os
 import re
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis import Redis
@@ -50,7 +50,7 @@ def cli(shared: Rig, tmp_path: Path) -> CommandLine:
     return CommandLine(shared.server.url, tmp_path)
 
 
-def fail(what: str, mended: str = "", **options: int) -> str:
+def fail(what: str, mended: str = "", **options: Any) -> str:
     """A job that failed; its id."""
     job = mortal.with_options(**options).spawn(what, mended)
     wait_until(lambda: job.done, what="it failed")

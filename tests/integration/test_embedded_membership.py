@@ -98,7 +98,7 @@ def test_what_runs_beside_the_broker_is_told_where_it_is_and_which_key_to_use(ri
 
     for name in ("host.env", "autoscaler.env"):
         file = rig.home / name
-        wait_until(lambda file=file: file.exists() and "RQ_KEY_PREFIX" in file.read_text())
+        wait_until(lambda file=file: file.exists() and "RQ_KEY_PREFIX" in file.read_text())  # type: ignore[misc]
         told = dict(line.split("=", 1) for line in file.read_text().splitlines() if line.startswith("FLASHQ"))
         assert told == {
             "FLASHQ_HOME": str(rig.home),

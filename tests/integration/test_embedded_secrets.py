@@ -65,14 +65,24 @@ def test_a_key_that_others_may_use_is_refused(tmp_path: Path, bits: int) -> None
         embedded.secrets(settings)
 
 
+def _becomes_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def _becomes_a_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file, 0o600)
+
+
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
         (lambda file: file.write_text("too short"), "at least 32 bytes"),
         (lambda file: file.write_text(""), "at least 32 bytes"),
         (lambda file: file.write_bytes(b"\xff\xfe" * 40), "holds no text"),
-        (lambda file: (file.unlink(), file.mkdir()), "Is a directory"),
-        (lambda file: (file.unlink(), os.mkfifo(file, 0o600)), "not a regular file"),
+        (_becomes_a_folder, "Is a directory"),
+        (_becomes_a_pipe, "not a regular file"),
     ],
     ids=["short", "empty", "binary", "folder", "pipe"],
 )

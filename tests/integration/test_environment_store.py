@@ -105,7 +105,16 @@ def test_a_builder_killed_at_any_step_leaves_nothing_half_built(site: Site, step
     what, when = STEPS[step]
     head, tail = BUILDER.split("environment.ensure", 1)
     code = f"{head}{DIES}environment.ensure{tail}"
-    command = [sys.executable, "-c", code, PYTHON, site.root, json.dumps(site.variables), what, when]
+    command: list[str | Path] = [
+        sys.executable,
+        "-c",
+        code,
+        PYTHON,
+        site.root,
+        json.dumps(site.variables),
+        what,
+        when,
+    ]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
 
     built = site.ensure("tiny-a")
@@ -235,7 +244,7 @@ def test_a_user_that_is_no_more_holds_nothing(site: Site) -> None:
     """Given an environment whose user was killed, expect that it can be removed."""
     code = f"{BUILDER}import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     code = code.replace("environment.ensure(", "kept = environment.ensure(")
-    command = [sys.executable, "-c", code, PYTHON, site.root, json.dumps(site.variables)]
+    command: list[str | Path] = [sys.executable, "-c", code, PYTHON, site.root, json.dumps(site.variables)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     (stored,) = environment_store.stored(site.root)
     assert environment_store.remove(site.root, stored.digest)

@@ -165,7 +165,7 @@ def test_forged_commands_are_refused_and_the_agent_lives(
     }
     for why, raw in forged.items():
         fleet.send(host, raw)
-        wait_until(lambda why=why: agent.logged(f"a command is refused: {why}"), what=f"refused: {why}")
+        wait_until(lambda why=why: agent.logged(f"a command is refused: {why}"), what=f"refused: {why}")  # type: ignore[misc]
     for elsewhere in ({"host": "elsewhere-12345678"}, {"direction": Direction.CALL}):
         fleet.send(host, fleet.sign(host, command, **elsewhere))
     fleet.send(host, b"")

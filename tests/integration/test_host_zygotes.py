@@ -203,9 +203,9 @@ def worker_zygote(stack: Stack) -> psutil.Process:
     def forks() -> psutil.Process | None:
         where.remote()
         (worker,) = stack.workers(where).values()
-        parent: psutil.Process = psutil.Process(int(worker["pid"])).parent()
+        parent = psutil.Process(int(worker["pid"])).parent()
         wait_until(lambda: not stack.workers(where), what="it was idle")
-        return parent if "flashq_worker.worker_zygote" in parent.cmdline() else None
+        return parent if parent and "flashq_worker.worker_zygote" in parent.cmdline() else None
 
     found: psutil.Process = wait_until(forks, 30, what="a forked worker")
     return found

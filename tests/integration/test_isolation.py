@@ -132,15 +132,15 @@ def test_processes_that_hold_the_key_show_it_to_nobody(shared: Rig, tmp_path: Pa
     running: dict[str, subprocess.Popen[bytes]] = {}
     for name in signs:
         arguments = [name, "prober", "--cpu"] if name == "worker" else [name]
-        with (tmp_path / name).open("wb") as log:
+        with (tmp_path / name).open("wb") as out:
             program = [*UNDER, sys.executable, "-m", "flashq", *arguments]
-            running[name] = subprocess.Popen(program, env=environ, stdout=log, stderr=log)
+            running[name] = subprocess.Popen(program, env=environ, stdout=out, stderr=out)
     workers = shared.broker.keys.of("endpoint_workers", "prober")
     try:
         wait_until(lambda: shared.broker.execute("ZCARD", workers) == 2, what="the worker has joined")
         for name, sign in signs.items():
             log = tmp_path / name
-            wait_until(lambda log=log, sign=sign: sign in log.read_text(), what=f"{name}: {sign}")
+            wait_until(lambda log=log, sign=sign: sign in log.read_text(), what=f"{name}: {sign}")  # type: ignore[misc]
             probe = "import sys; open(f'/proc/{sys.argv[1]}/environ', 'rb').read()"
             asked = [*UNDER, sys.executable, "-c", probe, str(running[name].pid)]
             done = subprocess.run(asked, capture_output=True, text=True, check=False)

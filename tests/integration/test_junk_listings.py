@@ -99,8 +99,8 @@ def test_junk_in_a_record_stops_no_listing(
                 json.loads(cli(listing, "--json").stdout)
             assert cli.rows("queues")[1]["queued"] == good["queued"]
             if kind == "job":
-                shown = CliRunner().invoke(flashq, ["job", records[0].rpartition(":")[2]], env=cli.environ)
-                assert shown.exit_code in (0, 3), (name, junk, shown.output, shown.exception)
-                assert "\x1b" not in shown.output
+                told = CliRunner().invoke(flashq, ["job", records[0].rpartition(":")[2]], env=cli.environ)
+                assert told.exit_code in (0, 3), (name, junk, told.output, told.exception)
+                assert "\x1b" not in told.output
         for key, value in kept.items():
             broker.execute(*(("HDEL", key, name) if value is None else ("HSET", key, name, value)))

@@ -34,9 +34,10 @@ from tests.integration.test_autoscaler_loop import Host, join
 from tests.rig import SECRET, Rig, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from flashq.store.records import Term
     from tests.integration.fleet_rig import FleetRig
 
 pytestmark = pytest.mark.requires("valkey")
@@ -224,7 +225,7 @@ def test_two_autoscalers_at_once_never_have_more_workers_than_max() -> None:
         jobs = []
         with Peak(stack, crowd) as peak:
             for turn in (1, 2):
-                wait_until(lambda turn=turn: len(stack.rig.events("leader")) == turn, what="one leads")
+                wait_until(lambda turn=turn: len(stack.rig.events("leader")) == turn, what="one leads")  # type: ignore[misc]
                 holder = stack.rig.events("leader")[-1]["subject"]
                 (leader,) = [process for process in both if f"-{process.pid}-" in holder]
                 jobs += [crowd.spawn(0.2) for _ in range(6)]
@@ -302,8 +303,12 @@ def test_plan_of_an_earlier_epoch_is_refused_action_by_action(fleet: FleetRig) -
         reconcile.Note(Withheld("embed", "QUEUE_SOON_EMPTY", "soon", 0.0)),
     ]
     applier = Applier(fleet.broker, fleet.keyring)
-    steps = [lambda term, action=action: applier.apply([action], snapshot, term) for action in actions]
-    steps += [
+
+    def applied(action: reconcile.Action) -> Callable[[Term], object]:
+        return lambda term: applier.apply([action], snapshot, term)
+
+    steps: list[Callable[[Term], object]] = [
+        *map(applied, actions),
         lambda term: applier.fail_waiting("broken", REVISION, "why", term),
         lambda term: applier.forget_hosts(["gone"], term),
     ]

@@ -83,7 +83,7 @@ def test_numpys_randomness_differs(tmp_path: Path, site: Site) -> None:
     kept = Kept(site)
 
     def seeded() -> int:
-        import numpy.random  # type: ignore[import-not-found]  # a stand-in
+        import numpy.random  # a stand-in
 
         return int(numpy.random.seeded)
 

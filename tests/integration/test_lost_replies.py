@@ -119,7 +119,9 @@ class Theatre(Stage):
         for name in names:
             leases = self.keys.of("leases", name)
             wait_until(
-                lambda key=leases: not self.broker.execute("ZCARD", key), PATIENCE_S, f"no leases: {name}"
+                lambda key=leases: not self.broker.execute("ZCARD", key),  # type: ignore[misc]
+                PATIENCE_S,
+                f"no leases: {name}",
             )
         wait_until(lambda: not self._faults(), what="every job stands where it should")
         for job, fields in snapshot.jobs(snapshot.take(self.broker.redis())).items():

@@ -39,7 +39,8 @@ def test_a_thousand_retries_come_back_spread_and_none_is_lost(tmp_path: Path) ->
                 "ZRANGE", made.broker.keys.of("scheduled", "waved"), 0, -1, "WITHSCORES"
             )
             due.update(zip(rows[::2], map(float, rows[1::2]), strict=True))
-            return made.broker.execute("HGET", made.broker.keys.of("stats", "waved"), "retried") == b"1000"
+            retried: object = made.broker.execute("HGET", made.broker.keys.of("stats", "waved"), "retried")
+            return retried == b"1000"
 
         gate.touch()
         wait_until(gather, 60, what="all of them failed")

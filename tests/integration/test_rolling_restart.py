@@ -82,7 +82,7 @@ def test_workers_restarted_in_turn_under_load_fail_and_repeat_nothing(tmp_path: 
             restarts = 0
             while restarts < len(workers) or not flow.reached(jobs):
                 old, new = workers[restarts % 3], made.worker(note)
-                wait_until(lambda w=new: made.worker_field(w.id, "fq_state") in ("idle", "running"), 60)
+                wait_until(lambda w=new: made.worker_field(w.id, "fq_state") in ("idle", "running"), 60)  # type: ignore[misc]
                 old.signal(signal.SIGTERM)
                 assert old.wait(60) == 0
                 workers[restarts % 3] = new

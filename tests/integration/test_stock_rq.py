@@ -293,7 +293,7 @@ def test_empty_removes_what_waits_and_nothing_else(broker: Broker, made: Fabrica
     waiting = [made.job() for _ in range(3)]
     sibling = made.job(priority=1)
 
-    Queue("embed", connection=stock).empty()
+    Queue("embed", connection=stock).empty()  # type: ignore[no-untyped-call]
 
     assert [state(broker, job) for job in waiting] == [None] * 3
     assert state(broker, running) is JobState.RUNNING
@@ -340,7 +340,8 @@ def test_an_event_names_the_stray_worker(broker: Broker, made: Fabricated) -> No
 
     reap(broker)
 
-    events = [fields for _, fields in broker.redis().xrange(broker.keys.of("events"))]
+    kept: Any = broker.redis().xrange(broker.keys.of("events"))
+    events = [fields for _, fields in kept]
     adopted = [event for event in events if event[b"kind"] == b"job-adopted"]
     assert [event[b"text"] for event in adopted] == [b"failed by a stray rq worker stray-1"]
 

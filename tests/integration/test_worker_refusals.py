@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flashq.store.records import Claimed
+    from flashq_worker.assignment import Assignment, Stop
 
 pytestmark = pytest.mark.requires("valkey")
 
@@ -136,9 +137,13 @@ class Silent:
     def on_claimed(self, rows: tuple[Claimed, ...], begun: int) -> None:
         self.claimed += rows
 
-    def on_stop(self, job: str, why: str) -> None: ...
+    def on_started(self, held: Assignment, verdict: str) -> None: ...
+
+    def on_stop(self, job: str, why: Stop) -> None: ...
 
     def on_not_ours(self, job: str, fence: int) -> None: ...
+
+    def on_taken(self, job: str, fence: int, number: int) -> None: ...
 
     def on_drain(self) -> None: ...
 

@@ -150,7 +150,11 @@ def test_old_driver_that_knows_less_still_tells_what_it_can(
     machine: Callable[..., Machine], gpus: Gpus
 ) -> None:
     made = machine(Device("GPU-a", used=GIB))
-    names = ("nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetTotalEccErrors")
+    names: tuple[str, ...] = (
+        "nvmlDeviceGetMemoryInfo_v2",
+        "nvmlDeviceGetUtilizationRates",
+        "nvmlDeviceGetTotalEccErrors",
+    )
     names += ("nvmlDeviceGetCudaComputeCapability", "nvmlSystemGetCudaDriverVersion_v2", "nvmlEventSetCreate")
     made.fails = dict.fromkeys(names, FUNCTION_MISSING)
     made.write()

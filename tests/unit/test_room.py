@@ -16,8 +16,13 @@ class Taker:
 
     def __init__(self, room: Room, size: int) -> None:
         self.got = threading.Event()
-        self._thread = threading.Thread(target=lambda: (room.take(size), self.got.set()), daemon=True)
+        self._room, self._size = room, size
+        self._thread = threading.Thread(target=self._take, daemon=True)
         self._thread.start()
+
+    def _take(self) -> None:
+        self._room.take(self._size)
+        self.got.set()
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from flashq.errors import PythonMismatch
@@ -10,7 +12,7 @@ from flashq.model.keyring import Direction
 from flashq_worker import verdicts
 
 
-def call(**fields: str) -> Header:
+def call(**fields: Any) -> Header:
     return Header(direction=Direction.CALL, endpoint="embed", **fields)
 
 

@@ -240,7 +240,7 @@ def test_a_claim_lost_before_its_attempt_began_uses_up_the_budget_too(fence: int
 
 def test_attempts_hit_before_they_could_be_counted_do_not_use_up_the_budget() -> None:
     """Given six attempts of which one was killed the moment it began, expect five to be counted."""
-    early = [began("a", 9, 1.5, pid=900), killed(1.55, 900)]
+    early: list[Fact] = [began("a", 9, 1.5, pid=900), killed(1.55, 900)]
     failed = Read("a", "reader", "failed", "", "WorkerCrashed", 19.0, 20.0)
 
     assert judged(Acknowledged(0, "a", "", 1.0), *early, *reruns(5), failed).count("excess") == 0

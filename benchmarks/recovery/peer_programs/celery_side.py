@@ -13,9 +13,9 @@ app = Celery("recovery", broker=URL, backend=URL)
 app.conf.task_acks_late = True
 
 
-@app.task(name="work")
+@app.task(name="work")  # type: ignore[untyped-decorator]
 def work(record: str, number: int, stay_s: float) -> int:
-    return job.run(record, number, stay_s)
+    return int(job.run(record, number, stay_s))
 
 
 def submit(queue: str, record: str, number: int, stay_s: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import job
 import ray
 import ray_side
@@ -13,14 +15,14 @@ class Actor:
     """Runs one job."""
 
     def run(self, record: str, number: int, stay_s: float) -> int:
-        return job.run(record, number, stay_s)
+        return int(job.run(record, number, stay_s))
 
 
-ACTORS = []
+ACTORS: list[Any] = []
 
 
 def submit(queue: str, record: str, number: int, stay_s: float) -> str:
-    actor = Actor.remote()
+    actor = Actor.remote()  # type: ignore[attr-defined]  # what ray makes of the class
     ACTORS.append(actor)  # it ends with its last handle
     reference = actor.run.remote(record, number, stay_s)
     ray_side.RUNNING[reference.hex()] = reference

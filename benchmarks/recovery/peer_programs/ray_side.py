@@ -17,9 +17,9 @@ CLUSTER = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 RUNNING: dict[str, Any] = {}
 
 
-@ray.remote
+@ray.remote  # type: ignore[untyped-decorator]
 def work(record: str, number: int, stay_s: float) -> int:
-    return job.run(record, number, stay_s)
+    return int(job.run(record, number, stay_s))
 
 
 def node(cpus: int) -> int:
