@@ -55,6 +55,9 @@ def _program(module: str) -> Any:
     help="Where there is no GPU, run GPU endpoints on the CPU.",
 )
 @click.option(
+    "--cold", is_flag=True, help="Keep no processes ready: starts take longer, and less memory is used."
+)
+@click.option(
     "--drain",
     "drain_s",
     type=click.FloatRange(min=0),
@@ -69,6 +72,7 @@ def host(
     labels: tuple[str, ...],
     slots: int | None,
     cpu_fallback: bool,
+    cold: bool,
     drain_s: float,
     lifeline: int | None,
 ) -> int:
@@ -92,6 +96,7 @@ def host(
             labels=(*settings.labels, *labels),
             slots=slots,
             fallback_cpu=cpu_fallback,
+            spare=not cold,
         )
         return int(program.serve(settings, options, lifeline))
 

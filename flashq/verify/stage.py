@@ -81,7 +81,8 @@ class Stage:
         self._variations = variations or {}
         self.door = Door(folder / "door", lambda: Line(url).detach())
         self._lifeline, self._held_end = os.pipe()
-        self.hosts = [self._kept(f"host-{n}", "flashq", "host", "--lifeline") for n in range(hosts)]
+        # Cold: whose a process is, is told by what started it, which for forked ones is none of the workers.
+        self.hosts = [self._kept(f"host-{n}", "flashq", "host", "--cold", "--lifeline") for n in range(hosts)]
         self.autoscaler = self._kept("autoscaler", "flashq", "autoscaler", "--lifeline")
         self.by_hand = [
             self._kept(f"worker-{n}", "flashq", "worker", NAME, "--lifeline") for n in range(by_hand)

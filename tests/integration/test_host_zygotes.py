@@ -292,3 +292,13 @@ def test_a_killed_agent_takes_zygote_and_forked_executor_along(stack: Stack) -> 
     stack.host.kill()
     wait_until(lambda: not any(alive(process.pid) for process in everything), what="all have ended")
     assert not job.done
+
+
+@pytest.mark.requires("valkey")
+def test_a_cold_host_keeps_nothing_ready() -> None:
+    """Given `flashq host --cold`, expect a worker that it spawned, with an executor that that spawned, and no more."""
+    with contextlib.closing(Rig(lease_s=3.0)) as rig, contextlib.closing(Stack(rig, "--cold")) as stack:
+        _, parent, _ = where.remote()
+        (worker,) = stack.workers(where).values()
+        assert parent == int(worker["pid"])
+        assert [child.pid for child in psutil.Process(stack.host.pid).children()] == [parent]

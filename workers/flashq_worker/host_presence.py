@@ -59,7 +59,7 @@ class HostOptions:
     fallback_cpu: bool = False
     """Without any GPU, run `gpu=` endpoints on the CPU."""
     spare: bool = True
-    """Keep one process with a worker's imports done, for the next start."""
+    """Keep processes ready for the next start: one with a worker's imports done, and zygotes."""
     environments: Limits = field(default_factory=Limits)
     """How long environments are kept, and how many."""
 
