@@ -182,13 +182,18 @@ class Revision:
         None  # for how long calls are gathered, up to `concurrency` of them; None: they are not
     )
     bundle: bytes = b""  # the user's modules that it imports: see flashq.model.bundle
-    calls: dict[str, str] = field(
-        default_factory=dict
-    )  # endpoints that its jobs may call, and their revisions
+    calls: dict[str, str] = field(default_factory=dict)  # the endpoints that its jobs may call: revisions
+    process: dict[str, Any] = field(default_factory=dict)  # see flashq.model.spec.process
 
     def pack(self) -> bytes:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, unset in (("targets", {}), ("batch_ms", None), ("bundle", b""), ("calls", {})):
+        for name, unset in (
+            ("targets", {}),
+            ("batch_ms", None),
+            ("bundle", b""),
+            ("calls", {}),
+            ("process", {}),
+        ):
             if values[name] == unset:
                 del values[name]
         return bytes(msgpack.packb({**values, "dependencies": list(self.dependencies)}))

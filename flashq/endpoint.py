@@ -75,6 +75,9 @@ class Endpoint:
             max_queued: int | None = None,
             batch: tuple[int, int] | None = None,
             hosts: str | Sequence[str] | Mapping[str, str] | None = None,
+            startup_timeout: float = 600,
+            recycle_jobs: int | None = None,
+            recycle_gib: float | None = None,
         ) -> None: ...
 
     else:

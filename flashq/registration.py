@@ -110,13 +110,18 @@ def draft(spec: EndpointSpec, function: Callable[..., Any]) -> Draft:
             stacklevel=5,
         )
     parts = (code.digest, specs.environment_digest(spec), specs.resource_digest(spec))
+    process = specs.process(spec)
     calls = {id(called.code): called for called in _called(code, shipped.modules)}
     return Draft(
         spec=spec,
         function=function,
         code=code,
         bundle=shipped.raw,
-        parts=(*parts, *([shipped.digest] if shipped.digest else [])),
+        parts=(
+            *parts,
+            *([shipped.digest] if shipped.digest else []),
+            *([specs.canonical_json(process)] if process else []),
+        ),
         calls=tuple(calls.values()),
     )
 
@@ -160,6 +165,7 @@ def prepare(
         spec=public,
         bundle=drafted.bundle,
         calls=dict(calls),
+        process=specs.process(spec),
     )
     header = Header(
         direction=Direction.REVISION,

@@ -96,6 +96,13 @@ ENDPOINT: dict[str, tuple[str, ...]] = {
     "max_queued": (
         "integration/test_backpressure.py::test_a_call_beyond_the_bound_is_refused_by_type_with_the_number",
     ),
+    "startup_timeout": (
+        "integration/test_startup_timeout.py::test_it_is_given_up_and_its_callers_are_told_where_it_was",
+    ),
+    "recycle_jobs": ("integration/test_recycling.py::test_after_so_many_jobs_a_fresh_process_runs_the_next",),
+    "recycle_gib": (
+        "integration/test_recycling.py::test_above_so_much_memory_a_fresh_process_runs_the_next",
+    ),
     "batch": (
         "acceptance/test_batches.py::test_calls_are_gathered_up_to_the_size",
         "acceptance/test_batches.py::test_a_bad_item_fails_alone",

@@ -331,6 +331,21 @@ def max_concurrency(value: object) -> int:
     return whole(value, minimum=1, maximum=MAX_CONCURRENCY)
 
 
+def startup_timeout(value: object) -> float:
+    """Seconds that imports, an instance's making and its `setup` may take."""
+    return number(value, minimum=0, maximum=LONGEST_S, above=True, unit="seconds")
+
+
+def recycle_jobs(value: object) -> int | None:
+    """Jobs after which the process that runs them is replaced; None: never."""
+    return None if value is None else whole(value, minimum=1, maximum=10**9, unit="jobs")
+
+
+def recycle_gib(value: object) -> float | None:
+    """Memory, in GiB, above which the process that runs jobs is replaced when it has none; None: never."""
+    return None if value is None else number(value, minimum=0, maximum=1 << 20, above=True, unit="GiB")
+
+
 def batch(value: object) -> tuple[int, int] | None:
     """(max_size, wait_ms): calls gathered into one call of the function, which takes and returns lists; None: not."""
     if value is None:

@@ -157,6 +157,9 @@ class EndpointSpec(_Parameters):
     max_queued: Annotated[int | None, _by(rules.max_queued)] = None
     batch: Annotated[tuple[int, int] | None, _by(rules.batch)] = None
     hosts: Annotated[tuple[str, ...], _by(rules.hosts)] = ()
+    startup_timeout: Annotated[float, _by(rules.startup_timeout)] = 600
+    recycle_jobs: Annotated[int | None, _by(rules.recycle_jobs)] = None
+    recycle_gib: Annotated[float | None, _by(rules.recycle_gib)] = None
 
     @classmethod
     def _completed(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -238,6 +241,18 @@ def concurrency(spec: EndpointSpec) -> int:
     return spec.max_concurrency if spec.batch is None else spec.batch[0]
 
 
+def process(spec: EndpointSpec) -> dict[str, Any]:
+    """What holds for the process that runs its jobs: those that are not the default.
+
+    `startup_timeout` in seconds, `recycle_jobs`, `recycle_gib`. Part of the revision, not of what a host has to
+    have.
+    """
+    fields = type(spec).model_fields
+    names = ("startup_timeout", "recycle_jobs", "recycle_gib")
+    given = {name: getattr(spec, name) for name in names}
+    return {name: value for name, value in given.items() if value != fields[name].default}
+
+
 def resources(spec: EndpointSpec) -> dict[str, Any]:
     """What one worker needs of a host, and how many jobs it runs at once.
 
@@ -301,6 +316,7 @@ def public(spec: EndpointSpec) -> dict[str, Any]:
         "environment": environment(spec),
         "resources": resources(spec),
         "scaling": scaling(spec),
+        **({"process": made} if (made := process(spec)) else {}),
         "call_defaults": call_defaults(spec),
         "env": dict.fromkeys(sorted(spec.env), MASK),
     }

@@ -16,7 +16,7 @@ from flashq.errors import PythonMismatch, WrongBinding
 from flashq.inside import MOST_PROGRESS
 from flashq.kinds import STREAMS
 from flashq.model.outcome import Failure, FailureKind
-from flashq_worker import presence, verdicts
+from flashq_worker import presence, recycling, verdicts
 from flashq_worker.echo import Echo
 from flashq_worker.executor.frames import Frame, FrameError, FrameType
 from flashq_worker.outflow import FIRST_CREDIT
@@ -77,6 +77,8 @@ class Execution:
         self._waits_since: float | None = None  # when that began
         self._progressed_at = 0.0  # when it was last looked what is due
         self._served: ExecutorProcess | None = None  # what has run a job to its end
+        self._jobs_run = 0  # by this executor
+        self._worn = ""  # why it is to be replaced
         self.echo = Echo()
         self.sated = False
 
@@ -179,8 +181,11 @@ class Execution:
             self.terms(self._loading.want(hand.waiting[0].claimed.revision))
         if self._runtime.phase is not Phase.READY or process is None:
             return
-        hand.ahead = self._pace.handed_ahead if hand.concurrency == 1 else 0
-        while hand.waiting and hand.free:
+        if self._worn and self._replaced(process):
+            return
+        limited = "recycle_jobs" in self._runtime.terms
+        hand.ahead = self._pace.handed_ahead if hand.concurrency == 1 and not limited else 0
+        while hand.waiting and hand.free and not self._worn:
             held = hand.waiting[0]
             other_env = held.header.env_tag not in ("", self._presence.env_tag)
             if held.claimed.revision != self._runtime.revision or other_env:
@@ -209,6 +214,22 @@ class Execution:
                 target=held.header.target,
                 credit=FIRST_CREDIT if self._yields(held) else 0,
             )
+
+    def _replaced(self, process: ExecutorProcess) -> bool:
+        """Replace the executor, which is due, once nothing runs in it; whether that was done now."""
+        if self._hand.running:
+            for held in reversed(self._hand.ahead_of_time):
+                held.asked_back = True
+                process.cancel(held.job, held.fence, "give-back")
+            return False
+        log.info("the executor is replaced: %s", self._worn)
+        self._runtime.end(self.echo.write)
+        self._restart()
+        return True
+
+    def _restart(self) -> None:
+        self._runtime.restart()
+        self._worn, self._jobs_run = "", 0
 
     def _readable(self, held: Assignment) -> bool:
         """Whether the executor can be relied on to unpickle a job's arguments; one where it cannot is refused."""
@@ -426,6 +447,7 @@ class Execution:
             following.began_at = max(
                 following.began_at, now
             )  # the next in the executor's hands begin about now
+        self._note_wear(process)
         execution_ms = frame.meta["execution_ms"]
         self._pace.observe(execution_ms / 1000)
         timing: dict[str, Any] = {"execution_ms": execution_ms}
@@ -436,6 +458,14 @@ class Execution:
                 timing["startup_ms"] = parts
         self._exchange.settle(verdicts.of_outcome(held, frame, self._outcomes, timing, process.tail.text))
         self._exchange.look()
+        if frame.meta["status"] == "error" and recycling.is_poisoned(frame.meta["error"]):
+            log.warning("job %s poisoned its CUDA context: the executor is replaced", held.job)
+            self._kill_executor()
+
+    def _note_wear(self, process: ExecutorProcess) -> None:
+        self._jobs_run += 1
+        if terms := self._runtime.terms:
+            self._worn = recycling.is_due(terms, jobs=self._jobs_run, rss_bytes=process.rss_bytes())
 
     def _kill_for(self, held: Assignment) -> None:
         """A job did not stop within its grace."""
@@ -453,7 +483,7 @@ class Execution:
     def _kill_executor(self) -> None:
         """The others in it are innocent: they go back uncounted."""
         self._exchange.release(self._hand.take_running())
-        self._runtime.restart()
+        self._restart()
 
     def _on_executor_ended(self, *, all_read: bool = True) -> None:
         """`all_read`: so what was handed ahead has not begun, for the outcome of what ran before it is missing."""
@@ -477,7 +507,7 @@ class Execution:
                 final = self._outcomes.failure(held, verdicts.crashed(held, how, tail))
                 self._exchange.crash(held, f"the process running it {how}", final)
         self._exchange.look()
-        self._runtime.restart()
+        self._restart()
 
 
 def _encoding(held: Assignment) -> Literal["json", "pickle"]:

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from flashq_worker import executor_start
@@ -23,7 +24,6 @@ from flashq_worker.output_tail import OutputTail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from flashq_worker.executor_child import Child
     from flashq_worker.executor_start import Ends, Parked
@@ -234,6 +234,18 @@ class ExecutorProcess:
     def reply(self, meta: Mapping[str, Any], blob: bytes) -> None:
         """Tell it what became of a CALL."""
         self._send(FrameType.REPLY, meta, blob)
+
+    def show_stack(self) -> None:
+        """Have it write to its output where each of its threads is, while it loads."""
+        self._child.signal(signal.SIGUSR2)
+
+    def rss_bytes(self) -> int:
+        """Its memory, as the kernel counts it; 0 where it is gone."""
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text("ascii").split()[1])
+        except (OSError, ValueError, IndexError):
+            return 0
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def cancel(self, job: str, fence: int, reason: Literal["cancel", "timeout", "give-back"]) -> None:
         """Interrupt `job`. Its OUTCOME follows, unless the job resists: then `kill` after a grace.

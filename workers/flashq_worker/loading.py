@@ -71,9 +71,9 @@ class Loading:
     def due_at(self) -> float:
         """When to look again though nothing happens."""
         if self._pending:
-            return self._pending_at
+            return min(self._pending_at, self._runtime.due_at)
         waiting = self._runtime.phase is Phase.READY and not self.ready_once
-        return self._broker.until if waiting else float("inf")
+        return self._broker.until if waiting else self._runtime.due_at
 
     def begin(self) -> Revision | None:
         """Load the first revision; None where the broker is away, and it is to be tried again."""

@@ -14,7 +14,7 @@ import threading
 import time
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from flashq import codec
 from flashq.errors import FlashqError, MalformedEnvelope, SpecError
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flashq.worker")
 _TEAR_DOWN_S = 10.0
+DEFAULT_STARTUP_S = 600.0
+_SHOWING_S = 1.0  # for the stack of an executor that hangs to arrive
 _LAST_NOTE_S = 1.0  # for an executor that has nothing to tear down
 _READ_AT_ITS_BEGIN = ("LD_", "MALLOC_", "GLIBC_", "LANG", "LC_")
 """Beginnings of variables that a process reads when it begins, so that a forked one does not go by them."""
@@ -81,6 +83,8 @@ class Runtime:
         self._spawn_again = False  # what was forked did not load: whether a spawned one does is to be seen
         self._parked = parked
         self._unforkable: set[str] = set()  # revisions of which that is known
+        self._hangs_at = float("inf")  # when loading will have taken too long
+        self._shows = False  # the executor was told to show where it is
 
     def prepare(self, digest: str, record: Revision, env: Mapping[str, str]) -> None:
         """Begin to make `record` (revision `digest`) ready, in place of what is there."""
@@ -124,6 +128,16 @@ class Runtime:
         """The endpoints that jobs may call, and their revisions."""
         return {} if self._record is None else self._record.calls
 
+    @property
+    def terms(self) -> Mapping[str, Any]:
+        """What holds for the process: see `flashq.model.spec.process`."""
+        return {} if self._record is None else self._record.process
+
+    @property
+    def due_at(self) -> float:
+        """When to `poll` though nothing happens; infinity where that is of no use."""
+        return self._hangs_at if self.phase is Phase.LOADING else float("inf")
+
     def restart(self) -> None:
         """A fresh executor for the same revision."""
         assert self._record is not None
@@ -160,6 +174,8 @@ class Runtime:
             fresh = self._mend
             self.close()
             self._prepare_environment(self._record, fresh=fresh)
+        if self.phase is Phase.LOADING and time.monotonic() >= self._hangs_at:
+            self._on_hanging()
         if self.phase is not Phase.BUILDING or self._built is None:
             return
         built = self._built
@@ -219,6 +235,23 @@ class Runtime:
             imports=places.modules(kind.environment) if kind is not None and not self._env else None,
         )
         self.phase = Phase.LOADING
+        self._hangs_at, self._shows = time.monotonic() + self._startup_timeout_s, False
+
+    @property
+    def _startup_timeout_s(self) -> float:
+        return float(self.terms.get("startup_timeout", DEFAULT_STARTUP_S))
+
+    def _on_hanging(self) -> None:
+        """Loading takes too long: first have the executor show where it is, then give it up."""
+        assert self.process is not None
+        if not self._shows:
+            self._shows, self._hangs_at = True, time.monotonic() + _SHOWING_S
+            self.process.show_stack()
+            return
+        self.process.read_output()
+        limit, where = f"startup_timeout={self._startup_timeout_s:g} s", self.process.tail.text()
+        why = f"loading the function took longer than {limit}. It was here:\n{where}"
+        self._fail(why, deterministic=True)
 
     def _zygote_kind(self) -> Kind | None:
         """The zygote that would be of use; None where the executor is to be spawned."""

@@ -82,6 +82,9 @@ def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int, *, forked: boo
     boot_ms = (time.monotonic_ns() - start_ns) / 1e6
     if load.meta["mode"] in _ASYNC and load.meta["concurrency"] > 1:
         output.tell_jobs_apart()
+    faulthandler.register(
+        signal.SIGUSR2, all_threads=False
+    )  # where this hangs, if its supervisor wants to know
     started = time.perf_counter()
     try:
         function = _unpickled(load, forked=forked)
@@ -95,6 +98,7 @@ def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int, *, forked: boo
         frames.send(sock, FrameType.FAILED, outcome.described(error))
         return 1
     output.flush()
+    faulthandler.unregister(signal.SIGUSR2)  # it is the user's from here on
     ready = {
         "pid": os.getpid(),
         "python": platform.python_version(),
