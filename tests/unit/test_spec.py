@@ -74,6 +74,9 @@ def test_the_parameters_are_flashs_and_flashqs_own() -> None:
         "max_queued",
         "batch",
         "hosts",
+        "startup_timeout",
+        "recycle_jobs",
+        "recycle_gib",
     ]
 
 
@@ -276,6 +279,12 @@ WRONG: list[tuple[str, object, str]] = [
     ("max_deliveries", 0, "at least 1 deliveries"),
     ("max_deliveries", 101, "at most 100"),
     ("max_queued", 0, "at least 1 jobs"),
+    ("startup_timeout", 0, "more than 0"),
+    ("startup_timeout", None, "a number"),
+    ("recycle_jobs", 0, "at least 1 jobs"),
+    ("recycle_jobs", 1.5, "whole number"),
+    ("recycle_gib", 0, "more than 0"),
+    ("recycle_gib", float("nan"), "number"),
     ("max_queued", 1.5, "whole number"),
 ]
 

@@ -85,6 +85,7 @@ class FakeRuntime:
         self.deterministic = False
         self.start = None
         self.started: list[str] = []
+        self.due_at = float("inf")
 
     def poll(self) -> None: ...
 
