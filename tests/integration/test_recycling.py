@@ -49,7 +49,7 @@ def test_an_instance_is_torn_down_before_it_is_replaced(shared: Rig, tmp_path: P
         def teardown(self) -> None:
             self.note("torn")
 
-    kept: Any = Kept(str(tmp_path / "record"))  # type: ignore[operator]
+    kept: Any = Kept(str(tmp_path / "record"))
     shared.ready_worker(kept.note)
     for number in range(4):
         kept.note.remote(str(number))
