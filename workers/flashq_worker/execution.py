@@ -16,19 +16,18 @@ from flashq.errors import PythonMismatch, WrongBinding
 from flashq.inside import MOST_PROGRESS
 from flashq.kinds import STREAMS
 from flashq.model.outcome import Failure, FailureKind
-from flashq_worker import presence, recycling, verdicts
+from flashq_worker import job_calls, presence, recycling, verdicts
 from flashq_worker.echo import Echo
 from flashq_worker.executor.frames import Frame, FrameError, FrameType
+from flashq_worker.job_calls import JobCalls
 from flashq_worker.outflow import FIRST_CREDIT
 from flashq_worker.pacing import PATIENCE_S
 from flashq_worker.runtime import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from flashq.codec import Revision
     from flashq_worker.assignment import Assignment, Stop
-    from flashq_worker.calls_link import CallsLink, Under
+    from flashq_worker.calls_link import CallsLink
     from flashq_worker.exchange import Exchange
     from flashq_worker.executor_process import ExecutorProcess
     from flashq_worker.hand import Hand
@@ -38,9 +37,7 @@ if TYPE_CHECKING:
     from flashq_worker.runtime import Runtime
 
 log = logging.getLogger("flashq.worker")
-_LEND_AFTER_S = 0.01  # what is called and warm answers sooner, and nobody needs a place for it
 _PROGRESS_EVERY_S = 0.1
-_OF_CALLS = (FrameType.CALL, FrameType.DROP, FrameType.WAITING)
 
 
 class Execution:
@@ -72,9 +69,7 @@ class Execution:
         self._outcomes = outcomes
         self._pace = pace
         self._grace_s = grace_s
-        self._link = link
-        self._lending = False  # whether the broker was told that all that runs here waits
-        self._waits_since: float | None = None  # when that began
+        self._calls = JobCalls(link, hand, runtime, exchange)
         self._progressed_at = 0.0  # when it was last looked what is due
         self._served: ExecutorProcess | None = None  # what has run a job to its end
         self._jobs_run = 0  # by this executor
@@ -88,7 +83,7 @@ class Execution:
         self._feed()
         now = self._progressed_at = time.monotonic()
         self._overdue(now)
-        self._lend(now)
+        self._calls.lend()
         for held in self._hand.current:
             if held.progress and now >= held.progress_at:
                 self._tell_progress(held)
@@ -98,7 +93,7 @@ class Execution:
     @property
     def due_at(self) -> float:
         """When to look again though nothing happens; infinity where that is of no use."""
-        due = [float("inf")]
+        due = [self._calls.due_at]
         for held in self._hand.current:
             if held.stop is not None:
                 due.append(held.kill_at)
@@ -111,45 +106,26 @@ class Execution:
             # Else what it is waited for has been done, or is under way.
             if patience_ends > self._progressed_at:
                 due.append(patience_ends)
-        if self._waits_since is not None and not self._lending:
-            due.append(self._waits_since + _LEND_AFTER_S)
         return min(due)
 
     def readers(self) -> list[int]:
         """What to wait on for reading: the executor's ends, and the link's; `receive` is due then."""
-        process, link = self._runtime.process, self._link
+        process = self._runtime.process
         found = [] if process is None else process.readers()
-        if link is None:
-            return found
-        if process is not None and link.congested:
+        if process is not None and self._calls.congested:
             found = [fd for fd in found if fd != process.fileno()]
-        return [*found, *link.readers()]
+        return [*found, *self._calls.readers()]
 
     def writers(self) -> list[int]:
         """What to wait on for writing."""
-        found = [] if self._runtime.process is None else self._runtime.process.writers()
-        return found if self._link is None else [*found, *self._link.writers()]
+        process = self._runtime.process
+        return [*([] if process is None else process.writers()), *self._calls.writers()]
 
     def _tell_progress(self, held: Assignment) -> None:
         held.progressed += 1
         held.progress_at = time.monotonic() + _PROGRESS_EVERY_S
         self._exchange.progress(held, held.progressed, held.progress)
         held.progress = b""
-
-    def _lend(self, now: float) -> None:
-        """Tell the broker where all that runs here waits for what it called: others may have its place meanwhile."""
-        if self._link is None:
-            return
-        current = self._hand.current
-        self._link.keep_only({(held.job, held.fence) for held in current})
-        if len(current) < self._hand.concurrency or not all(held.waiting for held in current):
-            self._waits_since = None
-        elif self._waits_since is None:
-            self._waits_since = now
-        lends = self._waits_since is not None and now >= self._waits_since + _LEND_AFTER_S
-        if lends != self._lending:
-            self._lending = lends
-            self._exchange.lend(lends)
 
     def _overdue(self, now: float) -> None:
         for held in self._hand.current:
@@ -312,9 +288,7 @@ class Execution:
     # -- what the executor says ----------------------------------------------------------------------
     def receive(self, ready: set[int]) -> None:
         """Take in what the executor and the host agent sent, where one of their descriptors is among these."""
-        if self._link is not None and not ready.isdisjoint(self._link.readers()):
-            for under, meta, blob in self._link.receive():
-                self._on_reply(under, meta, blob)
+        self._calls.receive(ready)
         process = self._runtime.process
         if process is None:
             return
@@ -335,8 +309,8 @@ class Execution:
                     self._at(frame).progress = _checked(frame.blob)
                 elif frame.type is FrameType.OUTPUT:
                     self._on_jobs_output(frame)
-                elif frame.type in _OF_CALLS:
-                    self._on_call(frame)
+                elif frame.type in job_calls.FRAMES:
+                    self._calls.on_frame(self._at(frame), frame)
                 else:
                     self._runtime.on_frame(frame)
         except FrameError as error:
@@ -376,45 +350,6 @@ class Execution:
             raise FrameError(f"job {held.job} is answered as {frame.meta['encoding']}")
         return held
 
-    def _on_call(self, frame: Frame) -> None:
-        """A job calls an endpoint, wants what it called stopped, or waits for that."""
-        held = self._at(frame)
-        if frame.type is FrameType.WAITING:
-            held.waiting = frame.meta["waiting"]
-        elif frame.type is FrameType.DROP:
-            if self._link is not None:
-                self._link.drop((held.job, held.fence), frame.meta["call"])
-        elif refusal := self._refusal(frame.meta["endpoint"]):
-            self._reply(frame.meta["call"], {"what": "refused", **refusal})
-        elif self._link is not None:
-            self._link.call(held, frame)
-
-    def _refusal(self, endpoint: str) -> dict[str, str]:
-        """Why a job may not call this endpoint; empty: it may."""
-        if self._link is None or not self._link.open:
-            return {
-                "error": "UnsupportedCall",
-                "message": "this worker has no host agent that signs calls: it was started by hand",
-            }
-        if endpoint not in self._runtime.calls:
-            return {
-                "error": "UnsupportedCall",
-                "message": f"its code does not refer to an endpoint {endpoint!r:.80}, by a name at the top of a module"
-                " or of its own: such a call from inside a job is not signed",
-            }
-        if self._link.full:
-            return {"error": "SubmitError", "message": "too many calls of this worker's jobs are under way"}
-        return {}
-
-    def _on_reply(self, under: Under, meta: Mapping[str, Any], blob: bytes) -> None:
-        held = self._hand.running.get(under.run[0])
-        if held is not None and held.fence == under.run[1]:
-            self._reply(under.number, meta, blob)
-
-    def _reply(self, number: int, meta: Mapping[str, Any], blob: bytes = b"") -> None:
-        if self._runtime.process is not None:
-            self._runtime.process.reply({**meta, "call": number}, blob)
-
     def _on_chunk(self, frame: Frame) -> None:
         held = self._at(frame)
         if not self._yields(held) or frame.meta["number"] != held.outflow.count + 1:
@@ -432,9 +367,7 @@ class Execution:
         del self._hand.running[held.job]
         if held.progress:
             self._tell_progress(held)
-        if self._link is not None:
-            stopped = frame.meta["status"] in ("cancelled", "timeout")
-            self._link.ended((held.job, held.fence), stopped=stopped)
+        self._calls.ended(held, stopped=frame.meta["status"] in ("cancelled", "timeout"))
         if skipped:
             held.handed = False
             if held.stop is None:
