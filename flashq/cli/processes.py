@@ -84,7 +84,7 @@ def host(
         settings = load_settings()
         if join is not None:
             settings = _joined(settings, join)
-        program = _program("flashq_worker.host_program")
+        program = _program("flashq_worker.host.program")
         options = program.HostOptions(
             lease_s=settings.lease_s,
             payload_limit=settings.payload_limit,

@@ -26,7 +26,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashq_worker import inventory
+from flashq_worker.host import inventory
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = 150

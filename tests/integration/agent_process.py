@@ -13,10 +13,10 @@ from typing import Any
 
 from flashq.model.keyring import Keyring
 from flashq.store.broker import Broker
-from flashq_worker.host import HostAgent
-from flashq_worker.host_home import HostHome
-from flashq_worker.host_presence import HostOptions
-from flashq_worker.host_workers import WORKER_COMMAND
+from flashq_worker.host.agent import HostAgent
+from flashq_worker.host.home import HostHome
+from flashq_worker.host.presence import HostOptions
+from flashq_worker.host.workers import WORKER_COMMAND
 
 LOCAL_NAME = "broker.test"
 """Stands for this machine, to an agent that is started here."""

@@ -9,8 +9,9 @@ import subprocess
 import zipfile
 from typing import TYPE_CHECKING
 
-from flashq_worker import environment, environment_store
-from flashq_worker.environment_expiry import Expired, Limits
+from flashq_worker.environments import environment
+from flashq_worker.environments import store as environment_store
+from flashq_worker.environments.expiry import Expired, Limits
 from tests.integration.executor_rig import PYTHON
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import uv
 
 from flashq.errors import EnvironmentBuildError, SpecError
 from flashq.model import spec
-from flashq_worker import environment, environment_uv
+from flashq_worker.environments import environment
+from flashq_worker.environments import uv as environment_uv
 from flashq_worker.inject import PACKAGES, inject_folder
 from tests.integration.environment_rig import Site, version_of
 from tests.integration.executor_rig import PYTHON

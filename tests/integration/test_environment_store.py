@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flashq.errors import EnvironmentBuildError
-from flashq_worker import environment, environment_store, environment_uv
-from flashq_worker.environment_expiry import Limits
+from flashq_worker.environments import environment
+from flashq_worker.environments import store as environment_store
+from flashq_worker.environments import uv as environment_uv
+from flashq_worker.environments.expiry import Limits
 from tests.integration.environment_rig import Site, make_wheel, version_of
 from tests.integration.executor_rig import PYTHON, is_running, until
 
@@ -38,7 +40,7 @@ def test_one_builds_while_the_others_wait(site: Site) -> None:
 BUILDER = """
 import json, sys
 from pathlib import Path
-from flashq_worker import environment
+from flashq_worker.environments import environment
 environment.ensure(["tiny-a"], sys.argv[1], Path(sys.argv[2]), lambda line: None, json.loads(sys.argv[3]))
 """
 
@@ -85,7 +87,9 @@ STEPS = {
 }
 DIES = """
 import os, signal
-from flashq_worker import environment, environment_store, environment_uv
+from flashq_worker.environments import environment
+from flashq_worker.environments import store as environment_store
+from flashq_worker.environments import uv as environment_uv
 *path, name = sys.argv[4].split(".")
 owner = globals()[path[0]]
 for part in path[1:]:

@@ -18,7 +18,7 @@ from flashq.model.host_command import KillWorker, StartWorker
 from flashq.model.keyring import Direction, Keyring
 from flashq.store import queries_fleet
 from flashq.store.broker import Broker
-from flashq_worker import environment_store
+from flashq_worker.environments import store as environment_store
 from tests.integration.agent_process import LOCAL_NAME, RESOLVER_S
 from tests.integration.fleet_rig import FAKE_WORKER, AgentProcess, FleetRig, alive
 from tests.rig import BrokerServer, wait_until

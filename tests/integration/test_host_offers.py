@@ -15,9 +15,9 @@ from flashq.errors import ConfigurationError
 from flashq.keychain import Keychain
 from flashq.settings import SecretKey, Settings
 from flashq_worker import by_hand
-from flashq_worker.environment_index import Indexes
-from flashq_worker.environment_uv import Uv
-from flashq_worker.host_offers import HostOffers, by_version, missing
+from flashq_worker.environments.index import Indexes
+from flashq_worker.environments.uv import Uv
+from flashq_worker.host.offers import HostOffers, by_version, missing
 from tests.integration.executor_rig import PYTHON, until
 
 if TYPE_CHECKING:

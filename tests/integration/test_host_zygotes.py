@@ -13,8 +13,10 @@ import psutil
 import pytest
 
 from flashq import Endpoint
-from flashq_worker import environment_store, host_zygotes, inject, zygote_process
-from flashq_worker.host_zygotes import HostZygotes
+from flashq_worker import inject, zygote_process
+from flashq_worker.environments import store as environment_store
+from flashq_worker.host import zygotes as host_zygotes
+from flashq_worker.host.zygotes import HostZygotes
 from flashq_worker.zygote_places import OWN, Kind, ZygotePlaces
 from tests.integration.executor_rig import Rig as ExecutorRig
 from tests.integration.executor_rig import until

@@ -11,9 +11,9 @@ import cloudpickle
 import pytest
 
 from flashq import Endpoint
-from flashq_worker import host_zygotes
 from flashq_worker.executor import imports
 from flashq_worker.executor.frames import FrameType
+from flashq_worker.host import zygotes as host_zygotes
 from flashq_worker.runtime import Phase
 from flashq_worker.zygote_places import Kind
 from tests.integration.executor_rig import Rig as ExecutorRig

@@ -10,7 +10,7 @@ import pytest
 
 from flashq import Endpoint
 from flashq_worker.executor import frames
-from flashq_worker.host_calls import HostCalls
+from flashq_worker.host.calls import HostCalls
 from tests.integration.stack import Peak, Stack
 from tests.rig import Rig, wait_until
 

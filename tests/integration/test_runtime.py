@@ -14,8 +14,8 @@ import pytest
 
 from flashq.codec import Revision
 from flashq.model.keyring import Keyring
-from flashq_worker import environment_store
 from flashq_worker.config import WorkerConfig
+from flashq_worker.environments import store as environment_store
 from flashq_worker.executor_variables import MODEL_CACHES
 from flashq_worker.runtime import Phase, Runtime
 from tests.integration.executor_rig import PYTHON, until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flashq_worker.environment_expiry import FRESH_S, Aged, Limits, expired
+from flashq_worker.environments.expiry import FRESH_S, Aged, Limits, expired
 
 NOW = 1_000_000_000.0
 DAY = 86_400.0

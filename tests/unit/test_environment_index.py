@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flashq_worker.environment_index import Indexes, pip_indexes
+from flashq_worker.environments.index import Indexes, pip_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from flashq.errors import BadSignature, EnvelopeExpired, MalformedEnvelope, Wron
 from flashq.model.envelope import Header, seal
 from flashq.model.host_command import HostCommand, KillWorker, StartWorker, pack, required, unpack
 from flashq.model.keyring import Direction, Keyring
-from flashq_worker.host_commands import CommandReader, Received
+from flashq_worker.host.commands import CommandReader, Received
 
 START = StartWorker("embed-1", "embed", "r1", "e1", ("GPU-1", "GPU-2"), 2.0, 1 << 30)
 KILL = KillWorker("embed-1")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flashq.errors import SettingsError
-from flashq_worker import inventory
-from flashq_worker.host_home import LOG_LIMIT_BYTES, LOGS_KEPT, HostHome
+from flashq_worker.host import inventory
+from flashq_worker.host.home import LOG_LIMIT_BYTES, LOGS_KEPT, HostHome
 
 if TYPE_CHECKING:
     from pathlib import Path

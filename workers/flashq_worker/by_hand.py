@@ -16,9 +16,10 @@ from flashq.model.resources import GpuRequest, cuda_suffices
 from flashq.store import gpu_leases
 from flashq.store.command import text
 from flashq.store.queries_workers import standing
-from flashq_worker import host_offers, inventory
 from flashq_worker.config import WorkerConfig
 from flashq_worker.gpus.nvml import Gpus
+from flashq_worker.host import inventory
+from flashq_worker.host import offers as host_offers
 from flashq_worker.supervisor import Supervisor
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """A worker's line to its host agent for the calls that its jobs make: frames, sent and received without waiting.
 
 A CALL that goes this way has a number of the worker's, and says of which job of which revision it is. The worker asks;
-the host agent, which has the keys for it, judges and signs (see `host_calls`).
+the host agent, which has the keys for it, judges and signs (see `host.calls`).
 """
 
 from __future__ import annotations

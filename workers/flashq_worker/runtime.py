@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from flashq import codec
 from flashq.errors import FlashqError, MalformedEnvelope, SpecError
-from flashq_worker import environment, environment_store, environment_uv, inject
+from flashq_worker import inject
 from flashq_worker.breakdown import Start
+from flashq_worker.environments import environment
+from flashq_worker.environments import store as environment_store
+from flashq_worker.environments import uv as environment_uv
 from flashq_worker.executor.frames import Frame, FrameError, FrameType
 from flashq_worker.executor_process import ExecutorProcess, Mode
 from flashq_worker.executor_variables import variables

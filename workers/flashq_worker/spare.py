@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flashq.store.scripts import library
-from flashq_worker import environment, executor_start
+from flashq_worker import executor_start
+from flashq_worker.environments import environment
 
 if TYPE_CHECKING:
     from flashq_worker.executor_start import Parked

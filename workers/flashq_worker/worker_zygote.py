@@ -15,7 +15,7 @@ from flashq import private
 from flashq_worker import __main__ as worker
 from flashq_worker import spare
 from flashq_worker.executor.zygote import READY, Zygote
-from flashq_worker.host_worker_zygote import CALLS
+from flashq_worker.host.worker_zygote import CALLS
 
 DESCRIPTORS = 4
 """Of a worker: its standard input, its log, its lifeline, its line for calls."""

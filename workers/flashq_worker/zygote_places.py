@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashq_worker import environment_store
+from flashq_worker.environments import store as environment_store
 
 OWN = "own"
 """Stands for the worker's own interpreter, with its packages."""

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from flashq.errors import EnvironmentBuildError
 from flashq.model.parameters import SYSTEM_PACKAGE
-from flashq_worker import inventory
-from flashq_worker.environment_index import Indexes
-from flashq_worker.environment_uv import Uv
+from flashq_worker.environments.index import Indexes
+from flashq_worker.environments.uv import Uv
+from flashq_worker.host import inventory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -2,7 +2,7 @@
 
 An environment is a folder ``<root>/<digest>``. It is built beside its place, marked as complete, then renamed
 into place, all under a lock: whoever finds the folder finds a whole one, and what a killed build left behind
-is removed by the next. While somebody uses it, it is not removed (`environment_store`). It holds the dependencies
+is removed by the next. While somebody uses it, it is not removed (`store`). It holds the dependencies
 only; flashq's executor comes from `inject`.
 
 The operator's uv configuration is in force (its variables and files; pip's indexes where uv has none). The
@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING
 
 from flashq.errors import EnvironmentBuildError, SpecError
 from flashq.model import parameters
-from flashq_worker import environment_index, environment_store
-from flashq_worker.environment_uv import Uv
+from flashq_worker.environments import index as environment_index
+from flashq_worker.environments import store as environment_store
+from flashq_worker.environments.uv import Uv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from flashq_worker.environment_store import Hold
+    from flashq_worker.environments.store import Hold
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,16 +21,16 @@ from flashq.errors import BrokerError, EnvelopeError, EnvelopeExpired
 from flashq.model.host_command import StartWorker
 from flashq.store import server
 from flashq.store.inbox import Inbox
-from flashq_worker import inventory
 from flashq_worker.config import WorkerConfig
 from flashq_worker.gpus.nvml import Gpus
-from flashq_worker.host_calls import HostCalls
-from flashq_worker.host_commands import CommandReader, Received
-from flashq_worker.host_environments import HostEnvironments
-from flashq_worker.host_offers import HostOffers
-from flashq_worker.host_presence import HostOptions, HostPresence, Loss
-from flashq_worker.host_warm import HostWarm
-from flashq_worker.host_workers import WORKER_COMMAND, HostWorkers
+from flashq_worker.host import inventory
+from flashq_worker.host.calls import HostCalls
+from flashq_worker.host.commands import CommandReader, Received
+from flashq_worker.host.environments import HostEnvironments
+from flashq_worker.host.offers import HostOffers
+from flashq_worker.host.presence import HostOptions, HostPresence, Loss
+from flashq_worker.host.warm import HostWarm
+from flashq_worker.host.workers import WORKER_COMMAND, HostWorkers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from flashq.model.envelope import RootKeys
     from flashq.model.host_command import KillWorker
     from flashq.store.broker import Broker
-    from flashq_worker.host_home import HostHome
-    from flashq_worker.host_workers import Ended
+    from flashq_worker.host.home import HostHome
+    from flashq_worker.host.workers import Ended
 
 log = logging.getLogger("flashq.host")
 _RECONNECT_S = (0.05, 1.0)  # the first pause after losing the broker, and the longest

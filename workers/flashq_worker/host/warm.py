@@ -9,13 +9,13 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from flashq_worker.host_zygotes import HostZygotes
+from flashq_worker.host.zygotes import HostZygotes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flashq_worker.host_home import HostHome
-    from flashq_worker.host_workers import HostWorkers
+    from flashq_worker.host.home import HostHome
+    from flashq_worker.host.workers import HostWorkers
 
 log = logging.getLogger("flashq.host")
 _SPARE = "spare"  # its log's name

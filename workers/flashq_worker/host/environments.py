@@ -11,13 +11,13 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from flashq_worker import environment_store
+from flashq_worker.environments import store as environment_store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from flashq.store.broker import Broker
-    from flashq_worker.environment_expiry import Expired, Limits
+    from flashq_worker.environments.expiry import Expired, Limits
 
 log = logging.getLogger("flashq.host")
 SWEEP_EVERY_S = 600.0

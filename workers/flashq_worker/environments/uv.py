@@ -15,7 +15,7 @@ from flashq_worker.scrub import scrubbed
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from flashq_worker.environment_index import Indexes
+    from flashq_worker.environments.index import Indexes
 
 # What points uv at another environment or interpreter than the one it is told.
 _MISLEADING = ("VIRTUAL_ENV", "CONDA_PREFIX", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_PROJECT", "UV_WORKING_DIR")

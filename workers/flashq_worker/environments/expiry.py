@@ -1,6 +1,6 @@
 """Which environments a host keeps no longer: those unused for long, and the longest unused while there are too many.
 
-Pure. Whether one is in use is for whoever removes it to find out (`environment_store`): it is passed over then.
+Pure. Whether one is in use is for whoever removes it to find out (`store`): it is passed over then.
 """
 
 from __future__ import annotations

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
 
-from flashq_worker.environment_expiry import Aged, expired
+from flashq_worker.environments.expiry import Aged, expired
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from flashq_worker.environment_expiry import Expired, Limits
+    from flashq_worker.environments.expiry import Expired, Limits
 
 MARKER = ".flashq-environment.json"
 """Written last; a folder without it is not whole."""

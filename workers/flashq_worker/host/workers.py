@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from flashq_worker import executor_child
 from flashq_worker.held_keys import word
-from flashq_worker.host_worker_zygote import CALLS, HostWorkerZygote
+from flashq_worker.host.worker_zygote import CALLS, HostWorkerZygote
 from flashq_worker.scrub import scrubbed
 from flashq_worker.spare import park_word
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from flashq.model.envelope import RootKeys
     from flashq_worker.config import WorkerConfig
     from flashq_worker.executor_child import Child
-    from flashq_worker.host_calls import HostCalls, Line
+    from flashq_worker.host.calls import HostCalls, Line
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "flashq_worker")
 """-P: the folder it starts in is no place to import from."""

@@ -21,9 +21,9 @@ from flashq.model.keyring import Direction
 from flashq.store import gpu_leases
 from flashq.store.command import text
 from flashq.store.queries_workers import standing
-from flashq_worker import inventory
-from flashq_worker.environment_expiry import Limits
+from flashq_worker.environments.expiry import Limits
 from flashq_worker.gpus.hygiene import judge
+from flashq_worker.host import inventory
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from flashq.store.workers import WorkerRow
     from flashq_worker.gpus.nvml import Gpus
     from flashq_worker.gpus.records import Sample
-    from flashq_worker.host_offers import HostOffers
+    from flashq_worker.host.offers import HostOffers
 
 log = logging.getLogger("flashq.host")
 _FREEING_CHECK_S = 0.25  # how often a GPU whose worker has ended is looked at until it is free

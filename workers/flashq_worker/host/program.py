@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from flashq.errors import SettingsError
 from flashq.keychain import Keychain
 from flashq.store.broker import Broker
-from flashq_worker.environment_expiry import Limits
-from flashq_worker.host import HostAgent
-from flashq_worker.host_home import HostHome
-from flashq_worker.host_presence import HostOptions
+from flashq_worker.environments.expiry import Limits
+from flashq_worker.host.agent import HostAgent
+from flashq_worker.host.home import HostHome
+from flashq_worker.host.presence import HostOptions
 
 if TYPE_CHECKING:
     from flashq.settings import Settings

@@ -1,0 +1,1 @@
+"""Environments on a host: resolved and built with uv once, shared by its workers, and removed in the end."""
