@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, cast
 
 from flashq.errors import WaitTimeout
 from flashq.model.lifecycle import STATUS, Status
@@ -214,6 +214,9 @@ class EndpointJob(Generic[R]):
         self._value: Any = _NOTHING
         self._failure: BaseException | None = None
         self._decode = threading.Lock()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a job is no value to be pickled: pass its id (flashq.fetch_job), or its result")
 
     def __repr__(self) -> str:
         state = self._call.ended.result(0).state.value if self._call.settled else "pending"

@@ -417,8 +417,10 @@ def test_calling_an_endpoint_from_inside_an_endpoint_says_what_to_do(theatre: St
         def outer(verb):
             if verb == "local":
                 return inner.local(1)
-            if verb == "call":
+            if verb == "job":
                 return inner(1)
+            if verb == "call":
+                return inner(1).result()
             if verb == "map":
                 return list(inner.map([1, 2]))
             if verb == "await":
@@ -428,7 +430,7 @@ def test_calling_an_endpoint_from_inside_an_endpoint_says_what_to_do(theatre: St
             return getattr(inner, verb)(1)
 
         tell(local=outer.remote("local"))
-        for verb in ("remote", "spawn", "call", "await", "map"):
+        for verb in ("remote", "spawn", "call", "await", "map", "job"):
             try:
                 outer.spawn(verb).result(10)
             except Exception as error:
@@ -437,12 +439,14 @@ def test_calling_an_endpoint_from_inside_an_endpoint_says_what_to_do(theatre: St
         serve="values-outer",
     )
 
-    # Expect `.local` to work, and the others to fail with one clear error that names it
+    # Expect `.local` to work on a worker beside which nobody signs calls, and the others to say so, and to name it
     assert said["local"] == 2
-    for verb in ("remote", "spawn", "call", "await", "map"):
+    for verb in ("remote", "spawn", "call", "map"):
         kind, text = said[verb]
         assert kind == UnsupportedCall.__name__, (verb, text)
-        assert "local" in text
+        assert "values-inner.local(…) runs the function right there" in text
+    assert "a plain function awaits nothing" in said["await"][1]
+    assert "a job is no value" in said["job"][1]
 
 
 def test_an_endpoint_calls_itself_locally(theatre: Stage) -> None:

@@ -347,6 +347,8 @@ def test_a_parked_executor_that_does_not_suit_is_discarded(
     elif why == "its zygote died":
         zygote.process.kill()
         zygote.process.wait()
+        # What it forked may hold its connection for a moment.
+        until(lambda: parked.child.exit() is None and not parked.child.zygote_lives)
     with Rig(zygote=None if why == "another zygote" else zygote.place, parked=parked) as rig:
         rig.load(speak)
         assert rig.value("x") == rig.process.pid != pid

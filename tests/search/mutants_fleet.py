@@ -26,8 +26,8 @@ FLEET = (
     ),
     Mutant(
         "the low priority goes first",
-        "redis.call('ZREVRANGE', P .. N.endpoint_queues .. ep, 0, -1, 'WITHSCORES')",
-        "redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1, 'WITHSCORES')",
+        "redis.call('ZREVRANGE', P .. N.endpoint_queues .. ep, 0, -1, 'WITHSCORES')\n  local next_rank",
+        "redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1, 'WITHSCORES')\n  local next_rank",
         "order",
         "priorities",
         2,

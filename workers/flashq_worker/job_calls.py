@@ -72,7 +72,10 @@ class JobCalls:
     def _refusal(self, endpoint: str) -> dict[str, str]:
         """Why a job may not call this endpoint; empty: it may."""
         if self._link is None or not self._link.open:
-            why = "this worker has no host agent that signs calls: it was started by hand"
+            why = (
+                "this worker has no host agent that signs calls: it was started by hand;"
+                f" {endpoint[:80]}.local(…) runs the function right there"
+            )
         elif endpoint not in self._runtime.calls:
             why = (
                 f"its code does not refer to an endpoint {endpoint!r:.80}, by a name at the top of a module or of its"
