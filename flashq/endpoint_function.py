@@ -115,10 +115,16 @@ class EndpointFunction(Generic[P, R]):
         return current_caller().submit(self, args, kwargs, blocking=False)
 
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call and block for the value. Interrupted (Ctrl-C), it cancels the job."""
+        """Call and block for the value. Interrupted (Ctrl-C), it cancels the job.
+
+        On a terminal, what the function prints is shown on stderr as it comes.
+        """
+        from flashq import shown
+
         job = self(*args, **kwargs)
         try:
-            return job.result()
+            with shown.output(job):
+                return job.result()
         except KeyboardInterrupt:
             job.cancel()
             raise
