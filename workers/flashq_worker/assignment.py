@@ -42,7 +42,8 @@ class Assignment:
     began_at: float = 0.0
     stop: Stop | None = None  # why it is being interrupted
     asked_back: bool = False  # the executor is to give it back if it has not begun
-    kill_at: float = 0.0  # when the executor is killed if it has not stopped by then
+    end_at: float = 0.0  # when the executor is asked to end if it has not stopped by then
+    kill_at: float = 0.0  # and when it is killed
     progress: bytes = b""  # how far it is, which the broker has yet to be told
     progress_at: float = 0.0  # when that may be
     progressed: int = 0  # how often it was told

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flashq.worker")
 _PROGRESS_EVERY_S = 0.1
+_END_SHARE = 0.2  # of the grace of a job that is to stop: what is left for SIGTERM
 
 
 class Execution:
@@ -74,6 +75,7 @@ class Execution:
         self._served: ExecutorProcess | None = None  # what has run a job to its end
         self._jobs_run = 0  # by this executor
         self._worn = ""  # why it is to be replaced
+        self._told_to_end = False
         self.echo = Echo()
         self.sated = False
 
@@ -96,7 +98,7 @@ class Execution:
         due = [self._calls.due_at]
         for held in self._hand.current:
             if held.stop is not None:
-                due.append(held.kill_at)
+                due.append(held.kill_at if self._told_to_end else held.end_at)
             elif held.timeout_at is not None:
                 due.append(held.timeout_at)
             if held.progress:
@@ -132,6 +134,8 @@ class Execution:
             if held.stop is not None and now >= held.kill_at:
                 self._kill_for(held)
                 return
+            if held.stop is not None and now >= held.end_at and not self._told_to_end:
+                self._tell_to_end()
             if held.stop is None and held.timeout_at is not None and now >= held.timeout_at:
                 self.on_stop(held.job, "timeout")
         if self._hand.backlog and now >= self._hand.oldest_began_at + PATIENCE_S:
@@ -205,7 +209,7 @@ class Execution:
 
     def _restart(self) -> None:
         self._runtime.restart()
-        self._worn, self._jobs_run = "", 0
+        self._worn, self._jobs_run, self._told_to_end = "", 0, False
 
     def _readable(self, held: Assignment) -> bool:
         """Whether the executor can be relied on to unpickle a job's arguments; one where it cannot is refused."""
@@ -266,6 +270,7 @@ class Execution:
             return
         running.stop = why
         running.kill_at = time.monotonic() + self._grace_s
+        running.end_at = running.kill_at - self._grace_s * _END_SHARE
         process.cancel(job, running.fence, why)
 
     def on_not_ours(self, job: str, fence: int) -> None:
@@ -400,6 +405,12 @@ class Execution:
         if terms := self._runtime.terms:
             self._worn = recycling.is_due(terms, jobs=self._jobs_run, rss_bytes=process.rss_bytes())
 
+    def _tell_to_end(self) -> None:
+        """A job that was told to stop goes on: SIGTERM, which what runs beside Python in there may heed."""
+        if self._runtime.process is not None:
+            self._told_to_end = True
+            self._runtime.process.terminate()
+
     def _kill_for(self, held: Assignment) -> None:
         """A job did not stop within its grace."""
         assert held.stop is not None
@@ -436,6 +447,8 @@ class Execution:
                 self._exchange.settle(
                     verdicts.stopped(held, held.stop, self._outcomes, killed=True, log=tail)
                 )
+            elif self._told_to_end:  # for another's sake
+                self._exchange.release([held])
             else:
                 final = self._outcomes.failure(held, verdicts.crashed(held, how, tail))
                 self._exchange.crash(held, f"the process running it {how}", final)

@@ -239,6 +239,10 @@ class ExecutorProcess:
         """Have it write to its output where each of its threads is, while it loads."""
         self._child.signal(signal.SIGUSR2)
 
+    def terminate(self) -> None:
+        """SIGTERM: it may let go in order of what it has outside of Python, and ends."""
+        self._child.signal(signal.SIGTERM)
+
     def rss_bytes(self) -> int:
         """Its memory, as the kernel counts it; 0 where it is gone."""
         try:
