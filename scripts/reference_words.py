@@ -37,7 +37,7 @@ PARAMETERS = {
     " 1 to 128.",
     "min_cuda_version": "The oldest CUDA that the driver of its host must run, such as `'12.4'`; `None`: any.",
     "execution_timeout_ms": "Milliseconds one run may take; 0: as long as it likes.",
-    "flashboot": "`True` only: there are no pre-warmed starts to turn off yet.",
+    "flashboot": "`True` only: processes are kept ready for all endpoints of a host; `flashq host --cold` keeps none.",
     "scaler_type": "`'QUEUE_DELAY'` or `'REQUEST_COUNT'`; unset: flashq's own rule ([scaling](scaling.md)).",
     "scaler_value": "QUEUE_DELAY: seconds of waiting; REQUEST_COUNT: jobs per worker. Refused without `scaler_type`.",
     "python_version": "The caller's minor version, such as `'3.11'`; another one is refused, since functions travel as"

@@ -400,9 +400,11 @@ def accelerate_downloads(value: object) -> bool:
 
 
 def flashboot(value: object) -> bool:
-    """True only, until there are pre-warmed starts to turn off."""
+    """True only: what is kept ready is kept for all endpoints of a host."""
     if not flag(value):
-        raise Unsupported("there are no pre-warmed starts to turn off yet")
+        raise Unsupported(
+            "processes are kept ready for all endpoints of a host: `flashq host --cold` keeps none"
+        )
     return True
 
 
