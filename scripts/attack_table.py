@@ -159,7 +159,7 @@ ATTACKS = (
         becomes="Only what the signed revision of the calling job names is signed, for that endpoint's workers alone.",
         tests=(
             "integration/test_nested_slot.py::test_a_worker_gets_signed_what_the_revision_of_its_job_permits_and_no_more",
-            "integration/test_nested_slot.py::test_a_worker_that_makes_no_sense_is_hung_up_on",
+            "integration/test_nested_slot.py::test_a_worker_that_makes_no_sense_hurts_no_other",
         ),
     ),
     Attack(

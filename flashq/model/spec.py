@@ -53,7 +53,12 @@ class _Parameters(BaseModel):
         try:
             super().__init__(**self._completed(given))
         except ValidationError as error:
-            problems = [self._problem(item["loc"][0], item) for item in error.errors(include_url=False)]
+            problems = [
+                self._problem(
+                    item["loc"][0] if item["loc"] else "", item
+                )  # a name that is no text has no place
+                for item in error.errors(include_url=False)
+            ]
         problems += [SpecError(name, message, where=self.where) for name, message in self._conflicts(given)]
         if problems:
             raise _as_one(problems, self.where)

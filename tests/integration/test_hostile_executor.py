@@ -78,6 +78,8 @@ LIES = {
     "a frame too long": 'line.sendall(struct.pack(">I", (1 << 30) - 1) + b"x" * (1 << 20))',
     "ready once more": 'say(16, {"pid": 1, "python": "3", "boot_ms": 1, "import_ms": 1, "setup_ms": 1})',
     "a call of another job": 'call(job="hostile-" + "0" * 36)',
+    "a call of a target that is no text": 'call(target="\\ud800")',
+    "a call with an option that is no text": 'call(options={"\\ud800": 1})',
     "a call with options that are none": "call(options=[])",
     "a call without its number": "call(call=None)",
     "lines of another job": 'say(21, {"job": "x", "fence": 1}, b"hello")',

@@ -75,9 +75,8 @@ def apart(x: int) -> int:
 class Asking:
     """A line to a host agent's calls, as a worker of `endpoint` has it."""
 
-    def __init__(self, rig: Rig, endpoint: str) -> None:
-        self._calls = HostCalls(rig.broker, rig.client.keyring, rig.home, 1 << 20)
-        line, theirs = self._calls.connect()
+    def __init__(self, calls: HostCalls, endpoint: str) -> None:
+        line, theirs = calls.connect()
         line.endpoint = endpoint
         self._sock = theirs
         self._sock.settimeout(20)
@@ -103,16 +102,25 @@ class Asking:
 
     def close(self) -> None:
         self._sock.close()
-        self._calls.close()
 
 
-def test_a_worker_gets_signed_what_the_revision_of_its_job_permits_and_no_more(stack: Stack) -> None:
+@pytest.fixture
+def calls(stack: Stack) -> Iterator[HostCalls]:
+    """Such as a host agent has."""
+    rig = stack.rig
+    with contextlib.closing(HostCalls(rig.broker, rig.client.keyring, rig.home, 1 << 20)) as made:
+        yield made
+
+
+def test_a_worker_gets_signed_what_the_revision_of_its_job_permits_and_no_more(
+    stack: Stack, calls: HostCalls
+) -> None:
     rig = stack.rig
     first.remote(1)
     revision = rig.client.registration(first).revision
     leafs = rig.client.registration(apart)
     rig.broker.run(leafs.command(rig.broker.transitions))
-    with contextlib.closing(Asking(rig, "nested-first")) as mine:
+    with contextlib.closing(Asking(calls, "nested-first")) as mine:
         assert mine.ask(revision=revision)["what"] == "accepted"
         for asked in (
             {"endpoint": "nested-apart"},
@@ -127,11 +135,32 @@ def test_a_worker_gets_signed_what_the_revision_of_its_job_permits_and_no_more(s
         ):
             answer = mine.ask(**{"revision": revision, **asked})
             assert answer["what"] == "refused", asked
-    with contextlib.closing(Asking(rig, "nested-apart")) as other:
+    with contextlib.closing(Asking(calls, "nested-apart")) as other:
         assert other.ask(revision=revision)["what"] == "refused", "the revision of another endpoint"
 
 
-@pytest.mark.parametrize("said", [{"call": None}, {"options": None}, {"endpoint": 7}, {"depth": "deep"}])
-def test_a_worker_that_makes_no_sense_is_hung_up_on(stack: Stack, said: dict[str, Any]) -> None:
-    with contextlib.closing(Asking(stack.rig, "nested-first")) as mine, contextlib.suppress(EOFError):
-        assert mine.ask(**said)["what"] == "refused"
+SENSELESS: list[dict[str, Any]] = [
+    {"call": None},
+    {"options": None},
+    {"options": {"\ud800": 1}},
+    {"options": {"key": "\ud800"}},
+    {"endpoint": 7},
+    {"endpoint": "\ud800"},
+    {"target": "\ud800"},
+    {"parent": "\ud800"},
+    {"depth": "deep"},
+    {"depth": 10**30},
+    {"depth": -1},
+]
+
+
+@pytest.mark.parametrize("said", SENSELESS)
+def test_a_worker_that_makes_no_sense_hurts_no_other(
+    stack: Stack, calls: HostCalls, said: dict[str, Any]
+) -> None:
+    first.remote(1)
+    revision = stack.rig.client.registration(first).revision
+    with contextlib.closing(Asking(calls, "nested-first")) as mine, contextlib.suppress(EOFError):
+        assert mine.ask(revision=revision, **said)["what"] == "refused"
+    with contextlib.closing(Asking(calls, "nested-first")) as other:
+        assert other.ask(revision=revision)["what"] == "accepted"

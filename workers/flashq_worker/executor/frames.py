@@ -30,6 +30,8 @@ MAX_FRAME_BYTES = 1 << 30
 """The largest length a frame may announce; a longer one is a protocol error, not an allocation."""
 MAX_META_BYTES = 1 << 22
 """The largest meta part that is read: texts are cut to 64 Ki characters each before they are sent."""
+MOST_OPTIONS = 20
+"""Of one call."""
 MOST_NAMES, LONGEST_NAME = 100, 1000
 """How many classes of an exception are named, and in how many characters each."""
 
@@ -178,6 +180,17 @@ def check(frame: Frame) -> None:
             _check_texts(meta["error"])
     elif frame.type is FrameType.FAILED:
         _check_texts(meta)
+    elif frame.type is FrameType.CALL:
+        _check_call(meta)
+
+
+def _check_call(meta: Mapping[str, Any]) -> None:
+    if len(meta["options"]) > MOST_OPTIONS:
+        raise FrameError(f"a CALL with {len(meta['options'])} options")
+    try:
+        "".join((meta["endpoint"], meta["target"], *meta["options"])).encode()
+    except UnicodeEncodeError as wrong:
+        raise FrameError(f"a CALL whose text is none: {wrong.reason}") from None
 
 
 def _check_fields(name: str, meta: Mapping[str, Any], wanted: Mapping[str, type | tuple[type, ...]]) -> None:

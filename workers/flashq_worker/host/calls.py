@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from flashq.store.broker import Broker
 
 log = logging.getLogger("flashq.host")
+# What anything but what is expected raises where it is read, judged or signed: one worker's, and not all workers'.
+_SENSELESS = (FrameError, LookupError, TypeError, ValueError, ArithmeticError)
 MOST_DEPTH = 16
 """How many jobs may be above one: calls that call themselves without end are told so."""
 
@@ -135,6 +137,8 @@ class HostCalls:
     def _read(self, line: Line) -> None:
         try:
             for frame in line.decoder.receive(line.ours):
+                if type(frame.meta["call"]) is not int:
+                    raise TypeError(f"a call's number is {frame.meta['call']!r:.50}")
                 if frame.type is FrameType.DROP:
                     self._drop(line, frame.meta["call"], forget=frame.meta["forget"])
                 else:
@@ -143,7 +147,7 @@ class HostCalls:
             return
         except (EOFError, OSError):
             self._hang_up(line)
-        except (FrameError, KeyError, TypeError) as error:
+        except _SENSELESS as error:
             log.error("a worker of endpoint %s says of calls what makes no sense: %r", line.endpoint, error)
             self._hang_up(line)
 
@@ -169,6 +173,10 @@ class HostCalls:
         except FlashqError as error:
             self._say(line, number, refusal(error))
             return
+        except _SENSELESS as error:
+            why = f"a call that makes no sense: {type(error).__name__}: {error}"
+            self._say(line, number, refusal(UnsupportedCall(why)))
+            return
         line.jobs[number] = job, frame.meta["detached"]
         call = job._call  # noqa: SLF001 — a part of the SDK
         call.acknowledged.on_done(lambda: self._soon(lambda: self._on_acknowledged(line, number, job)))
@@ -186,7 +194,7 @@ class HostCalls:
         revision = self._permitted(endpoint, said["revision"]).get(callee)
         if revision is None:
             raise UnsupportedCall(f"endpoint {endpoint} may not call {callee!r:.80}")
-        if depth > MOST_DEPTH:
+        if not 0 < depth <= MOST_DEPTH:
             raise UnsupportedCall(
                 f"{MOST_DEPTH} jobs above each other are the most: {callee} is called too deep"
             )
