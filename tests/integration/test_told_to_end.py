@@ -28,7 +28,7 @@ def shared() -> Iterator[Rig]:
         yield made
 
 
-@Endpoint(name="stubborn", cpu="any")
+@Endpoint(name="told-stubborn", cpu="any")
 def stubborn(record: str, heeds: bool) -> None:
     path = Path(record)
 
@@ -56,7 +56,7 @@ def test_sigterm_comes_before_the_end(shared: Rig, tmp_path: Path, heeds: bool) 
     worker.close()
 
 
-@Endpoint(name="beside", cpu="any", max_concurrency=4)
+@Endpoint(name="told-beside", cpu="any", max_concurrency=4)
 async def beside(record: str, blocks: bool) -> str:
     with Path(record).open("a") as file:
         file.write("x")

@@ -22,6 +22,10 @@ _SPARE = "spare"  # its log's name
 _ZYGOTES = "zygotes"
 _WORKERS = "workers"
 _PAUSE_S = 0.3  # after a start
+_PATIENCE_S, _TURN_S = (
+    4.0,
+    3.0,
+)  # without a pause, until zygotes are started all the same; for how long they may be
 _SHORT_PAUSE_S = 0.02  # the same, where what follows is cheap
 _BEGINS_S = 0.05  # how often it is looked whether the zygote of workers listens
 _DIED_S = 60.0  # after a spare has died unused
@@ -41,6 +45,7 @@ class HostWarm:
         self._spare_at = 0.0
         self._had_spare = False
         self._started_at = -_PAUSE_S
+        self._quiet_at = float("-inf")  # when no worker had been started for a pause, last
 
     def tend(self) -> None:
         """Do what is due; returns at once."""
@@ -48,13 +53,19 @@ class HostWarm:
             return
         now = time.monotonic()
         quiet = now >= self._started_at + _PAUSE_S
-        self._zygotes.tend(may_start=quiet)
+        self._zygotes.tend(may_start=quiet or self._is_never_quiet(now, quiet=quiet))
         self._workers.keep_zygote(self._home.log_file(_WORKERS), may_start=quiet and self._had_spare)
         if now >= self._next_spare_at and not self._workers.will_fork:
             self._keep_spare(now)
             likeliest = self._zygotes.likeliest
             if likeliest is not None:
                 self._workers.park(*likeliest)
+
+    def _is_never_quiet(self, now: float, *, quiet: bool) -> bool:
+        """Whether workers have been started all the time for long: zygotes get a turn all the same, for a while."""
+        if quiet or now >= self._quiet_at + _PATIENCE_S + _TURN_S:
+            self._quiet_at = now
+        return now >= self._quiet_at + _PATIENCE_S
 
     @property
     def due_at(self) -> float:
