@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flashq.model import spec as specs
@@ -139,7 +139,7 @@ def spoilt(record: dict[str, str]) -> st.SearchStrategy[dict[str, str]]:
     return draw_one()
 
 
-@settings(max_examples=1000)
+@settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow])  # of a machine that is busy
 @given(
     st.one_of(spoilt(endpoint()), spoilt(cpu_endpoint()), st.just(endpoint())),
     spoilt(worker()) | st.just(worker()),
