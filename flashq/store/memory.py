@@ -34,7 +34,8 @@ class MemoryBroker:
             import lupa  # type: ignore[import-untyped] # noqa: F401 — what fakeredis runs scripts with, and leaves out where it is missing
         except ImportError as error:
             raise ImportError(
-                f"the broker in memory needs {error.name}: pip install 'flashq[testing]'", name=error.name
+                f"the broker in memory needs {error.name}: pip install '.[testing]' in a clone of flashq",
+                name=error.name,
             ) from None
 
         self._clock = clock

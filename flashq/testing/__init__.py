@@ -9,7 +9,7 @@
             broker.join()  # waits for all calls, and raises what one of them raised
 
 With `pytest_plugins = ["flashq.testing"]` in conftest.py the fixture `flashq_local` is that broker. Needs
-fakeredis with its Lua extra: `pip install 'flashq[testing]'`.
+fakeredis with its Lua extra: `pip install '.[testing]'` in a clone.
 
 As in production: pickling both ways, signatures, the order of jobs, retries, delays, ttl, idempotency keys,
 cancel. Not so: one job runs at a time, in a thread of this process and in its environment, so `dependencies`,

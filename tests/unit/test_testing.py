@@ -438,7 +438,7 @@ def test_what_has_not_ended_when_the_broker_goes_is_told_so(tmp_path: Path) -> N
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
 
-    with pytest.raises(ImportError, match=rf"needs {missing}: pip install 'flashq\[testing\]'"), local():
+    with pytest.raises(ImportError, match=rf"needs {missing}: pip install '\.\[testing\]'"), local():
         pass
 
 

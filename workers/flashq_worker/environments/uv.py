@@ -144,7 +144,5 @@ def _find(variables: Mapping[str, str]) -> str:
         except FileNotFoundError:
             on_path = shutil.which("uv", path=variables.get("PATH"))
     if on_path is None:
-        raise EnvironmentBuildError(
-            "this host has no uv, which installs dependencies: pip install 'flashq[worker]'"
-        )
+        raise EnvironmentBuildError("this host has no uv, which installs dependencies: pip install uv")
     return on_path

@@ -174,7 +174,7 @@ def _load() -> tuple[Any, str]:
     try:
         import pynvml
     except ImportError:
-        return None, "there is a driver, but nvidia-ml-py is not installed (flashq[worker] has it)"
+        return None, "there is a driver, but nvidia-ml-py is not installed (the extra 'worker' has it)"
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
