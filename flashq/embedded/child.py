@@ -19,8 +19,8 @@ _STABLE_S = 30.0
 _PR_SET_PDEATHSIG = 1
 
 
-def tie_to_parent() -> Callable[[], None]:
-    """What a child runs before its program: the kernel is to kill it when its parent (this thread) dies.
+def tie_to_parent(number: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
+    """What a child runs before its program: the kernel is to signal it when its parent (this thread) dies.
 
     Linux only. Call in the parent; pass the result as `preexec_fn`, from a process with one thread.
     """
@@ -30,7 +30,7 @@ def tie_to_parent() -> Callable[[], None]:
     parent = os.getpid()
 
     def tie() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        prctl(_PR_SET_PDEATHSIG, int(number))
         if os.getppid() != parent:  # it died before the line above
             os._exit(1)
 
@@ -38,8 +38,8 @@ def tie_to_parent() -> Callable[[], None]:
 
 
 def guard_command(pid: int) -> list[str]:
-    """When its standard input ends, it kills `pid`; for systems without a parent-death signal."""
-    return ["/bin/sh", "-c", 'read -r _; kill -9 "$1"', "flashq-guard", str(pid)]
+    """When its standard input ends, it terminates `pid`; for systems without a parent-death signal."""
+    return ["/bin/sh", "-c", 'read -r _; kill -15 "$1"', "flashq-guard", str(pid)]
 
 
 class Child:

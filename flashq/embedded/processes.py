@@ -44,16 +44,20 @@ class Processes:
         self._lifeline_read, self._lifeline = os.pipe()
         self._guard: subprocess.Popen[bytes] | None = None
         self._guard_pipe = -1
-        tie = tie_to_parent() if plan.parent_death_signal else None
         env = self._environment()
 
-        def child(name: str, command: Sequence[str]) -> Child:
+        def child(name: str, command: Sequence[str], end: signal.Signals) -> Child:
+            tie = tie_to_parent(end) if plan.parent_death_signal else None
             return Child(name, command, env=env, cwd=places.home, log=places.log(name), before_exec=tie)
 
-        # The configuration comes through standard input, the password with it.
-        self.broker = child("broker", [*(plan.server or (str(server.find_server()),)), "-"])
+        # The configuration comes through standard input, the password with it. Not killed outright: while an fsync is
+        # under way it may have up to 2 s of what it acknowledged in its own memory alone, and writes that when it ends.
+        command = [*(plan.server or (str(server.find_server()),)), "-"]
+        self.broker = child("broker", command, signal.SIGTERM)
         lifeline = ["--lifeline", str(self._lifeline_read)]
-        self._beside = [child(name, [*command, *lifeline]) for name, command in plan.commands.items()]
+        self._beside = [
+            child(name, [*command, *lifeline], signal.SIGKILL) for name, command in plan.commands.items()
+        ]
 
     @property
     def url(self) -> str:

@@ -90,7 +90,10 @@ class Server:
             case "always":
                 return "append-only file, synced before each acknowledgement"
             case "everysec":
-                return "append-only file, synced every second: a power cut may lose the last one"
+                return (
+                    "append-only file, synced every second: a power cut may lose the last one, and a kill while a sync"
+                    " is slow up to two"
+                )
         return f"append-only file, appendfsync {self.fsync}: a power cut may lose what the system had not written"
 
     def lossy(self) -> list[str]:

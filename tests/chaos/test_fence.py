@@ -50,7 +50,10 @@ def taken_away(made: Rig, tmp_path: Path) -> tuple[WorkerProcess, EndpointJob[st
 
 def _whole_worker(worker: WorkerProcess, which: signal.Signals) -> None:
     """Supervisor and executor: the executor has a session of its own."""
-    for process in [psutil.Process(worker.process.pid), *psutil.Process(worker.process.pid).children()]:
+    supervisor = psutil.Process(worker.process.pid)
+    parts = [supervisor, *supervisor.children()]
+    # Continued last, the supervisor does not kill the executor before that one is continued.
+    for process in parts if which is signal.SIGSTOP else reversed(parts):
         process.send_signal(which)
 
 

@@ -22,8 +22,8 @@ from tests.rig import wait_until
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-GONE_S = 3.0
-"""Within this time nothing of a stack may be left."""
+GONE_S = 10.0
+"""Within this time nothing of a stack may be left: a broker that ends syncs its file, on a busy disk."""
 
 STAND_IN = ["/bin/sh", "-c", 'exec cat "/dev/fd/$2"', "stand-in"]
 """In place of a process beside the broker: ends when its lifeline does."""

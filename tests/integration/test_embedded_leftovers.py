@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flashq.embedded.places import Places
 from flashq.model.lifecycle import JobState
 from flashq.store.broker import Broker
 from tests.integration.embedded_rig import EmbeddedRig
@@ -138,6 +139,14 @@ def test_a_plain_start_keeps_what_is_left_says_so_and_runs_new_jobs(
         assert jobs.state("a") is JobState.QUEUED
         assert jobs.state("later") is JobState.SCHEDULED
         assert jobs.broker.execute("SISMEMBER", "rq:queues", f"rq:queue:{EP}--held") == 1
+
+
+def test_a_broker_whose_keeper_is_killed_writes_what_it_has(rig: EmbeddedRig) -> None:
+    # While an fsync is slow that may be up to 2 s of what it acknowledged.
+    an_earlier_run(rig, end=signal.SIGKILL)
+    log = Places(rig.home).log("broker").read_text()
+    assert "SIGTERM" in log, log
+    assert "Calling fsync() on the AOF file" in log, log
 
 
 def test_workers_and_hosts_of_an_earlier_run_are_forgotten(rig: EmbeddedRig) -> None:
