@@ -42,8 +42,13 @@ class EndpointClass(Generic[T]):
     def __call__(self, *args: Any, **kwargs: Any) -> EndpointInstance[T]:
         """A handle of the instance that workers make with these arguments. Raises TypeError where they do not fit."""
         if self._cls.__init__ is not object.__init__ or args or kwargs:
-            inspect.signature(self._cls).bind(*args, **kwargs)
+            bound = inspect.signature(self._cls).bind(*args, **kwargs)
+            args, kwargs = bound.args, bound.kwargs  # the same revision, however they are given
         return EndpointInstance(self.name, self._cls, self._spec, args, kwargs)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type[T]]:
+        """A class that is derived from this one is derived from the class itself, and no endpoint yet."""
+        return (self._cls,)
 
     def local(self, *args: Any, **kwargs: Any) -> T:
         """An instance here, as if undecorated; its `setup` has run."""
@@ -152,10 +157,9 @@ def check_class(cls: type[Any], spec: EndpointSpec) -> None:
     if not methods:
         raise SpecError("class", f"{cls.__qualname__} has no public method to be called")
     for hook in HOOKS:
-        if inspect.iscoroutinefunction(getattr(cls, hook, None)):
-            raise NotSupportedError(
-                "class", f"{cls.__qualname__}.{hook} is `async def`; make it a plain method"
-            )
+        if (kind := kind_of(getattr(cls, hook, None))) != "sync":
+            what = "yields" if kind == "generator" else "is `async def`"
+            raise NotSupportedError("class", f"{cls.__qualname__}.{hook} {what}; make it a plain method")
     if spec.batch is not None and any(kind != "sync" for kind in methods.values()):
         raise SpecError(
             "batch",

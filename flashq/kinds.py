@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 STREAMS = ("generator", "async_generator")
 
 
-def kind_of(function: Callable[..., Any]) -> str:
+def kind_of(function: Callable[..., Any] | None) -> str:
     """ "sync", "async", "generator" or "async_generator"."""
     if inspect.isasyncgenfunction(function):
         return "async_generator"

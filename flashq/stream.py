@@ -177,17 +177,29 @@ class _Reader:
         self._unsaid += 1
         self._unsaid_bytes += len(opened.payload)
         if self._unsaid >= _TAKE_AFTER or self._unsaid_bytes >= _TAKE_AFTER_BYTES:
-            self._unsaid = self._unsaid_bytes = 0
-            take = self._client.transitions.take(self._call.id, self._fence, opened.header.sequence)
-            self._client.send(take, _nothing)
+            self._say_taken()
+
+    def _say_taken(self) -> None:
+        self._unsaid = self._unsaid_bytes = 0
+        take = self._client.transitions.take(self._call.id, self._fence, self._number)
+        self._client.send(take, _nothing)
 
     def _check_end(self) -> None:
         """Nothing more comes: raises why, unless all of it was read."""
         ending = self._call.ended.result(0)
+        if self._number and ending.fence != self._fence:
+            raise StreamLost(
+                f"job {self._call.id} was begun anew, after {self._number} of its values were read; that run yielded"
+                f" none, and ended: {ending.state.value}",
+                job_id=self._call.id,
+            )
+        if self._unsaid:
+            self._say_taken()
         opened = self._client.waiting.opened(self._call, ending)  # raises where it ended otherwise
         if ending.state is JobState.FINISHED and opened.header.chunks != self._number:
             raise StreamLost(
-                f"job {self._call.id} yielded {opened.header.chunks} values, of which {self._number} are here",
+                f"job {self._call.id} yielded {opened.header.chunks} values, of which {self._number} are here: the"
+                " others were taken by another reader, or are kept no longer",
                 job_id=self._call.id,
             )
 
@@ -198,4 +210,4 @@ class _Reader:
 
 
 def _nothing(answer: object, error: Exception | None) -> None:
-    """A take that is lost is made up for by the next; after the last there is nobody to be told."""
+    """A take that is lost is made up for by the next; the last one only frees memory early."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flashq import Endpoint
-from flashq.errors import JobCancelled, JobTimedOut, ResultNotSerializable, SpecError
+from flashq.errors import JobCancelled, JobTimedOut, ResultNotSerializable, SpecError, WorkerCrashed
 from flashq.testing import LocalBroker, flashq_local
 from tests.acceptance.stage import stage
 from tests.rig import wait_until
@@ -42,6 +42,14 @@ def _gathers(items: list[Any]) -> list[Any]:
     return [special.get(item, (item, len(items))) for item in items]
 
 
+@Endpoint(name="gathers-crashes", cpu="any", workers=(0, 1), batch=(4, 200), max_deliveries=2)
+def _crashes(items: list[Any]) -> list[Any]:
+    if "die" in items:
+        os._exit(3)
+    return [(item, len(items)) for item in items]
+
+
+crashes: Any = _crashes
 gathers: Any = _gathers
 """A call gives one item and gets its value, where the function takes and returns lists."""
 
@@ -112,6 +120,16 @@ def test_a_bad_item_fails_alone(theatre: Stage) -> None:
     assert one == (1, 3)
     assert isinstance(mine, KeyError)
     assert isinstance(lost, ResultNotSerializable)
+
+
+@real
+def test_an_item_that_ends_its_process_fails_alone(theatre: Stage) -> None:
+    # Given a batch of which one item ends the process: what is delivered again runs by itself
+    theatre.ready_worker(crashes)
+    one, die, two = crashes.map([1, "die", 2], return_exceptions=True, progress=False)
+    assert (one, two) == ((1, 1), (2, 1))
+    assert isinstance(die, WorkerCrashed)
+    assert {size for _, size in crashes.map(range(4), progress=False)} == {4}
 
 
 @real

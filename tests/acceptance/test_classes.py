@@ -20,6 +20,7 @@ from flashq.errors import (
     UnsupportedCall,
     WorkerCrashed,
 )
+from flashq.revision import describe
 from flashq.testing import LocalBroker, flashq_local
 from tests.acceptance.stage import stage
 from tests.integration.command_line import CommandLine
@@ -202,6 +203,22 @@ def test_a_class_here(flashq_local: LocalBroker) -> None:
     assert scaler.local(5).scale(1) == (5, 1)
 
 
+def test_a_class_is_derived_from_as_if_undecorated(flashq_local: LocalBroker) -> None:
+    class Derived(scaler):  # type: ignore[misc]
+        def scale(self, number: int, *, plus: int = 0) -> tuple[int, int]:
+            value, calls = super().scale(number, plus=plus)
+            return value + 100, calls
+
+    assert Derived(2).factor == 2
+    derived: Any = Endpoint(name="derived", cpu="any")(Derived)
+    assert derived(3).scale.remote(2) == (106, 1)
+
+
+def test_arguments_are_the_same_by_place_and_by_name() -> None:
+    assert describe(scaler(3).scale.code).digest == describe(scaler(factor=3).scale.code).digest
+    assert describe(scaler(3).scale.code).digest != describe(scaler(4).scale.code).digest
+
+
 def test_names_signatures_and_words_are_those_of_the_class() -> None:
     model = scaler(3)
     assert str(inspect.signature(model.scale)) == "(number: 'int', *, plus: 'int' = 0) -> 'tuple[int, int]'"
@@ -224,6 +241,15 @@ def test_what_does_not_fit_is_refused_at_once() -> None:
         @Endpoint(name="plain-many", cpu="any", max_concurrency=2)
         class Many:
             def go(self) -> None: ...
+
+    with pytest.raises(NotSupportedError, match="teardown yields"):
+
+        @Endpoint(name="yielding-hook", cpu="any")
+        class Yielding:
+            def go(self) -> None: ...
+
+            def teardown(self) -> Iterator[None]:
+                yield
 
     with pytest.raises(NotSupportedError, match="setup is `async def`"):
 

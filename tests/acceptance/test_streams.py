@@ -20,6 +20,7 @@ from flashq.errors import (
     ResultNotSerializable,
     StreamLost,
     UnsupportedCall,
+    WaitTimeout,
     WorkerCrashed,
 )
 from tests.acceptance.stage import stage
@@ -57,6 +58,13 @@ def yields(what: str, *args: Any) -> Iterator[Any]:  # noqa: C901 — one functi
             yield from range(args[0])
             gate = Path(args[1])
             while not gate.exists():
+                time.sleep(0.01)
+            os._exit(3)
+        case "once":
+            if Path(args[1]).exists():
+                raise ConnectionError("not again")
+            yield from range(args[0])
+            while not Path(args[1]).exists():
                 time.sleep(0.01)
             os._exit(3)
         case "closed":
@@ -111,6 +119,11 @@ def read(values: Iterable[Any]) -> tuple[list[Any], BaseException | None]:
 
 def kept(theatre: Stage, job: str) -> int:
     return int(theatre.broker.execute("XLEN", theatre.broker.keys.of("chunks", job)))
+
+
+def held(theatre: Stage, job: str) -> bool:
+    """Whether the broker has a key for what a job yields."""
+    return bool(theatre.broker.execute("EXISTS", theatre.broker.keys.of("chunks", job)))
 
 
 @pytest.mark.parametrize("count", [0, 1, 700])
@@ -220,6 +233,48 @@ def test_a_run_that_was_lost_is_not_mixed_with_the_next(theatre: Stage, tmp_path
     got, error = read(job.stream())
     assert got == list(range(5))
     assert isinstance(error, WorkerCrashed)
+
+
+def test_a_run_that_yields_nothing_is_not_taken_for_the_end_of_another(
+    theatre: Stage, tmp_path: Path
+) -> None:
+    # Given a reader of a run that then dies, if the next one raises before it yields, expect the reader to be told
+    values = iter(yields.stream("once", 3, str(tmp_path / "gate")))
+    assert [next(values) for _ in range(3)] == [0, 1, 2]
+    (tmp_path / "gate").touch()
+    with pytest.raises(StreamLost, match=r"begun anew, after 3 of its values were read; .* ended: failed"):
+        next(values)
+
+
+def test_a_job_that_is_requeued_yields_what_its_next_run_does(theatre: Stage) -> None:
+    # Given a job that failed after some values that nobody has read
+    job: Job[Any] = yields.spawn("fail", 3)
+    with pytest.raises(ConnectionError):
+        job.result(20)
+
+    # If it is requeued, expect a reader to get those of its new run, each once
+    got, error = read(job.requeue().result(5).stream())
+    assert got == [0, 1, 2]
+    assert isinstance(error, ConnectionError)
+
+
+def test_nothing_is_kept_of_what_was_read_or_stopped(theatre: Stage) -> None:
+    stream = yields.stream("count", 3)
+    assert list(stream) == [0, 1, 2]
+    wait_until(lambda: not held(theatre, stream.job.id), what="it was read to its end")
+
+    stream = yields.stream("count", 10**9)
+    next(iter(stream))
+    wait_until(lambda: not held(theatre, stream.job.id), what="its reader has left")
+
+
+def test_large_values_that_nobody_reads_take_bounded_memory(theatre: Stage) -> None:
+    job: Job[Any] = yields.spawn("large", 8 << 20, 30)
+    wait_until(lambda: kept(theatre, job.id) >= 3, what="it has yielded")
+    with pytest.raises(WaitTimeout):
+        job.result(0.5)
+    assert kept(theatre, job.id) <= 5  # 16 MiB, 16 MiB more, and one value
+    assert [len(value) for value in job.stream()] == [8 << 20] * 30
 
 
 def test_a_stream_outlives_a_restart_of_the_broker(theatre: Stage) -> None:

@@ -77,3 +77,46 @@ def test_chunks_go_with_their_job(world: World) -> None:
     assert world.run(world.t.take(held.job, held.fence, 1)) == "ok"
     assert world.run(world.t.delete(held.job)) == "ok"
     assert not world.redis.exists(world.keys.of("chunks", held.job))
+
+
+def test_what_is_run_again_keeps_nothing_of_an_earlier_run(world: World) -> None:
+    # Given what a run yielded that is tried again, given back, or lost: expect no reader to be given it
+    for ends in ("retry", "release", "silence"):
+        held = world.running()
+        chunk(world, held, 1)
+        if ends == "retry":
+            assert world.finish(held, "retry", reason="retry", delay_ms=60_000) == "ok"
+        elif ends == "release":
+            assert world.run(world.t.release(held.job, held.fence, "", begun=True)) == "ok"
+        else:
+            world.silence()
+        assert kept(world, held.job) == [], ends
+        assert chunk(world, held, 2) == ("stale", 0)
+        assert world.run(world.t.cancel(held.job)) == "cancelled"
+
+    # Given a job that failed and is requeued, expect its next generation to begin with nothing
+    held = world.running()
+    chunk(world, held, 1)
+    world.finish(held, "failed")
+    assert len(kept(world, held.job)) == 1, "what came before a failure can be read"
+    assert world.run(world.t.requeue(held.job)) == "ok"
+    assert kept(world, held.job) == []
+
+
+def test_nobody_reads_what_was_cancelled(world: World) -> None:
+    held = world.running()
+    chunk(world, held, 1)
+    world.finish(held, "cancelled")
+    assert not world.redis.exists(world.keys.of("chunks", held.job))
+
+
+def test_what_is_read_to_its_end_is_gone(world: World) -> None:
+    # While the job runs the place in its stream is kept; once it has ended, and all was taken, nothing is
+    held = world.running()
+    chunk(world, held, 1)
+    assert world.run(world.t.take(held.job, held.fence, 1)) == "ok"
+    assert world.redis.exists(world.keys.of("chunks", held.job))
+    chunk(world, held, 2)
+    world.finish(held)
+    assert world.run(world.t.take(held.job, held.fence, 2)) == "ok"
+    assert not world.redis.exists(world.keys.of("chunks", held.job))

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.requires("valkey")
 
 
+FULL_DISK = "OSError(28, 'No space left on device')"
+
+
 class Reluctant:
     """Part of a function's code; loading it is seen in a file, and raises."""
 
@@ -28,7 +31,7 @@ class Reluctant:
     def __reduce__(self) -> Any:
         source = (
             f"(open({self.record!r}, 'a').write('start\\n'),"
-            f" (_ for _ in ()).throw({self.error}('no')) if __import__('os').path.exists({self.record + '.on'!r})"
+            f" (_ for _ in ()).throw({self.error}) if __import__('os').path.exists({self.record + '.on'!r})"
             " else None)"
         )
         return (eval, (source,))
@@ -54,13 +57,16 @@ def starts(record: Path) -> int:
     return record.read_text().count("start") if record.exists() else 0
 
 
-def test_code_that_does_not_load_is_started_twice_and_its_jobs_fail(own: Rig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", ["ValueError", "FileNotFoundError", "OSError"])
+def test_code_that_does_not_load_is_started_twice_and_its_jobs_fail(
+    own: Rig, tmp_path: Path, error: str
+) -> None:
     """Given a ready worker, if code comes that does not load, expect two starts, and older code to run on."""
     record = tmp_path / "starts"
     worker = own.ready_worker(good := endpoint(1))
-    bad = endpoint(2, Reluctant(str(record), "ValueError"))
+    bad = endpoint(2, Reluctant(str(record), f"{error}('no')"))
     Path(f"{record}.on").touch()
-    with pytest.raises(EndpointFailed, match="does not load: ValueError"):
+    with pytest.raises(EndpointFailed, match=f"does not load: {error}"):
         bad.remote()
     assert starts(record) == 2
     with pytest.raises(EndpointFailed):
@@ -71,10 +77,10 @@ def test_code_that_does_not_load_is_started_twice_and_its_jobs_fail(own: Rig, tm
 
 
 def test_trouble_of_the_machine_fails_nobodys_job(own: Rig, tmp_path: Path) -> None:
-    """Given code whose loading meets an OSError, expect its job to wait, and to run once that is over."""
+    """Given code whose loading meets a full disk, expect its job to wait, and to run once that is over."""
     record = tmp_path / "starts"
     own.ready_worker(endpoint(1))
-    bad = endpoint(2, Reluctant(str(record), "OSError"))
+    bad = endpoint(2, Reluctant(str(record), FULL_DISK))
     Path(f"{record}.on").touch()
     job = bad.spawn()
     wait_until(lambda: starts(record) >= 2)
@@ -85,9 +91,9 @@ def test_trouble_of_the_machine_fails_nobodys_job(own: Rig, tmp_path: Path) -> N
 
 
 def test_two_workers_on_a_troubled_machine_leave_the_jobs_waiting(own: Rig, tmp_path: Path) -> None:
-    """Given code whose loading meets an OSError, if workers start with it and leave, expect the job to wait."""
+    """Given code whose loading meets a full disk, if workers start with it and leave, expect the job to wait."""
     record = tmp_path / "starts"
-    bad = endpoint(2, Reluctant(str(record), "OSError"))
+    bad = endpoint(2, Reluctant(str(record), FULL_DISK))
     own.register(bad)
     Path(f"{record}.on").touch()
     job = bad.spawn()
@@ -99,7 +105,7 @@ def test_two_workers_on_a_troubled_machine_leave_the_jobs_waiting(own: Rig, tmp_
 def test_only_the_code_that_failed_is_given_up(own: Rig, tmp_path: Path) -> None:
     """Given workers that failed to start code since replaced, expect the newer code's job to wait for another."""
     record = tmp_path / "starts"
-    bad = endpoint(2, Reluctant(str(record), "ValueError"))
+    bad = endpoint(2, Reluctant(str(record), "ValueError('no')"))
     own.register(bad)
     revision = own.broker.execute("HGET", own.broker.keys.of("endpoint", "code-turn"), "revision").decode()
     Path(f"{record}.on").touch()

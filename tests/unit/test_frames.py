@@ -188,7 +188,7 @@ ERROR = {"kind": "exception", "type": "ValueError", "message": "", "traceback": 
         (FrameType.OUTCOME, OUTCOME),
         (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": ERROR, "of a later version": 1}),
         (FrameType.READY, {"pid": 1, "python": "3.11.9", "boot_ms": 1, "import_ms": 0.1, "setup_ms": 0}),
-        (FrameType.FAILED, {"type": "E", "message": "", "traceback": "", "types": ["E"]}),
+        (FrameType.FAILED, {"type": "E", "message": "", "traceback": "", "types": ["E"], "machine": False}),
     ],
 )
 def test_what_an_executor_may_say(kind: FrameType, meta: dict[str, Any]) -> None:
@@ -217,7 +217,8 @@ def test_what_an_executor_may_say(kind: FrameType, meta: dict[str, Any]) -> None
         (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": {**ERROR, "types": ["\ud800"]}}),
         (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": {**ERROR, "type": "E" * 1001}}),
         (FrameType.OUTCOME, {**OUTCOME, "status": "error", "error": {**ERROR, "types": ["E"] * 101}}),
-        (FrameType.FAILED, {**ERROR, "message": "\ud800"}),
+        (FrameType.FAILED, {**ERROR, "message": "\ud800", "machine": False}),
+        (FrameType.FAILED, {**ERROR, "machine": "yes"}),
         (FrameType.READY, {}),
         (FrameType.FAILED, {"type": 1}),
         (FrameType.RUN, {"job": "j"}),

@@ -94,7 +94,10 @@ def test_an_outcome_is_refused_or_can_be_stored_and_signed(meta: dict[str, Any],
 
 
 @given(
-    st.fixed_dictionaries({"type": TEXTS, "message": TEXTS, "traceback": TEXTS}, optional={"types": ANYTHING})
+    st.fixed_dictionaries(
+        {"type": TEXTS, "message": TEXTS, "traceback": TEXTS, "machine": st.booleans()},
+        optional={"types": ANYTHING},
+    )
 )
 def test_a_failure_to_load_is_refused_or_can_be_told(meta: dict[str, Any]) -> None:
     try:

@@ -339,7 +339,10 @@ class Exchange:
                 self._events.on_taken(held.job, held.fence, taken)
 
         self._under_way[held.job] += 1
-        self._stream.add(command, answered)
+        if any(job == held.job for job, _ in self._refused):  # none overtakes one that is to be sent again
+            self._refused.append((held.job, lambda: self._stream.add(command, answered)))
+        else:
+            self._stream.add(command, answered)
 
     def _add(self, job: str, command: Command[Any]) -> None:
         def answered(answer: Any, error: Exception | None) -> None:

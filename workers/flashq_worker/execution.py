@@ -25,6 +25,8 @@ from flashq_worker.pacing import PATIENCE_S
 from flashq_worker.runtime import Phase
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from flashq.codec import Revision
     from flashq_worker.assignment import Assignment, Stop
     from flashq_worker.calls_link import CallsLink
@@ -175,25 +177,30 @@ class Execution:
                 return
             if held.once and not self._may_enter(held):
                 return
+            if self._runtime.batches and hand.running and _suspects((held, *hand.running.values())):
+                return
             hand.waiting.popleft()
-            if not self._readable(held):
-                continue
-            held.first = process is not self._served and (hand.concurrency > 1 or not hand.running)
-            if not hand.running:
-                process.tail.clear()
-            held.began_at = time.monotonic()
-            held.handed = True
-            hand.running[held.job] = held
-            self._exchange.begin(held)
-            process.run(
-                held.job,
-                held.payload,
-                fence=held.fence,
-                encoding=_encoding(held),
-                attempt=held.claimed.attempt,
-                target=held.header.target,
-                credit=FIRST_CREDIT if self._yields(held) else 0,
-            )
+            if self._readable(held):
+                self._hand_over(held, process)
+
+    def _hand_over(self, held: Assignment, process: ExecutorProcess) -> None:
+        hand = self._hand
+        held.first = process is not self._served and (hand.concurrency > 1 or not hand.running)
+        if not hand.running:
+            process.tail.clear()
+        held.began_at = time.monotonic()
+        held.handed = True
+        hand.running[held.job] = held
+        self._exchange.begin(held)
+        process.run(
+            held.job,
+            held.payload,
+            fence=held.fence,
+            encoding=_encoding(held),
+            attempt=held.claimed.attempt,
+            target=held.header.target,
+            credit=FIRST_CREDIT if self._yields(held) else 0,
+        )
 
     def _replaced(self, process: ExecutorProcess) -> bool:
         """Replace the executor, which is due, once nothing runs in it; whether that was done now."""
@@ -454,6 +461,11 @@ class Execution:
                 self._exchange.crash(held, f"the process running it {how}", final)
         self._exchange.look()
         self._restart()
+
+
+def _suspects(batch: Iterable[Assignment]) -> bool:
+    """Whether one of a batch was lost before: perhaps it ends its process, and would take the others along again."""
+    return any(held.claimed.losses for held in batch)
 
 
 def _encoding(held: Assignment) -> Literal["json", "pickle"]:

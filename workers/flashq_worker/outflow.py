@@ -1,14 +1,17 @@
 """What a job yields on its way to its reader: how much of it there may be that nobody has read. Pure.
 
-The executor sends a chunk for each credit it has. It begins with a few, and is given one back for each chunk as long as
-less than `MOST_UNREAD` of them (and `MOST_UNREAD_BYTES`) wait in the broker; else once a reader has taken some. So a
-stream that nobody reads stops its function, and takes bounded memory.
+The executor sends chunks while it has credit; a large one costs more. It begins with a little, and is given back what
+a chunk cost as long as less than `MOST_UNREAD` of them (and `MOST_UNREAD_BYTES`) wait in the broker; else once a reader
+has taken some. So a stream that nobody reads stops its function, and takes bounded memory: `MOST_UNREAD_BYTES`, as
+many MiB as `FIRST_CREDIT`, and one value.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+
+from flashq_worker.executor.frames import chunk_cost
 
 FIRST_CREDIT = 16
 MOST_UNREAD = 256
@@ -30,7 +33,7 @@ class Outflow:
         self.count += 1
         self._unread.append((self.count, size))
         self._unread_bytes += size
-        self._owed += 1
+        self._owed += chunk_cost(size)
         return self.count
 
     def taken(self, number: int) -> None:
@@ -39,7 +42,7 @@ class Outflow:
             self._unread_bytes -= self._unread.popleft()[1]
 
     def grant(self) -> int:
-        """How many further chunks it is to be allowed now; they are allowed thereby."""
+        """How much credit it is to be given now; it is given thereby."""
         if len(self._unread) >= MOST_UNREAD or self._unread_bytes >= MOST_UNREAD_BYTES:
             return 0
         owed, self._owed = self._owed, 0

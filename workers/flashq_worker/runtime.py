@@ -43,8 +43,6 @@ _SHOWING_S = 1.0  # for the stack of an executor that hangs to arrive
 _LAST_NOTE_S = 1.0  # for an executor that has nothing to tear down
 _READ_AT_ITS_BEGIN = ("LD_", "MALLOC_", "GLIBC_", "LANG", "LC_")
 """Beginnings of variables that a process reads when it begins, so that a forked one does not go by them."""
-_MACHINES = frozenset({"OSError", "MemoryError"})  # raised while loading, these may be the machine's trouble
-
 
 _MODES: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
 
@@ -279,7 +277,7 @@ class Runtime:
             error = frame.meta
             self._not_loaded(
                 f"the function does not load: {error['type']}: {error['message']}\n{error['traceback']}",
-                deterministic=not _MACHINES.intersection(error.get("types", [])),
+                deterministic=not error["machine"],
             )
 
     def on_closed(self) -> None:
@@ -289,7 +287,7 @@ class Runtime:
         how = self.process.exit_description()
         self._not_loaded(
             f"the executor {how} while it loaded the function\n{self.process.tail.text()}",
-            deterministic=how.startswith("exited"),  # a signal: out of memory, as a rule
+            deterministic="SIGKILL" not in how,  # out of memory, as a rule
         )
 
     def _not_loaded(self, why: str, *, deterministic: bool) -> None:

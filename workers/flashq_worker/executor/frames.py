@@ -62,14 +62,16 @@ class FrameType(IntEnum):
     STOP = 4
     """Supervisor: finish what came before, let go of the instance of a class, then exit."""
     CREDIT = 5
-    """Supervisor: a job that yields may send further chunks. Meta job, fence, chunks (how many)."""
+    """Supervisor: a job that yields may send further chunks. Meta job, fence, chunks (how many; a large one counts for
+    several, see `chunk_cost`)."""
     REPLY = 6
     """Supervisor: what became of a job's CALL. Meta call, what: "accepted" (job, cold), "refused" (error, message) or
     "ended" (state, encoding, failure?); blob: value or exception."""
     READY = 16
     """Executor: loaded. Meta pid, python, boot_ms, import_ms (to unpickle the function), setup_ms (an instance)."""
     FAILED = 17
-    """Executor: loading raised; it exits. Meta type, message, traceback."""
+    """Executor: loading raised; it exits. Meta type, message, traceback, machine (whether that is the machine's
+    trouble, see `outcome.of_machine`), types?"""
     OUTCOME = 18
     """Executor: a job ended. Meta job, fence, status ("ok", "error", "cancelled", "timeout", or "skipped": given back
     without having begun), encoding, execution_ms, error?; blob: value or exception."""
@@ -138,7 +140,7 @@ _META: dict[FrameType, dict[str, type | tuple[type, ...]]] = {
         "import_ms": _NUMBER,
         "setup_ms": _NUMBER,
     },
-    FrameType.FAILED: {"type": str, "message": str, "traceback": str},
+    FrameType.FAILED: {"type": str, "message": str, "traceback": str, "machine": bool},
     FrameType.OUTCOME: {"job": str, "fence": int, "status": str, "encoding": str, "execution_ms": _NUMBER},
     FrameType.CHUNK: {"job": str, "fence": int, "number": int, "encoding": str},
     FrameType.PROGRESS: {"job": str, "fence": int},
@@ -211,6 +213,11 @@ def _check_texts(error: Mapping[str, Any]) -> None:
         "".join((*names, error["type"], error["message"], error["traceback"])).encode()
     except UnicodeEncodeError as wrong:  # JSON can say what no text is
         raise FrameError(f"an error whose text is none: {wrong.reason}") from None
+
+
+def chunk_cost(size: int) -> int:
+    """For how many a CHUNK with a blob of this size counts: one, and one more for each full MiB."""
+    return 1 + (size >> 20)
 
 
 class FrameDecoder:

@@ -87,10 +87,10 @@ class Inbox:
         """Send what the current job yielded, once it may. Raises JobInterrupt where the job is not to go on."""
         self._busy = True
         try:
-            while not self._credit and self._reason is None:
+            while self._credit <= 0 and self._reason is None:
                 self._receive(0)
             if self._reason is None:
-                self._credit -= 1
+                self._credit -= frames.chunk_cost(len(made.blob))
                 self._send(FrameType.CHUNK, made.meta, made.blob)
         finally:
             self._busy = False

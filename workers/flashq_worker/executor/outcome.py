@@ -6,6 +6,7 @@ all; whatever happens, an outcome is made.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -28,6 +29,12 @@ _blob_limit = MAX_FRAME_BYTES - MAX_META_BYTES
 
 _OWN_FOLDERS = (os.path.dirname(__file__) + os.sep, os.path.dirname(cloudpickle.__file__) + os.sep)  # noqa: PTH120
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})  # these need nothing that cloudpickle adds
+_OF_MACHINE = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE),  # its disks
+        *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN),  # its memory, files and processes
+    }
+)
 _encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
@@ -140,6 +147,15 @@ def described(error: BaseException) -> dict[str, Any]:
         "traceback": _bounded(_traceback(error)),
         "types": _family(type(error)),
     }
+
+
+def of_machine(error: BaseException) -> bool:
+    """Whether this is trouble of the machine, by what the system said: elsewhere, or later, the same may well work.
+
+    An OSError without one of these numbers is not: libraries raise them for a model that is not there, and a path that
+    does not exist will not exist the next time.
+    """
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OF_MACHINE)
 
 
 def milliseconds_since(started: float) -> float:

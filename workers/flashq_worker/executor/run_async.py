@@ -181,10 +181,10 @@ class AsyncRunner(asyncio.Protocol):
                 async for value in values:
                     number += 1
                     made = outcome.chunk(frame.meta, number, value)
-                    while not attempt.credit:
+                    while attempt.credit <= 0:
                         attempt.credited.clear()
                         await attempt.credited.wait()
-                    attempt.credit -= 1
+                    attempt.credit -= frames.chunk_cost(len(made.blob))
                     self._write(FrameType.CHUNK, made)
         except outcome.Unserializable as error:
             return outcome.unserializable(frame.meta, outcome.milliseconds_since(started), error)

@@ -1,8 +1,9 @@
 """Runs jobs gathered: several calls' items in one call of the function, a value or an error for each.
 
 The first job of a batch waits a while for others. A function that raises is called again with each item alone, so that
-one bad item fails alone. What is said of single jobs meanwhile is answered at once: a cancelled one is let go of, and
-its value dropped; one that ran out of time interrupts the batch, and the others are run again without it.
+one bad item fails alone; each of these is then a job by itself, answered when it has run. What is said of single jobs
+meanwhile is answered at once: a cancelled one is let go of, and its value dropped; one that ran out of time interrupts
+the batch, and the others are run again without it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ class BatchInbox(Inbox):
         self._begun = False
         self._members = {_run_of(first): first}
         self._current = None
+        if self._reason is not None:  # said of the first one since it was taken
+            self.answer_for(outcome.interrupted(first.meta, 0.0, self._reason))
+            self._reason = None
         while len(self._members) < size:
             self._busy = True
             try:
@@ -66,6 +70,12 @@ class BatchInbox(Inbox):
         """Send the outcome of a job of the batch, unless something else was said of it meanwhile."""
         if self._members.pop((result.meta["job"], result.meta["fence"]), None) is not None:
             self.answer(result)
+
+    def is_stopping(self, job: str, fence: int) -> bool:
+        """See `delivery.Line`."""
+        if self._current is not None:  # jobs run one by one here
+            return super().is_stopping(job, fence)
+        return (job, fence) not in self._members or self._reason is not None
 
     def _accept(self, frame: Frame) -> None:
         if frame.type is not FrameType.CANCEL or (run := _run_of(frame)) not in self._members:
@@ -98,8 +108,11 @@ def run(inbox: BatchInbox, targets: Targets, endpoint: str, size: int, wait_s: f
             raise frames.FrameError(f"a {frame.type.name} frame, after LOAD")
         inbox.gather(frame, size, wait_s)
         function = targets.of(frame.meta).run
-        while members := inbox.members:  # again, where one of them ran out of time
-            for result in _attempt(inbox, function, members, endpoint):
+        alone = False
+        while members := inbox.members:  # again, where one of them ran out of time, or they are to run alone
+            results = _attempt(inbox, function, members[:1] if alone else members, endpoint)
+            alone = alone or results is None
+            for result in results or ():
                 if os.getpid() != pid:
                     os._exit(
                         0
@@ -111,11 +124,11 @@ def run(inbox: BatchInbox, targets: Targets, endpoint: str, size: int, wait_s: f
 
 def _attempt(
     inbox: BatchInbox, function: Callable[..., Any], members: list[Frame], endpoint: str
-) -> list[Outcome]:
-    """Run these together; nothing where that was interrupted."""
+) -> list[Outcome] | None:
+    """Run these together: nothing where that was interrupted, None where each is to run alone."""
     alone = members[0].meta if len(members) == 1 else None
     delivery.begin(alone, endpoint)
-    results: list[Outcome] = []
+    results: list[Outcome] | None = []
     try:
         try:
             inbox.arm()
@@ -124,16 +137,20 @@ def _attempt(
             inbox.disarm()
     except JobInterrupt:
         pass  # raised outside of the user's code
+    if inbox.calls is not None and alone is not None:
+        inbox.calls.forget(alone["job"], alone["fence"])
     return [] if inbox.finish() is not None else results
 
 
-def _execute(function: Callable[..., Any], members: list[Frame]) -> list[Outcome]:
+def _execute(function: Callable[..., Any], members: list[Frame]) -> list[Outcome] | None:
     started = perf_counter()
     items: list[tuple[Frame, Any]] = []
     results: list[Outcome] = []
     for frame in members:
         try:
             items.append((frame, _item(frame)))
+        except JobInterrupt:
+            raise
         except BaseException as error:  # noqa: BLE001 - unpickling runs user code
             results.append(outcome.raised(frame.meta, outcome.milliseconds_since(started), error))
     if not items:
@@ -146,7 +163,7 @@ def _execute(function: Callable[..., Any], members: list[Frame]) -> list[Outcome
         raise
     except BaseException as error:  # noqa: BLE001 - sys.exit and KeyboardInterrupt end the jobs, not the executor
         if len(items) > 1:
-            return results + [alone for frame, _ in items for alone in _execute(function, [frame])]
+            return None
         return [*results, outcome.raised(items[0][0].meta, outcome.milliseconds_since(started), error)]
     spent_ms = outcome.milliseconds_since(started)
     for (frame, _), value in zip(items, values, strict=True):

@@ -95,7 +95,8 @@ def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int, *, forked: boo
         targets = Targets(function, load.meta["mode"], load.meta.get("targets", {}))
     except BaseException as error:  # noqa: BLE001 - user code runs here: imports, __setstate__, sys.exit
         output.flush()
-        frames.send(sock, FrameType.FAILED, outcome.described(error))
+        said = {**outcome.described(error), "machine": outcome.of_machine(error)}
+        frames.send(sock, FrameType.FAILED, said)
         return 1
     output.flush()
     faulthandler.unregister(signal.SIGUSR2)  # it is the user's from here on

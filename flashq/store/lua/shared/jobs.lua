@@ -43,6 +43,9 @@ local function withdraw(P, id, f)
   end
 end
 
+-- What a run yielded is of no use to anybody: another one begins anew, or nobody is to read it.
+local function drop_chunks(P, id) redis.call('DEL', P .. N.chunks .. id) end
+
 -- End a job for good. f holds the fields the caller has read (see read).
 -- state: a terminal one; reason: a word for machines; text: for people ('' where there is nothing to say).
 -- It must be out of its queue, its schedule and (if leased) its lease set already.
@@ -64,7 +67,9 @@ local function conclude(P, id, f, state, reason, text, outcome, ttl_s, at, timin
   end
   if f.status == 'canceled' then redis.call('ZREM', P .. N.canceled .. f.origin, id) end  -- by a tool of RQ, too late
   redis.call('ZADD', P .. REGISTRY[state] .. f.origin, math.floor(at / 1000) + ttl_s, id)
-  if state ~= 'cancelled' then
+  if state == 'cancelled' then
+    drop_chunks(P, id)
+  else
     local results = P .. N.results .. id
     redis.call('XADD', results, 'MAXLEN', 10, '*', 'type', state == 'finished' and 1 or 2, 'worker_name', f.worker or '')
     redis.call('EXPIRE', results, ttl_s)
@@ -83,6 +88,7 @@ end
 
 -- Put a job that was leased (and is no longer) back on its queue. `since`: it waits anew from then on.
 local function put_back(P, id, f, front, since)
+  drop_chunks(P, id)
   redis.call('HSET', job_key(P, id), 'fq_state', 'queued', 'status', 'queued', 'worker_name', '', 'started_at', '')
   if since then redis.call('HSET', job_key(P, id), 'fq_ready', since) end
   enqueue(P, id, f.ep, f.origin, nil, front)
@@ -203,6 +209,7 @@ local function settle(P, id, fence, o, at)
   if o.delay_ms <= 0 then
     put_back(P, id, f, false, at)
   else
+    drop_chunks(P, id)
     redis.call('HSET', key, 'fq_state', 'scheduled', 'status', 'scheduled', 'worker_name', '', 'started_at', '',
       'fq_delay', o.delay_ms)
     redis.call('ZADD', P .. N.scheduled .. f.origin, (at + o.delay_ms) / 1000, id)
@@ -212,6 +219,7 @@ end
 
 -- A failed, cancelled or timed-out job begins anew: the next generation, its budgets full again.
 local function reopen(P, id, f, at)
+  drop_chunks(P, id)
   redis.call('PERSIST', job_key(P, id))
   redis.call('HDEL', job_key(P, id), 'fq_cancel', 'fq_outcome', 'fq_reason', 'fq_error', 'fq_done', 'fq_losses',
     'fq_retries', 'fq_timing', 'fq_began', 'fq_ended', 'fq_ttl_at', 'fq_timed', 'fq_cold', 'fq_ready', 'ended_at', 'started_at')
