@@ -12,6 +12,7 @@ import pytest
 
 from flashq_worker.executor import delivery, frames, run_batch
 from flashq_worker.executor.frames import Frame, FrameDecoder, FrameType
+from flashq_worker.executor.interrupt import JobInterrupt
 from flashq_worker.executor.run_batch import BatchInbox
 from flashq_worker.executor.targets import Targets
 
@@ -85,7 +86,7 @@ def test_one_alone_in_its_batch_is_not_taken_for_cancelled(executor: Executor) -
 
     def function(items: list[str]) -> list[str]:
         seen.append(delivery.is_stopping())
-        with pytest.raises(run_batch.JobInterrupt):
+        with pytest.raises(JobInterrupt):
             executor.cancel("a")
         seen.append(delivery.is_stopping())
         return items
