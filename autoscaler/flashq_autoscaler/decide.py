@@ -11,7 +11,15 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flashq_autoscaler.drains import NOTHING, Outcome, idle_drains, idle_expiry, orphan_drains, rollout_drains
+from flashq_autoscaler.drains import (
+    NOTHING,
+    Outcome,
+    host_drains,
+    idle_drains,
+    idle_expiry,
+    orphan_drains,
+    rollout_drains,
+)
 from flashq_autoscaler.fleet import is_live, is_mute, is_silent
 from flashq_autoscaler.placement import Ledger
 from flashq_autoscaler.plan import EndpointCondition, Plan, Start, Stop
@@ -35,6 +43,10 @@ def decide(snapshot: Snapshot, params: Params = DEFAULTS) -> Plan:
         return Plan(unknown=tuple(part for part in (endpoints, workers, hosts) if isinstance(part, Unknown)))
     now = snapshot.now
     staff, stops = _staff(workers, {host.id for host in hosts if is_mute(host, now)}, now)
+    unknown = sorted((e for e in endpoints if isinstance(e.queued, Unknown)), key=lambda e: e.name)
+    undecided = frozenset(endpoint.name for endpoint in unknown)
+    drained = {host.id: host.drained for host in hosts if host.drained is not None}
+    drains = host_drains({name: staff[name] for name in staff.keys() - undecided}, drained)
     cases = [
         weigh(endpoint, staff.get(endpoint.name, ()), now, params)
         for endpoint in sorted(endpoints, key=lambda endpoint: endpoint.name)
@@ -43,7 +55,8 @@ def decide(snapshot: Snapshot, params: Params = DEFAULTS) -> Plan:
     starts, refusals = _grant(cases, hosts, workers, now)
     started = Counter(start.endpoint for start in starts)
 
-    drains, orphan_at = orphan_drains(staff, {endpoint.name for endpoint in endpoints}, now, params)
+    orphans, orphan_at = orphan_drains(staff, {endpoint.name for endpoint in endpoints}, now, params)
+    drains += orphans
     timers = [orphan_at, *(case.wake_at for case in cases)]
     states: list[EndpointCondition] = []
     for case in cases:
@@ -57,7 +70,6 @@ def decide(snapshot: Snapshot, params: Params = DEFAULTS) -> Plan:
         if condition is not None:
             states.append(EndpointCondition(name, condition))
 
-    unknown = sorted((e for e in endpoints if isinstance(e.queued, Unknown)), key=lambda e: e.name)
     return Plan(
         starts=tuple(starts),
         drains=tuple(sorted(drains, key=lambda drain: (drain.endpoint, drain.worker))),
@@ -66,7 +78,7 @@ def decide(snapshot: Snapshot, params: Params = DEFAULTS) -> Plan:
         withheld=tuple(case.withheld for case in cases if case.withheld is not None),
         wake_at=min((at for at in timers if at is not None and at > now), default=None),
         unknown=tuple(endpoint.queued for endpoint in unknown if isinstance(endpoint.queued, Unknown)),
-        undecided=frozenset(endpoint.name for endpoint in unknown),
+        undecided=undecided,
     )
 
 

@@ -1,19 +1,19 @@
-"""Which workers go (R5, R6, R10). Pure. Of those that hold jobs only outdated ones, which finish them first.
+"""Which workers go (R5, R6, R10). Pure. None loses a job: those that hold any finish them first.
 
-Three reasons to go: it is above `maximum`, it has been idle for `idle_timeout`, or it is outdated and its
-turn has come (under load none is ever idle, so that does not wait for idleness). Idleness never takes the
+Four reasons to go: its host is drained, it is above `maximum`, it has been idle for `idle_timeout`, or it is outdated
+and its turn has come (under load none is ever idle, so that does not wait for idleness). Idleness never takes the
 ready workers below `minimum`; a rollout in place may, by one batch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flashq_autoscaler.plan import Drain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from flashq_autoscaler.fleet import Fleet
     from flashq_autoscaler.views import EndpointView, Params, ThrottleCode, WorkerView
@@ -114,6 +114,24 @@ def rollout_drains(
         how = "in place" if above < 0 else "after its replacement"
         reason = f"outdated: revision {worker.revision} → {endpoint.revision}, {how}, {batch} at a time"
         drains.append(Drain(worker.id, endpoint.name, reason, outdated=True, busy=_is_busy(worker)))
+    return drains
+
+
+def host_drains(staff: dict[str, list[WorkerView]], drained: Mapping[str, str]) -> list[Drain]:
+    """All workers on hosts that an operator drains: they finish what they hold. In `staff` they are draining now.
+
+    So the same decision starts their replacements elsewhere, as far as `maximum` leaves room beside them.
+    """
+    drains: list[Drain] = []
+    if not drained:
+        return drains
+    for endpoint, workers in staff.items():
+        for index, worker in enumerate(workers):
+            if worker.host in drained and not worker.draining:
+                why = f": {drained[worker.host]}" if drained[worker.host] else ""
+                reason = f"host {worker.host} is drained{why}"
+                drains.append(Drain(worker.id, endpoint, reason, busy=_is_busy(worker)))
+                workers[index] = replace(worker, draining=True)
     return drains
 
 

@@ -60,6 +60,7 @@ class Observer:
         self._workers: dict[str, tuple[WorkerView, ...]] = {}
         self._hosts: tuple[str, ...] = ()
         self._leases: dict[str, GpuLease] = {}
+        self._drains: dict[str, str] = {}
         self._retired: set[str] | None = None
         """Endpoints that are gone and may have workers left; None: not looked for yet."""
         self._now = 0.0
@@ -115,24 +116,25 @@ class Observer:
     def _list(self) -> tuple[list[str], dict[str, tuple[float, dict[str, str]]]]:
         """The endpoints there are (and were), and each host's record with when its lease ends."""
         keys = self._broker.keys
-        listed, leased, scored, *records = self._broker.read_all(
+        listed, leased, drained, scored, *records = self._broker.read_all(
             [
                 ("SMEMBERS", keys.of("endpoints")),
                 ("HGETALL", keys.of("gpus")),
+                ("HGETALL", keys.of("drains")),
                 ("ZRANGE", keys.of("hosts"), 0, -1, "WITHSCORES"),
                 *(("HGETALL", keys.of("host", host)) for host in self._hosts),
             ]
         )
-        if listed is None or leased is None or scored is None:
+        if listed is None or leased is None or drained is None or scored is None:
             raise BrokerRefused(
-                "of the keys endpoints, gpus and hosts one is of another type than it must be"
+                "of the keys endpoints, gpus, drains and hosts one is of another type than it must be"
             )
         until = {text(scored[i]): float(scored[i + 1]) for i in range(0, len(scored), 2)}
         fresh = [host for host in until if host not in self._hosts]
         records += self._broker.read_all([("HGETALL", keys.of("host", host)) for host in fresh])
         known = dict(zip((*self._hosts, *fresh), records, strict=True))
         self._hosts = tuple(until)
-        self._leases = gpu_leases.parse_all(leased)
+        self._leases, self._drains = gpu_leases.parse_all(leased), mapping(drained)
         current = {text(name) for name in listed}
         if self._retired is None:
             self._retired = endpoints_of_all(self._broker)
@@ -144,7 +146,7 @@ class Observer:
 
     def _host(self, host: str, until: float, fields: dict[str, str]) -> HostView | None:
         try:
-            return rows.host_view(host, fields, until, self._leases)
+            return rows.host_view(host, fields, until, self._leases, self._drains.get(host))
         except ValueError as error:
             if fields:
                 log.warning("host %s is not used, its record cannot be read: %s", host, error)

@@ -105,7 +105,11 @@ class Ledger:
         self._holders: dict[str, str] = {}
         self._choices: dict[tuple[Needs, str | None], _Choice] = {}
         self._changed: list[_Room] = []
-        usable = [host for host in self._hosts if host not in self._silent and not host.draining]
+        usable = [
+            host
+            for host in self._hosts
+            if host not in self._silent and not (host.draining or host.drained is not None)
+        ]
         self._rooms = {host.id: _room(host, now) for host in usable}
         for worker in workers:
             self._take_in(worker, now)
@@ -209,6 +213,13 @@ class Ledger:
         if not self._hosts:
             return "no host is connected"
         silent = len(self._silent)
+        if drained := sorted(host.id for host in self._hosts if host.drained is not None):
+            more = (
+                f", of {len(self._hosts)} hosts; {silent} are silent"
+                if len(self._hosts) > len(drained)
+                else ""
+            )
+            return f"drained: {', '.join(drained)}{more} (`flashq hosts resume HOST` uses one again)"
         return f"of {len(self._hosts)} hosts {silent} are silent and {len(self._hosts) - silent} are draining"
 
     def _explain(self, code: ThrottleCode, room: _Room, needs: Needs) -> str:

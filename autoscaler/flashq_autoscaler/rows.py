@@ -143,9 +143,13 @@ def worker_view(row: WorkerRow, endpoint: str, now: float, *, current: str | Non
 
 
 def host_view(
-    host: str, fields: Mapping[str, str], expires_ms: float, leases: Mapping[str, GpuLease] | None = None
+    host: str,
+    fields: Mapping[str, str],
+    expires_ms: float,
+    leases: Mapping[str, GpuLease] | None = None,
+    drain: str | None = None,
 ) -> HostView:
-    """A host from its record, and the leases of GPUs. Raises ValueError where that cannot be read."""
+    """A host from its record, the leases of GPUs, and the word to drain it. Raises ValueError: one cannot be read."""
     if fields.get("frees") != "1":  # of an older version: leases end there with their workers
         leases = None
     try:
@@ -163,6 +167,7 @@ def host_view(
             cuda=fields.get("cuda", ""),
             fallback_cpu=fields.get("fallback_cpu") == "1",
             draining=fields.get("draining") == "1",
+            drained=None if drain is None else drain.partition(" ")[2],
             labels=frozenset(label for label in fields.get("labels", "").split(",") if label),
             pythons=tuple(python for python in fields.get("pythons", "").split(",") if python),
             lacks=tuple(lacks.items()),

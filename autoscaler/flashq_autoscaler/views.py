@@ -204,6 +204,8 @@ class HostView:
     """Having no GPU at all, it runs `gpu=` endpoints on the CPU."""
     draining: bool = False
     """It starts nothing more."""
+    drained: str | None = None
+    """Why its workers are to end, by an operator's word, which may be empty; None: they are not."""
     labels: frozenset[str] = frozenset()
     pythons: tuple[str, ...] = ()
     """Versions of Python that it has; empty: it does not say."""

@@ -32,7 +32,7 @@ COMMANDS = {
     "jobs": "flashq.cli.listing:jobs",
     "job": "flashq.cli.listing:job",
     "workers": "flashq.cli.listing:workers",
-    "hosts": "flashq.cli.listing:hosts",
+    "hosts": "flashq.cli.hosts:hosts",
     "logs": "flashq.cli.jobs:logs",
     "call": "flashq.cli.jobs:call",
     "cancel": "flashq.cli.jobs:cancel",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,8 +17,6 @@ from flashq.store import queries_fleet as fleet
 from flashq.store.queries import moment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from flashq.settings import Settings
     from flashq.store.broker import Broker
 
@@ -143,103 +141,6 @@ def workers(as_json: bool) -> None:
     if any(row.draining for row in rows):
         columns.append("draining")
     show(rows, as_json=as_json, columns=columns, now=now, none="no workers")
-
-
-@dataclass(frozen=True, slots=True)
-class _HostForPeople:
-    """A host in few words."""
-
-    id: str
-    hostname: str | None
-    cpus: float | None
-    memory: str | None
-    gpus: str | None
-    workers: int
-    since: Any
-    state: str
-
-
-def _short_host(host: fleet.ListedHost) -> _HostForPeople:
-    names = [str(gpu.get("name", "?")) for gpu in host.gpus]
-    counted = ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names))
-    unusable = [f"{gpu.get('uuid', '?')}: {why}" for gpu in host.gpus if (why := _unusable(gpu))]
-    counted += "".join(f" ({why})" for why in [*unusable, *host.gpu_faults])
-    memory = None if host.memory is None else f"{host.memory / 2**30:.1f} GiB"
-    values = {f.name: getattr(host, f.name) for f in fields(_HostForPeople)}
-    return _HostForPeople(**{**values, "memory": memory, "gpus": counted.strip() or None})
-
-
-def _unusable(gpu: Mapping[str, Any]) -> str:
-    """Why no worker gets this GPU; empty: one may."""
-    why = gpu.get("fault") or gpu.get("kept") or ""
-    return str(why) or ("in use by another program" if gpu.get("foreign") else "")
-
-
-def _gpu_for_people(gpu: Mapping[str, Any]) -> dict[str, Any]:
-    """What one wants to know of a GPU."""
-    told: dict[str, Any] = {"gpu": gpu.get("uuid"), "name": gpu.get("name")}
-    for name, field in (("memory", "memory_bytes"), ("used", "used_bytes"), ("peak", "peak_bytes")):
-        size = gpu.get(field)
-        told[name] = f"{size / 2**30:.1f} GiB" if isinstance(size, int) else None
-    busy = gpu.get("utilisation")
-    told["utilisation"] = f"{busy} %" if isinstance(busy, int) else None
-    told |= {name: gpu.get(name) for name in ("capability", "ecc_errors", "xid", "worker")}
-    return {**told, "unusable": _unusable(gpu) or None}
-
-
-@click.command(
-    epilog=example("flashq hosts", "flashq hosts --json", "flashq hosts gpu1-5f0c2b1a")
-    + exit_codes(Exit.NOT_FOUND)
-)
-@click.argument("host", required=False)
-@_JSON
-def hosts(host: str | None, as_json: bool) -> None:
-    """List the machines that can run workers, and what they have.
-
-    Of one HOST, by its id: also each GPU, its use and the worker that has it, and the environments built
-    there, with each package's version.
-    """
-    if host is not None:
-        _one_host(host, as_json)
-        return
-    with connected() as broker:
-        rows = fleet.hosts(broker)
-        now = moment(fleet.now_ms(broker))
-    columns = [f.name for f in fields(_HostForPeople)]
-    none = "no hosts: `flashq host` makes this machine one"
-    show(rows, as_json=as_json, columns=columns, now=now, none=none, people=[_short_host(r) for r in rows])
-
-
-def _one_host(name: str, as_json: bool) -> None:
-    with connected() as broker:
-        found = fleet.host(broker, name)
-    if as_json:
-        click.echo(as_json_text([found]))
-        return
-    short = asdict(_short_host(found))
-    more = {"driver": found.driver, "cuda": found.cuda, "labels": ", ".join(found.labels) or None}
-    more |= {"pythons": ", ".join(found.pythons) or None, "lacks": "\n".join(found.lacks)}
-    for line in entries({**short, **more, "environments": len(found.environments)}):
-        click.echo(line)
-    for gpu in found.gpus:
-        click.echo("")
-        for line in entries(_gpu_for_people(gpu)):
-            click.echo(line)
-    for one in found.environments:
-        click.echo("")
-        size = None if one.size is None else f"{one.size / 2**20:.1f} MiB"
-        told = {
-            "environment": one.digest[:12],
-            "python": one.python,
-            "size": size,
-            "endpoints": ", ".join(one.endpoints) or None,
-            "built_at": one.built_at,
-            "used_at": one.used_at,
-            "requirements": "\n".join(one.requirements),
-            "packages": "\n".join(one.packages),
-        }
-        for line in entries(told):
-            click.echo(line)
 
 
 # -- one job -----------------------------------------------------------------------------------------

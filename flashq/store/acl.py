@@ -53,7 +53,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 _FLEET = _words("host_beat host_leave gpu_free lead resign worker_order set_condition")
-_OPERATIONS = _words("rekey key_uses hold unhold restart")
+_OPERATIONS = _words("rekey key_uses hold unhold restart host_drain")
 _WORKER = Role(
     "`flashq worker NAME`, or with `--endpoint` that of one endpoint",
     scripts=_words(
@@ -95,7 +95,7 @@ ROLES: dict[str, Role] = {
             "observe reap lead resign worker_order worker_drain worker_leave set_condition fail_waiting host_leave"
         ),
         commands=_words("smembers zrange hgetall hget hmget blpop rpush pexpire"),
-        reads=_words("endpoints rq_workers hosts host worker gpus"),
+        reads=_words("endpoints rq_workers hosts host worker gpus drains"),
         writes=_words("wake bell commands"),
     ),
     "gateway": replace(_CLIENT, about="the gateway: what a client may", by_endpoint=False),

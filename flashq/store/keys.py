@@ -50,6 +50,7 @@ NAMES = {
     "events": "fq:events",  # stream: what happened, for people, capped
     "hosts": "fq:hosts",  # zset: hosts by the time their silence means they are gone (ms)
     "host": "fq:host:",  # hash: a host's record
+    "drains": "fq:drains",  # hash: hosts that are given no more workers → since when (ms), and why
     "host_environments": "fq:environments:",  # hash: the environments built on a host, as JSON
     "gpus": "fq:gpus",  # hash: a GPU's UUID → its lease (fence, since, worker, endpoint, host, why it is kept from all)
     "commands": "fq:commands:",  # list: signed commands for a host

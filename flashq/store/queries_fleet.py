@@ -56,7 +56,11 @@ class ListedWorker:
 
 @dataclass(frozen=True, slots=True)
 class ListedHost:
-    """One machine that can run workers. `state`: ready, draining, or silent (its heartbeat is overdue)."""
+    """One machine that can run workers. `state`: ready, draining, or silent (its heartbeat is overdue).
+
+    Draining: it takes no more workers, and those that it has finish what they hold; as its agent ends, or by an
+    operator's word.
+    """
 
     id: str
     hostname: str | None
@@ -70,6 +74,9 @@ class ListedHost:
     workers: int
     since: datetime | None
     state: str
+    drained_since: datetime | None
+    """Since when it is drained by an operator's word; None: it is not."""
+    drain_reason: str | None
     labels: list[str]
     pythons: list[str]  # versions it has: "3.11"
     lacks: list[str]  # what endpoints require and it has not, with why
@@ -268,12 +275,14 @@ def hosts(broker: Broker) -> list[ListedHost]:
     names = sorted(silent_at)
     hashes = read_hashes(broker, [broker.keys.of("host", name) for name in names], _HOST)
     leases = gpu_leases.parse_all(broker.execute("HGETALL", broker.keys.of("gpus")))
+    drains = mapping(broker.execute("HGETALL", broker.keys.of("drains")))
     at = now_ms(broker)
     fleets = _workers(broker, endpoint_names(broker)).values()
     placed = Counter(fields["fq_host"] for fleet in fleets for fields in fleet.values())
     rows = []
     for name, fields in zip(names, hashes, strict=True):
-        state = "draining" if fields["draining"] == "1" else "ready"
+        since, _, why = drains.get(name, "").partition(" ")
+        state = "draining" if since or fields["draining"] == "1" else "ready"
         rows.append(
             ListedHost(
                 id=name,
@@ -287,6 +296,8 @@ def hosts(broker: Broker) -> list[ListedHost]:
                 workers=placed[name],
                 since=moment(fields["started_at"]),
                 state="silent" if silent_at[name] < at else state,
+                drained_since=moment(since),
+                drain_reason=why or None,
                 labels=[label for label in fields["labels"].split(",") if label],
                 pythons=[python for python in fields["pythons"].split(",") if python],
                 lacks=[f"{what} ({why})" for what, why in written(fields["lacks"], dict).items()],
@@ -300,6 +311,12 @@ def _gpu(told: dict[str, Any], leases: Mapping[str, GpuLease]) -> dict[str, Any]
     lease = leases.get(str(told.get("uuid")))
     worker, kept = (None, None) if lease is None else (lease.worker or None, lease.why or None)
     return {**told, "worker": worker, "kept": kept}
+
+
+def workers_on(broker: Broker, host: str) -> int:
+    """How many workers are on record on a host. Raises BrokerError."""
+    fleets = _workers(broker, endpoint_names(broker)).values()
+    return sum(fields["fq_host"] == host for fleet in fleets for fields in fleet.values())
 
 
 def host(broker: Broker, name: str) -> HostDetail:

@@ -230,6 +230,10 @@ class FleetTransitions(Commands):
         args = (self._root, host, lease_ms, epoch, refused, *flat(fields))
         return Command("host_beat", self.keys.of("host", host), args, replies.beat)
 
+    def host_drain(self, host: str, *, drained: bool, why: str = "") -> Command[str]:
+        """Give a host no more workers and have those that it has end, or use it again: 'ok' or 'unknown'."""
+        return Command("host_drain", self.keys.of("drains"), (self._root, host, int(drained), why), text)
+
     def gpu_free(self, uuid: str, fence: int, host: str, why: str = "") -> Command[str]:
         """A GPU whose worker has ended is free, or (`why`) kept from everybody: 'ok', 'held' or 'stale'."""
         args = (self._root, uuid, fence, host, why)

@@ -291,7 +291,7 @@ def test_every_key_and_script_is_somebodys() -> None:
     from flashq.store.scripts import script_names
 
     working = {name for role, terms in acl.ROLES.items() if role != "admin" for name in terms.scripts}
-    operators = {"claim", "rekey", "key_uses", "hold", "unhold", "restart"}
+    operators = {"claim", "rekey", "key_uses", "hold", "unhold", "restart", "host_drain"}
     assert set(script_names()) - working == operators
     admin = " ".join(acl.user("admin", Keys("rq"), "x" * 16).rules)
     assert [name for name, key in NAMES.items() if f"rq:{key}" not in admin] == []

@@ -20,7 +20,7 @@ import pytest
 from flashq import Endpoint, GpuGroup, Retries
 from flashq.client import Client, use_client
 from flashq.errors import EndpointFailed, JobCancelled
-from flashq.store import failed, gpu_leases, held
+from flashq.store import failed, gpu_leases, held, queries_fleet
 from flashq.store.broker import Broker
 from flashq.store.scripts import script_names
 from tests.acceptance.stage import Stage
@@ -511,6 +511,22 @@ def a_pause(play: Play) -> None:
     assert run["resume"](transitions.resume(function.name)) == "ok"
     assert job.result(PATIENCE_S) == "resumed"
     assert play.runs == 1
+
+
+@loses("host_drain")
+def a_host_drained_and_used_again(play: Play) -> None:
+    broker, host = play.made.broker, "drained-host"
+
+    def told() -> tuple[str, str | None]:
+        (row,) = [row for row in queries_fleet.hosts(broker) if row.id == host]
+        return row.state, row.drain_reason
+
+    broker.run(broker.transitions.host_beat(host, lease_ms=60_000, fields={}))
+    assert play.made.lose(broker.transitions.host_drain(host, drained=True, why="new driver")) == "ok"
+    assert told() == ("draining", "new driver")
+    assert play.made.lose(broker.transitions.host_drain(host, drained=False)) == "ok"
+    assert told() == ("ready", None)
+    broker.run(broker.transitions.host_leave(host))
 
 
 @loses("undeploy")

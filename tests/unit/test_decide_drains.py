@@ -65,6 +65,35 @@ def test_the_first_grace_to_end_is_the_next_wake_up() -> None:
     assert decide(snapshot([], orphans)).wake_at == NOW + 2.0
 
 
+# -- drained hosts ---------------------------------------------------------------------------------------
+
+
+def test_the_workers_of_a_drained_host_finish_what_they_have_and_others_start_elsewhere() -> None:
+    hosts = [host("h1", drained="new driver"), host("h2")]
+    staff = [worker("w1", host="h1"), worker("w2", "running", host="h1"), worker("w3", host="h2")]
+    view = endpoint(workers=(3, 4), running=1)
+
+    plan = decide(snapshot(view, staff, hosts))
+
+    assert [(drain.worker, drain.busy, drain.reason) for drain in plan.drains] == [
+        ("w1", False, "host h1 is drained: new driver"),
+        ("w2", True, "host h1 is drained: new driver"),
+    ]
+    # one more fits beside them below the maximum of 4, the other comes once they have ended
+    assert [start.host for start in plan.starts] == ["h2"]
+
+
+def test_nothing_is_started_on_a_drained_host_and_its_endpoint_is_told_so() -> None:
+    plan = decide(snapshot(endpoint(queued=1), [], [host("h1", drained="")]))
+
+    assert plan.starts == ()
+    (state,) = plan.states
+    assert (state.condition.code, state.condition.detail) == (
+        "NO_HOST",
+        "drained: h1 (`flashq hosts resume HOST` uses one again)",
+    )
+
+
 # -- rollout ---------------------------------------------------------------------------------------------
 
 

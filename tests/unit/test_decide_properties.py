@@ -89,6 +89,7 @@ def snapshots(draw: st.DrawFn, /, **overrides: Any) -> Snapshot:
             ),
             fallback_cpu=draw(st.booleans()),
             draining=draw(st.sampled_from([False, False, False, True])),
+            drained=draw(st.sampled_from([None, None, None, None, "", "new driver"])),
             slots=draw(st.sampled_from([None, None, 3])),
         )
         for i in range(draw(st.integers(0, 3)))
@@ -152,17 +153,19 @@ def test_live_workers_never_exceed_max(before: Snapshot, alpha: float) -> None:
 
 @FEW
 @given(snapshots(), alphas)
-def test_of_busy_workers_only_outdated_ones_are_drained_and_none_is_stopped(
+def test_of_busy_workers_only_those_outdated_or_on_drained_hosts_are_drained_and_none_is_stopped(
     before: Snapshot, alpha: float
 ) -> None:
     plan = decide(before, Params(alpha=alpha))
 
     by_id = {worker.id: worker for worker in workers_of(before)}
+    assert not isinstance(before.hosts, Unknown)
+    drained = {host.id for host in before.hosts if host.drained is not None}
     for drain in plan.drains:
-        if drain.busy:
+        if drain.busy and by_id[drain.worker].host not in drained:
             assert by_id[drain.worker].environment != "env"
             assert drain.outdated
-        else:
+        elif not drain.busy:
             assert by_id[drain.worker].jobs == 0
             assert by_id[drain.worker].state != "running"
         assert not by_id[drain.worker].draining
