@@ -50,6 +50,21 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 15.0, what: str 
         time.sleep(0.01)
 
 
+def halt(pid: int) -> None:
+    """Stop a process, and wait until it stands still: on a busy machine its threads go on until their next turn."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+
+    def still() -> bool:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread, or all of it, has ended
+            return all(
+                (task / "stat").read_text().rpartition(") ")[2][0] in "TtZX" for task in tasks.iterdir()
+            )
+        return not tasks.exists()
+
+    wait_until(still, what=f"process {pid} stands still")
+
+
 class BrokerServer:
     """A private broker on a unix socket; can be killed and started again on the same data."""
 
@@ -141,7 +156,10 @@ class WorkerProcess:
         self.process.stdin.close()
 
     def signal(self, which: signal.Signals) -> None:
-        self.process.send_signal(which)
+        if which is signal.SIGSTOP:
+            halt(self.process.pid)
+        else:
+            self.process.send_signal(which)
 
     def wait(self, timeout_s: float = 15.0) -> int:
         return self.process.wait(timeout_s)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from flashq.errors import BrokerError
 from flashq.store.broker import Broker
-from tests.rig import BrokerServer, free_port, wait_until
+from tests.rig import BrokerServer, free_port, halt, wait_until
 from tests.servers import find_server
 
 if TYPE_CHECKING:
@@ -120,7 +120,10 @@ class SentinelSet(BrokerServer):
         return [port for port in self.ports if port != primary]
 
     def send(self, port: int, which: signal.Signals) -> None:
-        self._running[port].send_signal(which)
+        if which is signal.SIGSTOP:
+            halt(self._running[port].pid)
+        else:
+            self._running[port].send_signal(which)
 
     def on_record(self, key: str) -> bool:
         """Whether every server has this key."""

@@ -16,7 +16,7 @@ import pytest
 from flashq import Endpoint, Status
 from flashq.errors import BrokerRefused, BrokerStateLost
 from tests.acceptance.stage import Stage, environment, stage
-from tests.rig import wait_until
+from tests.rig import halt, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -243,7 +243,7 @@ def test_a_broker_stopped_for_a_while_is_only_slow(theatre: Stage) -> None:
     jobs = [act("echo", n) for n in range(20)]
     process = theatre.server._process
     assert process is not None
-    process.send_signal(signal.SIGSTOP)
+    halt(process.pid)
     jobs += [act("echo", n) for n in range(20, 40)]
     timer = threading.Timer(1.0, lambda: process.send_signal(signal.SIGCONT))
     timer.start()

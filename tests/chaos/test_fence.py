@@ -17,7 +17,7 @@ import pytest
 from flashq import Endpoint
 from flashq.store.records import Settlement
 from tests.chaos.mutants import load_without_fence
-from tests.rig import Rig, WorkerProcess, rig, wait_until
+from tests.rig import Rig, WorkerProcess, halt, rig, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,8 +53,12 @@ def _whole_worker(worker: WorkerProcess, which: signal.Signals) -> None:
     supervisor = psutil.Process(worker.process.pid)
     parts = [supervisor, *supervisor.children()]
     # Continued last, the supervisor does not kill the executor before that one is continued.
-    for process in parts if which is signal.SIGSTOP else reversed(parts):
-        process.send_signal(which)
+    if which is signal.SIGSTOP:
+        for process in parts:
+            halt(process.pid)
+    else:
+        for process in reversed(parts):
+            process.send_signal(which)
 
 
 def test_a_stale_outcome_is_refused(tmp_path: Path) -> None:

@@ -74,7 +74,11 @@ def take(redis: Any) -> Snapshot:
         _read(pipe, key, type_)
     values = pipe.execute()
     rows = zip(keys, types, replies[1::2], values, strict=True)
-    return {text(key): Stored(type_, _readable(value), pttl >= 0) for key, type_, pttl, value in rows}
+    return {
+        text(key): Stored(type_, _readable(value), pttl >= 0)
+        for key, type_, pttl, value in rows
+        if type_ != "none"  # gone since the keys were listed
+    }
 
 
 def _read(pipe: Any, key: bytes, type_: str) -> None:
@@ -89,6 +93,8 @@ def _read(pipe: Any, key: bytes, type_: str) -> None:
             pipe.zrange(key, 0, -1, withscores=True)
         case "stream":
             pipe.xlen(key)
+        case "none":
+            pipe.exists(key)
         case _:
             pipe.get(key)
 

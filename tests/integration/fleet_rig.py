@@ -20,7 +20,7 @@ from flashq.model.keyring import Direction, Keyring
 from flashq.model.spec import EndpointSpec
 from flashq.store.broker import Broker
 from flashq.store.command import text
-from tests.rig import SECRET, BrokerServer, wait_until
+from tests.rig import SECRET, BrokerServer, halt, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,10 @@ class AgentProcess:
             )
 
     def signal(self, which: signal.Signals) -> None:
-        self.process.send_signal(which)
+        if which is signal.SIGSTOP:
+            halt(self.process.pid)
+        else:
+            self.process.send_signal(which)
 
     def logged(self, words: str) -> bool:
         """Whether the agent wrote these words."""

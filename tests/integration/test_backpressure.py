@@ -14,7 +14,7 @@ import pytest
 from flashq import Endpoint
 from flashq.errors import QueueFull, SubmitBacklog
 from flashq.room import Room
-from tests.rig import Rig, rig, wait_until
+from tests.rig import Rig, halt, rig, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ def stopped(shared: Rig) -> Iterator[Rig]:
     """Nothing is answered until the test ends, or lets the broker go on."""
     unbounded.spawn(0)
     assert shared.server._process is not None
-    shared.server._process.send_signal(signal.SIGSTOP)
+    halt(shared.server.pid)
     before, shared.client.submission.room = shared.client.submission.room, Room(most_calls=100)
     yield shared
     go_on(shared)

@@ -12,7 +12,7 @@ import pytest
 from flashq import Endpoint
 from flashq.errors import BrokerStateLost, BrokerUnreachable, RemoteError
 from flashq.store import mux, stream
-from tests.rig import rig, wait_until
+from tests.rig import halt, rig, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,7 +86,7 @@ def test_a_broker_that_says_nothing_is_not_waited_for_for_ever(monkeypatch: pyte
         made.client._transport._tick_s = 0.2  # type: ignore[attr-defined]
         echo.spawn(0)
         assert made.server._process is not None
-        made.server._process.send_signal(signal.SIGSTOP)
+        halt(made.server.pid)
         try:
             with pytest.raises(BrokerUnreachable):
                 echo(1).result(30)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,7 @@ from flashq.store.line import pack
 from tests.certificates import Authority
 from tests.integration.command_line import CommandLine
 from tests.integration.stack import Stack
-from tests.rig import BrokerServer, Rig, free_port, wait_until
+from tests.rig import BrokerServer, Rig, free_port, halt, wait_until
 from tests.sentinels import SentinelSet
 
 if TYPE_CHECKING:
@@ -261,7 +259,7 @@ def test_a_broker_that_answers_nothing_is_given_up(server: BrokerServer, tmp_pat
         closing(Broker(server.url, reply_timeout_s=0.1)) as broker,
         closing(broker.connect()) as line,
     ):
-        os.kill(server.pid, signal.SIGSTOP)
+        halt(server.pid)
         line.send(pack("PING"))
         with pytest.raises(BrokerUnreachable, match=r"no answer within 0\.1 s"):
             line.read()

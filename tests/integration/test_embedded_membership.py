@@ -23,7 +23,7 @@ from flashq.embedded.server import find_server
 from flashq.errors import BrokerError, BrokerRefused, ConfigurationError, SettingsError
 from flashq.settings import Settings
 from tests.integration.embedded_rig import STAND_IN, STAND_INS, EmbeddedRig
-from tests.rig import wait_until
+from tests.rig import halt, wait_until
 from tests.servers import find_server as find_test_server
 
 if TYPE_CHECKING:
@@ -435,7 +435,7 @@ def test_a_home_with_an_odd_name() -> None:
 def test_a_stack_that_does_not_answer_is_an_error(rig: EmbeddedRig) -> None:
     """One stopped in its tracks, say."""
     keeper = rig.join().status["pid"]
-    os.kill(keeper, signal.SIGSTOP)
+    halt(keeper)
     try:
         with pytest.raises(BrokerError, match="says nothing"):
             embedded.look(rig.settings, patience_s=0.3)

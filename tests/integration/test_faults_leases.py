@@ -21,7 +21,7 @@ import pytest
 from flashq import Endpoint
 from tests.chaos.proxy import Partition, Tripwire
 from tests.integration.fleet_rig import alive
-from tests.rig import Rig, WorkerProcess, rig, wait_until
+from tests.rig import Rig, WorkerProcess, halt, rig, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,7 +169,7 @@ def test_a_worker_stopped_for_two_leases_changes_nothing(tmp_path: Path, who: st
         scene = Scene(made, tmp_path)
         stopped = whole(scene.first) if "executor" in who else [psutil.Process(scene.first.process.pid)]
         for process in stopped:
-            process.send_signal(signal.SIGSTOP)
+            halt(process.pid)
         since = time.monotonic()
         scene.wait_for_rerun()
         if len(stopped) == 1:

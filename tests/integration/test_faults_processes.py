@@ -21,7 +21,7 @@ from flashq.errors import WorkerCrashed
 from flashq.store.queries_fleet import now_ms
 from tests.integration.fleet_rig import alive
 from tests.integration.stack import Stack, family
-from tests.rig import Rig, rig, wait_until
+from tests.rig import Rig, halt, rig, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -259,7 +259,7 @@ def test_stopped_supervisor_whose_host_agent_died_keeps_nothing_for_longer_than_
     with contextlib.closing(Hosts(lease_s)) as hosts:
         job, worker, executor = running(hosts, tmp_path / "runs")
         agent, supervisor = hosts.agent_of(worker), int(worker["pid"])
-        os.kill(supervisor, signal.SIGSTOP)
+        halt(supervisor)
         stopped_at = time.monotonic()
         agent.kill()
         agent.wait()

@@ -7,7 +7,6 @@ never started: a worker that fell silent must cast doubt on its host. So the tes
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ import pytest
 
 from flashq import Endpoint
 from tests.integration.stack import Stack, family
-from tests.rig import Rig, wait_until
+from tests.rig import Rig, halt, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +40,7 @@ def moved(begun: str) -> str:
 def stop(processes: list[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):  # a host's helpers come and go
-            process.send_signal(signal.SIGSTOP)
+            halt(process.pid)
 
 
 def ends(rig: Rig, kind: str, member: str = "") -> float:

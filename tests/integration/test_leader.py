@@ -31,7 +31,7 @@ from tests.conformance.snapshot import take as snapshot_of
 from tests.integration.fleet_rig import REVISION
 from tests.integration.stack import Peak, Stack
 from tests.integration.test_autoscaler_loop import Host, join
-from tests.rig import SECRET, Rig, wait_until
+from tests.rig import SECRET, Rig, halt, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -229,7 +229,7 @@ def test_two_autoscalers_at_once_never_have_more_workers_than_max() -> None:
                 holder = stack.rig.events("leader")[-1]["subject"]
                 (leader,) = [process for process in both if f"-{process.pid}-" in holder]
                 jobs += [crowd.spawn(0.2) for _ in range(6)]
-                leader.send_signal(signal.SIGSTOP)
+                halt(leader.pid)
                 for job in jobs:
                     job.result(30)
                 wait_until(lambda: not stack.workers(crowd), 30, what="the other one has its workers go")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flashq import Endpoint
-from tests.rig import Rig, rig, wait_until
+from tests.rig import Rig, halt, rig, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ def test_while_its_code_loads(own: Rig) -> None:
 def test_while_its_broker_is_slow(own: Rig) -> None:
     """Given a broker that answers nothing for seconds, expect an idle supervisor to sleep meanwhile."""
     worker = own.ready_worker(patient)
-    os.kill(own.server.pid, signal.SIGSTOP)
+    halt(own.server.pid)
     try:
         before, since = cpu_s(worker.process.pid), time.monotonic()
         wait_until(lambda: time.monotonic() > since + 4.0)
