@@ -27,7 +27,7 @@ COMMANDS = {
     "up": "flashq.cli.stack:up",
     "down": "flashq.cli.stack:down",
     "status": "flashq.cli.stack:status",
-    "endpoints": "flashq.cli.listing:endpoints",
+    "endpoints": "flashq.cli.endpoints:endpoints",
     "queues": "flashq.cli.listing:queues",
     "jobs": "flashq.cli.listing:jobs",
     "job": "flashq.cli.listing:job",

@@ -9,7 +9,7 @@ import click
 
 from flashq.cli import example
 from flashq.cli.connection import Exit, connected, exit_codes, keyring, load_settings
-from flashq.cli.render import as_json_text, entries, plain, show
+from flashq.cli.render import as_json_text, entries, show
 from flashq.errors import FlashqError
 from flashq.model.lifecycle import Status
 from flashq.store import failed, queries_jobs, queries_queues
@@ -22,45 +22,6 @@ if TYPE_CHECKING:
 
 _HEADLINE = 100  # characters of an error in a table
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON array of objects.")
-
-
-@click.command(epilog=example("flashq endpoints", "flashq endpoints --json") + exit_codes())
-@_JSON
-def endpoints(as_json: bool) -> None:
-    """List endpoints, with a count of their workers in each state."""
-    with connected() as broker:
-        rows = fleet.endpoints(broker)
-    columns = ["name", "revision", "workers", *fleet.WORKER_STATES]
-    if any(row.reason for row in rows):
-        columns.append("reason")
-    none = "no endpoints: none has been called or deployed yet"
-    show(rows, as_json=as_json, columns=columns, none=none, people=[_short_endpoint(row) for row in rows])
-
-
-@dataclass(frozen=True, slots=True)
-class _EndpointForPeople:
-    """An endpoint in few words."""
-
-    name: str
-    revision: str
-    workers: str
-    initializing: int
-    idle: int
-    running: int
-    throttled: int
-    outdated: int
-    unhealthy: int
-    reason: str | None
-
-
-def _short_endpoint(row: fleet.ListedEndpoint) -> _EndpointForPeople:
-    return _EndpointForPeople(
-        name=row.name,
-        revision=row.revision[:12],
-        workers=f"{plain(row.workers_min)}–{plain(row.workers_max)}",
-        reason=row.reason,
-        **{state: getattr(row, state) for state in fleet.WORKER_STATES},
-    )
 
 
 @click.command(epilog=example("flashq queues", "flashq queues --json | jq '.[].queued'") + exit_codes())

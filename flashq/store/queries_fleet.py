@@ -37,6 +37,10 @@ class ListedEndpoint:
     outdated: int
     unhealthy: int
     paused: bool
+    registered_at: datetime | None
+    """When it was last updated, or first registered."""
+    previous: str | None
+    """The revision before that: what `flashq endpoints NAME --rollback` goes back to."""
     reason: str | None  # why workers are throttled or unhealthy, or that it is paused
 
 
@@ -155,7 +159,16 @@ def queue_names(broker: Broker, endpoints: Sequence[str]) -> dict[str, list[str]
 
 # -- endpoints and workers ---------------------------------------------------------------------------
 
-_ENDPOINT = ("revision", "scaling", "environment", "resources", "condition", "paused")
+_ENDPOINT = (
+    "revision",
+    "scaling",
+    "environment",
+    "resources",
+    "condition",
+    "paused",
+    "registered_at",
+    "previous_revision",
+)
 _HOST = (
     "hostname",
     "cpus",
@@ -225,6 +238,8 @@ def _endpoint(name: str, record: dict[str, str], workers: dict[str, dict[str, st
         workers_min=whole(str(scaling.get("workers_min"))),
         workers_max=whole(str(scaling.get("workers_max"))),
         paused=record["paused"] == "1",
+        registered_at=moment(record["registered_at"]),
+        previous=record["previous_revision"] or None,
         reason=wait_reason(record) or None,
         **{state: counts[state] for state in WORKER_STATES},
     )

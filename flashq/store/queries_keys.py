@@ -74,9 +74,10 @@ def uses(broker: Broker, key_id: str) -> Uses:
             count, revisions = broker.run(broker.transitions.key_uses(endpoint, key_id, ids))
             (found.ended if ended else found.jobs)[endpoint] += count
             wanted |= set() if ended else revisions
-        current, sealed = broker.execute("HMGET", of("endpoint", endpoint), "revision", "env")
-        if current:
-            wanted.add(text(current))
+        current, earlier, sealed = broker.execute(
+            "HMGET", of("endpoint", endpoint), "revision", "previous_revision", "env"
+        )
+        wanted |= {text(one) for one in (current, earlier) if one}
         heads = broker.execute_all(
             [("GETRANGE", of("revision", endpoint, digest), 0, _HEAD_BYTES - 1) for digest in sorted(wanted)]
         )

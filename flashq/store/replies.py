@@ -109,6 +109,11 @@ def chunked(r: Any) -> tuple[str, int]:
     return text(r[0]), int(r[1])
 
 
+def words(r: Any) -> tuple[str, str]:
+    """Two texts."""
+    return text(r[0]), text(r[1])
+
+
 def pair(r: Any) -> tuple[int, int]:
     return int(r[0]), int(r[1])
 

@@ -57,6 +57,15 @@ class FleetTransitions(Commands):
         args = (*args, secrets.token_hex(8), env_tag, env, key_id, needs)
         return Command("register", self.keys.of("endpoint", endpoint), args, replies.registered)
 
+    def rollback(self, endpoint: str, revision: str) -> Command[tuple[str, str]]:
+        """Back to the code, dependencies and resources of before the last update, while `revision` is current.
+
+        The revision that is current then, after 'ok', 'unknown', 'moved' (another is), 'none' (there was no update), or
+        'gone' (the earlier code is kept no longer).
+        """
+        args = (self._root, endpoint, revision)
+        return Command("rollback", self.keys.of("endpoint", endpoint), args, replies.words)
+
     def epoch(self) -> Command[str]:
         """The name of the broker's data set; '' where nothing was ever registered in it."""
         return Command("epoch", self.keys.of("epoch"), (self._root,), text)

@@ -119,3 +119,50 @@ def test_what_a_worker_does_after_undeploy_leaves_nothing(world: World) -> None:
     assert answer.verdict == "drain"
     left = {key for key, stored in world.snapshot().items() if not stored.expires and ":embed" in key}
     assert left <= {world.keys.of("finished", EP)}
+
+
+# -- back to before the last update ----------------------------------------------------------------------
+
+
+def roll_back(world: World, revision: str) -> tuple[str, str]:
+    answer = world.run(world.t.rollback(EP, revision))
+    assert world.resent == answer
+    return answer
+
+
+def test_a_rollback_goes_to_what_was_before_the_last_update_and_another_one_forward(world: World) -> None:
+    before = world.hash("endpoint", EP)
+    world.register(revision="r2", environment="env-2", resources="res-2", spec='{"n": 2}', record=b"record-2")
+    world.register(
+        revision="r2", environment="env-2", resources="res-2", spec='{"n": 2}', scaling='{"workers_max": 3}'
+    )
+    updated = world.hash("endpoint", EP)
+    what = ("revision", "environment", "resources", "spec")
+
+    assert roll_back(world, "r2") == ("ok", "r1")
+    back = world.hash("endpoint", EP)
+    assert [back[field] for field in what] == [before[field] for field in what]
+    assert (back["scaling"], back["version"]) == ('{"workers_max": 3}', "4")
+    assert world.redis.pttl(world.keys.of("revision", EP, "r1")) == -1
+    assert world.redis.pttl(world.keys.of("revision", EP, "r2")) > 0
+
+    assert roll_back(world, "r1") == ("ok", "r2")
+    again = world.hash("endpoint", EP)
+    assert [again[field] for field in what] == [updated[field] for field in what]
+
+
+def test_a_rollback_that_cannot_be_changes_nothing(world: World) -> None:
+    assert roll_back(world, "r1") == ("none", "r1")
+    world.register(revision="r2")
+    assert roll_back(world, "r1") == ("moved", "r2")
+    world.redis.delete(world.keys.of("revision", EP, "r1"))
+    assert roll_back(world, "r2") == ("gone", "r2")
+    assert world.run(world.t.rollback("nobody", "r1")) == ("unknown", "")
+    assert world.hash("endpoint", EP)["revision"] == "r2"
+
+
+def test_a_rollback_tries_anew_what_could_not_start(world: World) -> None:
+    world.register(revision="r2", environment="env-2")
+    world.redis.hset(world.keys.of("endpoint", EP), mapping={"failures": 3, "failure": "no such package"})
+    assert roll_back(world, "r2") == ("ok", "r1")
+    assert "failures" not in world.hash("endpoint", EP)

@@ -513,6 +513,19 @@ def a_pause(play: Play) -> None:
     assert play.runs == 1
 
 
+@loses("rollback")
+def a_rollback(play: Play) -> None:
+    made, function = play.made, play.fresh()
+    made.register(function)
+    before = made.endpoint_field(function.name, "revision")
+    terms: dict[str, Any]
+    terms = dict.fromkeys(("environment", "resources", "spec", "scaling", "program"), "another")
+    register = made.broker.transitions.register(function.name, revision="another", record=b"record", **terms)
+    made.broker.run(register)
+    assert made.lose(made.broker.transitions.rollback(function.name, "another")) == ("ok", before)
+    assert made.endpoint_field(function.name, "previous_revision") == "another"
+
+
 @loses("host_drain")
 def a_host_drained_and_used_again(play: Play) -> None:
     broker, host = play.made.broker, "drained-host"

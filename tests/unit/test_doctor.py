@@ -47,12 +47,18 @@ def host(**changes: Any) -> Fleet:
 
 def endpoint(name: str = "embed", **changes: Any) -> ListedEndpoint:
     counts = dict.fromkeys(("initializing", "idle", "running", "throttled", "outdated", "unhealthy"), 0)
-    return replace(
-        ListedEndpoint(
-            name=name, revision="r", workers_min=0, workers_max=1, paused=False, reason=None, **counts
-        ),
-        **changes,
+    fixed = ListedEndpoint(
+        name=name,
+        revision="r",
+        workers_min=0,
+        workers_max=1,
+        paused=False,
+        registered_at=None,
+        previous=None,
+        reason=None,
+        **counts,
     )
+    return replace(fixed, **changes)
 
 
 def queue(**changes: Any) -> ListedQueue:

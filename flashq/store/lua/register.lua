@@ -15,9 +15,9 @@ redis.call('SETNX', P .. N.epoch, ARGV[11])
 local epoch = redis.call('GET', P .. N.epoch)
 local key = P .. N.endpoint .. ep
 local r = redis.call('HMGET', key, 'version', 'revision', 'environment', 'resources', 'spec', 'scaling', 'program', 'env_tag')
-local version = tonumber(r[1] or 0)
+local version, needs = tonumber(r[1] or 0), redis.call('HGET', key, 'needs')
 if ARGV[3] ~= '' and tonumber(ARGV[3]) ~= version then return {'moved', version, epoch, r[7] or ''} end
-if ARGV[15] ~= '' and redis.call('HGET', key, 'needs') ~= ARGV[15] then
+if ARGV[15] ~= '' and needs ~= ARGV[15] then
   redis.call('HSET', key, 'needs', ARGV[15])
   redis.call('DEL', P .. N.idle .. ep)  -- nobody there has that; whoever does after all says so at its next look
 end
@@ -54,8 +54,11 @@ else
   end
   return {'reused', version, epoch, r[7] or ''}
 end
--- The revision that is no longer current stays a week, so that its waiting jobs can be run.
-if r[2] and r[2] ~= ARGV[4] then redis.call('PEXPIRE', P .. N.revision .. ep .. ':' .. r[2], 604800000) end
+-- The revision that is no longer current stays a week, so that its waiting jobs can be run, and one can go back to it.
+if r[2] and r[2] ~= '' and (r[2] ~= ARGV[4] or verdict == 'replaced') then
+  keep_previous(key, r[2], r[3], r[4], r[5], needs)
+  if r[2] ~= ARGV[4] then redis.call('PEXPIRE', P .. N.revision .. ep .. ':' .. r[2], 604800000) end
+end
 redis.call('HSET', key, 'version', version + 1, 'revision', ARGV[4], 'environment', ARGV[5], 'resources', ARGV[6],
   'spec', ARGV[7], 'scaling', ARGV[8], 'program', ARGV[9], 'registered_at', at, 'env_tag', ARGV[12], 'env', ARGV[13])
 if verdict ~= 'scaled' or redis.call('HEXISTS', key, 'broken') == 1 then forget_failures() end

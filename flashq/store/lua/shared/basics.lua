@@ -89,6 +89,12 @@ end
 -- Paused: its jobs wait, whatever workers there are.
 local function is_paused(P, ep) return redis.call('HGET', P .. N.endpoint .. ep, 'paused') == '1' end
 
+-- What an endpoint's record said before its last update: what a rollback goes back to.
+local function keep_previous(key, revision, environment, resources, spec, needs)
+  redis.call('HSET', key, 'previous_revision', revision, 'previous_environment', environment or '',
+    'previous_resources', resources or '', 'previous_spec', spec or '', 'previous_needs', needs or '')
+end
+
 -- 1 where no worker is idle; for a paused endpoint, whose workers are not rung for.
 local function none_idle(P, ep) return redis.call('ZCARD', P .. N.idle .. ep) == 0 and 1 or 0 end
 

@@ -1,0 +1,112 @@
+"""Endpoints: which there are, how one stands, and back to how it was before its last update."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from flashq.cli import example
+from flashq.cli.connection import Exit, Stop, connected, exit_codes
+from flashq.cli.render import as_json_text, entries, plain, show
+from flashq.store import queries_fleet as fleet
+
+if TYPE_CHECKING:
+    from flashq.store.broker import Broker
+
+_WHY_NOT = {
+    "none": "{name} has not been updated since it was first registered",
+    "gone": "the code that {name} had before is kept no longer (it is for a week)",
+    "moved": "{name} was updated just now by somebody else: look again",
+    "unknown": "no endpoint {name} is registered: see `flashq endpoints`",
+}
+
+
+@click.command(
+    epilog=example(
+        "flashq endpoints",
+        "flashq endpoints --json",
+        "flashq endpoints embed",
+        "flashq endpoints embed --rollback",
+    )
+    + exit_codes(Exit.NOT_FOUND, Exit.REFUSED)
+)
+@click.argument("endpoint", required=False)
+@click.option(
+    "--rollback",
+    "back",
+    is_flag=True,
+    help="Go back to the code, dependencies and resources of before its last update; again: forward.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array of objects.")
+def endpoints(endpoint: str | None, back: bool, as_json: bool) -> None:
+    """List endpoints, with a count of their workers in each state; or show one ENDPOINT.
+
+    After a rollback workers are replaced as after an update, a few at a time. Calls of a program that is running still
+    run the code that it has; its next start makes that current again.
+    """
+    if back and endpoint is None:
+        raise click.UsageError("--rollback needs the name of an endpoint")
+    with connected() as broker:
+        if endpoint is not None and back:
+            _roll_back(broker, endpoint)
+            return
+        rows = fleet.endpoints(broker)
+    if endpoint is not None:
+        _one(rows, endpoint, as_json)
+        return
+    columns = ["name", "revision", "workers", *fleet.WORKER_STATES]
+    if any(row.reason for row in rows):
+        columns.append("reason")
+    none = "no endpoints: none has been called or deployed yet"
+    show(rows, as_json=as_json, columns=columns, none=none, people=[_short(row) for row in rows])
+
+
+def _one(rows: list[fleet.ListedEndpoint], name: str, as_json: bool) -> None:
+    found = [row for row in rows if row.name == name]
+    if not found:
+        raise Stop(_WHY_NOT["unknown"].format(name=name), Exit.NOT_FOUND)
+    if as_json:
+        click.echo(as_json_text(found))
+        return
+    for line in entries(asdict(found[0])):
+        click.echo(line)
+
+
+def _roll_back(broker: Broker, name: str) -> None:
+    found = [row for row in fleet.endpoints(broker) if row.name == name]
+    if not found:
+        raise Stop(_WHY_NOT["unknown"].format(name=name), Exit.NOT_FOUND)
+    before = found[0].revision
+    verdict, revision = broker.run(broker.transitions.rollback(name, before))
+    if verdict != "ok":
+        code = Exit.NOT_FOUND if verdict == "unknown" else Exit.REFUSED
+        raise Stop(_WHY_NOT[verdict].format(name=name), code)
+    click.echo(f"{name}: revision {revision[:12]} is current again, {before[:12]} no longer")
+
+
+@dataclass(frozen=True, slots=True)
+class _EndpointForPeople:
+    """An endpoint in few words."""
+
+    name: str
+    revision: str
+    workers: str
+    initializing: int
+    idle: int
+    running: int
+    throttled: int
+    outdated: int
+    unhealthy: int
+    reason: str | None
+
+
+def _short(row: fleet.ListedEndpoint) -> _EndpointForPeople:
+    return _EndpointForPeople(
+        name=row.name,
+        revision=row.revision[:12],
+        workers=f"{plain(row.workers_min)}–{plain(row.workers_max)}",
+        reason=row.reason,
+        **{state: getattr(row, state) for state in fleet.WORKER_STATES},
+    )
