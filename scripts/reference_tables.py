@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from flashq import errors, settings
 from flashq.job import Timing
-from flashq.model import envelope, keyring, lifecycle, outcome, parameters
+from flashq.model import causes, envelope, keyring, lifecycle, outcome, parameters
 from flashq.model.resources import CpuInstanceType, CpuRequest, GpuGroup
 from flashq.model.retry import Retries
 from flashq.model.spec import CallOptions, EndpointSpec
@@ -317,6 +317,14 @@ def obstacles() -> str:
     return table(("code", "of", "meaning"), rows)
 
 
+def wait_causes() -> str:
+    """Every answer of `flashq why`."""
+    rows = [
+        (code(cause), causes.TOLD[cause].meaning, cell(causes.TOLD[cause].advice)) for cause in causes.Cause
+    ]
+    return table(("cause", "meaning", "what to do"), rows)
+
+
 def scaling_parameters() -> str:
     """The numbers of the decision."""
     docs = attribute_docs(views.Params)
@@ -362,6 +370,7 @@ TABLES: dict[str, Callable[[], str]] = {
         key_names,
         worker_states,
         obstacles,
+        wait_causes,
         scaling_parameters,
         exit_codes,
         timing_fields,

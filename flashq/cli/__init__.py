@@ -31,6 +31,7 @@ COMMANDS = {
     "queues": "flashq.cli.listing:queues",
     "jobs": "flashq.cli.listing:jobs",
     "job": "flashq.cli.listing:job",
+    "why": "flashq.cli.why:why",
     "workers": "flashq.cli.listing:workers",
     "hosts": "flashq.cli.hosts:hosts",
     "logs": "flashq.cli.jobs:logs",

@@ -245,6 +245,12 @@ def _endpoint(name: str, record: dict[str, str], workers: dict[str, dict[str, st
     )
 
 
+def fleet_of(broker: Broker, endpoint: str) -> Counter[str | None]:
+    """How many workers of one endpoint are in which state, as they report it; none that drains. Raises BrokerError."""
+    found = _workers(broker, [endpoint])[endpoint].values()
+    return Counter(fields["fq_state"] or None for fields in found if fields["fq_drain"] != "1")
+
+
 def workers(broker: Broker) -> list[ListedWorker]:
     """Every worker, by endpoint and id. Raises BrokerError."""
     records = _records(broker, endpoint_names(broker))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any
 
+from flashq.model.causes import explain
 from flashq.model.lifecycle import STATUS, TERMINAL, WAITING, JobState, Status
 from flashq.model.retry import MAX_DELIVERIES
 from flashq.store.command import text
@@ -21,7 +22,8 @@ from flashq.store.queries import (
     timing_of,
     whole,
 )
-from flashq.store.queries_fleet import endpoint_names, now_ms, queue_names, require_endpoint, wait_reason
+from flashq.store.queries_fleet import endpoint_names, queue_names, require_endpoint
+from flashq.store.queries_why import facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -134,25 +136,13 @@ def job(broker: Broker, job_id: str) -> JobDetail:
         delivery=hash_["fq_mode"] or "at_least_once",
         max_deliveries=whole(hash_["fq_max_losses"]) or MAX_DELIVERIES,
         cancel_requested=hash_["fq_cancel"] == "1",
-        waits_for=_waits_for(broker, job_id, state, listed.endpoint, hash_["origin"]),
+        waits_for=explain(facts(broker, job_id, hash_)).detail if state in WAITING else None,
         progress=said(hash_["fq_progress"]),
         reason=hash_["fq_reason"] or None,
         error=hash_["fq_error"] or None,
         timing=timing_of(hash_, job_id),
         log=last_lines(broker, job_id, _LAST_LINES),
     )
-
-
-def _waits_for(broker: Broker, job_id: str, state: JobState, endpoint: str, queue: str) -> str | None:
-    if state not in WAITING:
-        return None
-    record = read_hash(broker, broker.keys.of("endpoint", endpoint), ("condition", "paused"))
-    reasons = [wait_reason(record)]
-    if state is JobState.SCHEDULED:
-        due = broker.execute("ZSCORE", broker.keys.of("scheduled", queue), job_id)
-        left_s = float(due) - now_ms(broker) / 1000 if due else 0.0
-        reasons.insert(0, f"its time, in {max(0.0, left_s):.1f} s")
-    return "; ".join(filter(None, reasons)) or "its turn"
 
 
 def stored_outcome(broker: Broker, job_id: str) -> bytes:

@@ -58,7 +58,7 @@ def test_no_worker_is_started_for_a_paused_endpoint_and_one_is_at_once_when_it_g
     (queue,) = [row for row in cli.rows("queues") if row["endpoint"] == "scaled"]
     assert (endpoint["paused"], endpoint["reason"]) == (True, "paused")
     assert (queue["paused"], queue["queued"]) == (True, 1)
-    assert cli.rows("job", job.id)[0]["waits_for"] == "paused"
+    assert cli.rows("job", job.id)[0]["waits_for"] == "Its endpoint is paused."
     monkeypatch.setattr(waiting_side, "CHECK_S", 0.0)
     with caplog.at_level(logging.WARNING):
         theatre.client.waiting.on_tick()

@@ -1,0 +1,77 @@
+"""What is known of why a job stands where it stands (see `flashq.model.causes`). Reads only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flashq.model.causes import Facts, Why, explain
+from flashq.model.lifecycle import WAITING, JobState
+from flashq.store.keys import HELD
+from flashq.store.queries import absent, read_hash, whole, written
+from flashq.store.queries_fleet import autoscalers, fleet_of, now_ms
+
+if TYPE_CHECKING:
+    from flashq.store.broker import Broker
+
+_JOB = ("fq_state", "fq_ep", "origin", "worker_name", "fq_cancel", "fq_reason", "fq_error", "fq_retries")
+_STATES = frozenset(JobState)
+_AHEAD = 10_000  # of a longer queue no place is said beyond this
+
+
+def why(broker: Broker, job_id: str) -> Why:
+    """Raises JobNotFound, ResultExpired, BrokerError."""
+    job = read_hash(broker, broker.keys.of("job", job_id), _JOB)
+    if job["fq_state"] not in _STATES:
+        raise absent(broker, job_id)
+    return explain(facts(broker, job_id, job))
+
+
+def facts(broker: Broker, job_id: str, job: dict[str, str]) -> Facts:
+    """Of a job, by its hash. Of one that does not wait nothing of its endpoint is read."""
+    state = JobState(job["fq_state"])
+    known = Facts(
+        state=state,
+        reason=job["fq_reason"],
+        error=job["fq_error"],
+        worker=job["worker_name"],
+        stopping=job["fq_cancel"] == "1",
+        held=job["origin"].endswith(HELD),
+        retries=whole(job["fq_retries"]) or 0,
+    )
+    return _waiting(broker, job_id, job, known) if state in WAITING else known
+
+
+def _waiting(broker: Broker, job_id: str, job: dict[str, str], known: Facts) -> Facts:
+    of, endpoint = broker.keys.of, job["fq_ep"]
+    due, place = broker.execute_all(
+        [
+            ("ZSCORE", of("scheduled", job["origin"]), job_id),
+            ("LPOS", of("queue", job["origin"]), job_id, "MAXLEN", _AHEAD),
+        ]
+    )
+    record = read_hash(
+        broker, of("endpoint", endpoint), ("revision", "paused", "condition", "withheld", "scaling")
+    )
+    at = now_ms(broker)
+    condition, withheld = written(record["condition"], dict), written(record["withheld"], dict)
+    due_at = withheld.get("due_at")
+    if not isinstance(due_at, int | float) or due_at * 1000 < at:
+        withheld = {}
+    counts = fleet_of(broker, endpoint)
+    return replace(
+        known,
+        due_in_s=float(due) - at / 1000 if due and known.state is JobState.SCHEDULED else None,
+        ahead=place or 0,
+        registered=bool(record["revision"]),
+        paused=record["paused"] == "1",
+        condition=str(condition.get("code") or ""),
+        detail=str(condition.get("detail") or ""),
+        withheld=str(withheld.get("detail") or ""),
+        withheld_code=str(withheld.get("code") or ""),
+        most=whole(str(written(record["scaling"], dict).get("workers_max"))),
+        idle=counts["idle"],
+        busy=counts["running"],
+        starting=counts["initializing"],
+        autoscaler=any(one.state == "leads" for one in autoscalers(broker)),
+    )
