@@ -41,6 +41,7 @@ COMMANDS = {
     "purge": "flashq.cli.queue:purge",
     "pause": "flashq.cli.queue:pause",
     "resume": "flashq.cli.queue:resume",
+    "scale": "flashq.cli.scale:scale",
     "undeploy": "flashq.cli.queue:undeploy",
     "host": "flashq.cli.processes:host",
     "worker": "flashq.cli.processes:worker",

@@ -46,7 +46,6 @@ class Cause(StrEnum):
     BACKOFF = "backoff"
     GIVEN_UP = "given_up"
     NO_AUTOSCALER = "no_autoscaler"
-    MAX_ZERO = "max_zero"
     STARTING = "starting"
     BEHIND = "behind"
     SOON = "soon"
@@ -150,7 +149,6 @@ TOLD: dict[Cause, Told] = {
     Cause.NO_AUTOSCALER: Told(
         "Nobody starts workers: no autoscaler leads.", "`flashq up`, or `flashq autoscaler`."
     ),
-    Cause.MAX_ZERO: Told("Its endpoint may have no workers.", "`flashq scale ENDPOINT --workers MIN,MAX`."),
     Cause.STARTING: Told("A worker is starting.", "Wait; `flashq workers` shows since when."),
     Cause.BEHIND: Told(
         "All workers that its endpoint may have are busy.",
@@ -286,8 +284,6 @@ def _lacking(facts: Facts) -> tuple[Cause, str]:
     before = f"{facts.ahead} before it" if facts.ahead else "none before it"
     if facts.idle and not facts.ahead:
         return Cause.TURN, ""
-    if facts.most == 0:
-        return Cause.MAX_ZERO, ""
     if facts.most is not None and facts.busy >= facts.most:
         return Cause.BEHIND, f"{facts.busy} of at most {_workers(facts.most)} busy; {before}"
     if facts.condition in _CONDITIONS:

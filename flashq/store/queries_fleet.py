@@ -37,6 +37,8 @@ class ListedEndpoint:
     outdated: int
     unhealthy: int
     paused: bool
+    scaled: bool
+    """Whether an operator set its workers or idle_timeout (`flashq scale`), in place of what its program says."""
     registered_at: datetime | None
     """When it was last updated, or first registered."""
     previous: str | None
@@ -168,6 +170,7 @@ _ENDPOINT = (
     "paused",
     "registered_at",
     "previous_revision",
+    "declared",
 )
 _HOST = (
     "hostname",
@@ -238,6 +241,7 @@ def _endpoint(name: str, record: dict[str, str], workers: dict[str, dict[str, st
         workers_min=whole(str(scaling.get("workers_min"))),
         workers_max=whole(str(scaling.get("workers_max"))),
         paused=record["paused"] == "1",
+        scaled=record["declared"] not in ("", record["scaling"]),
         registered_at=moment(record["registered_at"]),
         previous=record["previous_revision"] or None,
         reason=wait_reason(record) or None,

@@ -17,8 +17,8 @@ from flashq.store.keys import HELD, NAMES
 #: Scripts that must go on under memory pressure: they end jobs, keep leases, free memory, or start who does.
 ALLOW_OOM = frozenset(
     "advance cancel claim crash delete fail_waiting finish gpu_free host_beat host_drain host_leave lead pause purge"
-    " purge_failed reap recover rekey release renew renounce resign resume rollback set_condition start take undeploy"
-    " watch worker_drain worker_join worker_leave worker_lend worker_order worker_ready".split()
+    " purge_failed reap recover rekey release renew renounce resign resume rollback scale set_condition start take"
+    " undeploy watch worker_drain worker_join worker_leave worker_lend worker_order worker_ready".split()
 )
 NO_WRITES = frozenset({"epoch", "key_uses", "observe"})
 _SHARED = ("basics", "jobs", "claims", "workers")  # in this order: each uses what comes before it

@@ -57,6 +57,14 @@ class FleetTransitions(Commands):
         args = (*args, secrets.token_hex(8), env_tag, env, key_id, needs)
         return Command("register", self.keys.of("endpoint", endpoint), args, replies.registered)
 
+    def scale(self, endpoint: str, before: str, after: str) -> Command[tuple[str, str]]:
+        """Set an endpoint's scaling (JSON) in place of what its program says; '': what that says.
+
+        The settings then, after 'ok', 'unknown' or 'moved' (they were not `before`).
+        """
+        args = (self._root, endpoint, before, after)
+        return Command("scale", self.keys.of("endpoint", endpoint), args, replies.words)
+
     def rollback(self, endpoint: str, revision: str) -> Command[tuple[str, str]]:
         """Back to the code, dependencies and resources of before the last update, while `revision` is current.
 

@@ -166,3 +166,31 @@ def test_a_rollback_tries_anew_what_could_not_start(world: World) -> None:
     world.redis.hset(world.keys.of("endpoint", EP), mapping={"failures": 3, "failure": "no such package"})
     assert roll_back(world, "r2") == ("ok", "r1")
     assert "failures" not in world.hash("endpoint", EP)
+
+
+# -- workers set by an operator --------------------------------------------------------------------------
+
+DECLARED, SET = '{"workers_max": 3}', '{"workers_max": 7}'
+
+
+def test_what_an_operator_sets_holds_until_the_program_says_something_else(world: World) -> None:
+    world.register(scaling=DECLARED)
+    assert world.run(world.t.scale(EP, DECLARED, SET)) == ("ok", SET)
+    assert world.resent == ("ok", SET)
+
+    # If the program is started again, as it is or with other code, expect it to hold
+    assert world.register(scaling=DECLARED).verdict == "reused"
+    assert world.register(scaling=DECLARED, revision="r2").verdict == "code"
+    assert world.hash("endpoint", EP)["scaling"] == SET
+
+    # If it says something else, expect that
+    assert world.register(scaling='{"workers_max": 4}', revision="r2").verdict == "scaled"
+    assert world.hash("endpoint", EP)["scaling"] == '{"workers_max": 4}'
+
+
+def test_back_to_what_the_program_says(world: World) -> None:
+    world.register(scaling=DECLARED)
+    world.run(world.t.scale(EP, DECLARED, SET))
+    assert world.run(world.t.scale(EP, SET, "")) == ("ok", DECLARED)
+    assert world.run(world.t.scale(EP, "{}", SET)) == ("moved", DECLARED)
+    assert world.run(world.t.scale("nobody", "{}", SET)) == ("unknown", "")

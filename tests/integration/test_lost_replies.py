@@ -526,6 +526,16 @@ def a_rollback(play: Play) -> None:
     assert made.endpoint_field(function.name, "previous_revision") == "another"
 
 
+@loses("scale")
+def an_endpoint_scaled(play: Play) -> None:
+    made, function = play.made, play.fresh()
+    made.register(function)
+    before = made.endpoint_field(function.name, "scaling")
+    after = before.replace('"workers_max":', '"workers_max":1')
+    assert made.lose(made.broker.transitions.scale(function.name, before, after)) == ("ok", after)
+    assert made.endpoint_field(function.name, "scaling") == after
+
+
 @loses("host_drain")
 def a_host_drained_and_used_again(play: Play) -> None:
     broker, host = play.made.broker, "drained-host"

@@ -53,6 +53,7 @@ def endpoint(name: str = "embed", **changes: Any) -> ListedEndpoint:
         workers_min=0,
         workers_max=1,
         paused=False,
+        scaled=False,
         registered_at=None,
         previous=None,
         reason=None,

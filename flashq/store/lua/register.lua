@@ -14,7 +14,8 @@ local P, ep, at = ARGV[1], ARGV[2], now()
 redis.call('SETNX', P .. N.epoch, ARGV[11])
 local epoch = redis.call('GET', P .. N.epoch)
 local key = P .. N.endpoint .. ep
-local r = redis.call('HMGET', key, 'version', 'revision', 'environment', 'resources', 'spec', 'scaling', 'program', 'env_tag')
+local r = redis.call('HMGET', key, 'version', 'revision', 'environment', 'resources', 'spec', 'scaling', 'program', 'env_tag',
+  'declared')
 local version, needs = tonumber(r[1] or 0), redis.call('HGET', key, 'needs')
 if ARGV[3] ~= '' and tonumber(ARGV[3]) ~= version then return {'moved', version, epoch, r[7] or ''} end
 if ARGV[15] ~= '' and needs ~= ARGV[15] then
@@ -44,7 +45,7 @@ elseif r[3] ~= ARGV[5] or r[4] ~= ARGV[6] then
   verdict = 'replaced'
 elseif r[2] ~= ARGV[4] then
   verdict = 'code'
-elseif r[6] ~= ARGV[8] or r[5] ~= ARGV[7] or (r[8] or '') ~= ARGV[12] then
+elseif (r[9] or r[6]) ~= ARGV[8] or r[5] ~= ARGV[7] or (r[8] or '') ~= ARGV[12] then
   verdict = 'scaled'
 else
   if resigned and ARGV[13] ~= '' then redis.call('HSET', key, 'env', ARGV[13]) end  -- the same values under the new key
@@ -59,8 +60,10 @@ if r[2] and r[2] ~= '' and (r[2] ~= ARGV[4] or verdict == 'replaced') then
   keep_previous(key, r[2], r[3], r[4], r[5], needs)
   if r[2] ~= ARGV[4] then redis.call('PEXPIRE', P .. N.revision .. ep .. ':' .. r[2], 604800000) end
 end
+-- What an operator has set (SCALE) holds until the program itself says something else.
+local scaling = r[9] == ARGV[8] and r[6] or ARGV[8]
 redis.call('HSET', key, 'version', version + 1, 'revision', ARGV[4], 'environment', ARGV[5], 'resources', ARGV[6],
-  'spec', ARGV[7], 'scaling', ARGV[8], 'program', ARGV[9], 'registered_at', at, 'env_tag', ARGV[12], 'env', ARGV[13])
+  'spec', ARGV[7], 'scaling', scaling, 'declared', ARGV[8], 'program', ARGV[9], 'registered_at', at, 'env_tag', ARGV[12], 'env', ARGV[13])
 if verdict ~= 'scaled' or redis.call('HEXISTS', key, 'broken') == 1 then forget_failures() end
 redis.call('SADD', P .. N.endpoints, ep)
 redis.call('ZADD', P .. N.endpoint_queues .. ep, 0, ep)
