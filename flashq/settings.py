@@ -15,6 +15,8 @@
 | FLASHQ_PAYLOAD_LIMIT | payload_limit | bytes of one call's arguments or one result; default 64 MiB |
 | FLASHQ_ENVIRONMENTS_DAYS | environments_days | days that a host keeps an environment which nobody uses; default 30 |
 | FLASHQ_ENVIRONMENTS_GIB | environments_gib | GiB beyond which a host removes the longest unused ones; default 50 |
+| FLASHQ_CONTAINER_ENGINE | container_engine | `podman` or `docker`, for `image=`; default: the first there is |
+| FLASHQ_CONTAINER_OPTIONS | container_options | options of each container of this host, as on a command line |
 | FLASHQ_LABELS | labels | labels of this host, beside those of `flashq host --label`; separated by commas |
 | FLASHQ_LEASE_S | lease_s | seconds of silence after which a worker is lost; default 15 |
 | RQ_KEY_PREFIX | – | first part of every key in the broker, as for RQ itself; default "rq" |
@@ -71,6 +73,9 @@ class Settings:
     lease_s: float = 15.0
     environments_days: float = 30.0
     environments_gib: float = 50.0
+    container_engine: str = ""
+    """Empty: the first that is there."""
+    container_options: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     durability: Durability | None = None
     """What is wanted at least; but for `memory`, a broker that loses data by its setup is warned of."""
@@ -324,6 +329,24 @@ def _environments_gib(given: _Given) -> float:
     return float(number(_parsed(given.value, float), minimum=0, maximum=1_000_000, unit="GiB"))
 
 
+def _container_engine(given: _Given) -> str:
+    name = given.text()
+    if name not in ("podman", "docker"):
+        raise ValueError("must be podman or docker")
+    return name
+
+
+def _container_options(given: _Given) -> tuple[str, ...]:
+    import shlex  # only where there are any
+
+    words = shlex.split(given.value) if isinstance(given.value, str) else given.value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ValueError("must be a command line's options, or a list of them")
+    if words and not words[0].startswith("-"):
+        raise ValueError("must begin with an option, such as --network=host")
+    return tuple(words)
+
+
 def _labels(given: _Given) -> tuple[str, ...]:
     from flashq.model.parameters import label  # only where there are labels
 
@@ -361,6 +384,8 @@ _READERS: dict[str, Callable[[_Given], Any]] = {
     "payload_limit": _payload_limit,
     "environments_days": _environments_days,
     "environments_gib": _environments_gib,
+    "container_engine": _container_engine,
+    "container_options": _container_options,
     "labels": _labels,
     "lease_s": _lease_s,
     "durability": _durability,

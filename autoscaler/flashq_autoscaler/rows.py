@@ -63,7 +63,7 @@ def endpoint_view(
             scaler_type=scaling.scaler_type,
             scaler_value=scaling.scaler_value,
             concurrency=spec.resources.concurrency,
-            needs=needs(spec.resources, spec.environment.python),
+            needs=needs(spec.resources, spec.python),
             paused=record.get("paused") == "1",
             failures=failures,
             first_failure_at=_seconds(record.get("first_failed_at")) if failures else None,

@@ -56,12 +56,14 @@ class Resources(_Written):
     cpu: Cpu | None = None
     packages: list[str] = []
     volume: str | None = None
+    image: str | None = None
     labels: list[str] = []
     datacenters: list[str] = []
 
 
 class _Environment(_Written):
     python: str = ""
+    requirements: list[str] = []
 
 
 class Spec(_Written):
@@ -69,6 +71,12 @@ class Spec(_Written):
 
     resources: Resources
     environment: _Environment = _Environment()
+
+    @property
+    def python(self) -> str:
+        """The version of Python that a host has to have; empty: any, since an image brings its own."""
+        own = self.resources.image and not self.environment.requirements
+        return "" if own else self.environment.python
 
 
 class Gpu(_Written):

@@ -126,7 +126,8 @@ def _one_host(name: str, as_json: bool) -> None:
     more = {"driver": found.driver, "cuda": found.cuda, "labels": ", ".join(found.labels) or None}
     if found.drained_since is not None:
         more |= {"drained_since": found.drained_since, "drain_reason": found.drain_reason}
-    more |= {"pythons": ", ".join(found.pythons) or None, "lacks": "\n".join(found.lacks)}
+    more |= {"pythons": ", ".join(found.pythons) or None, "containers": found.engine}
+    more |= {"lacks": "\n".join(found.lacks)}
     for line in entries({**short, **more, "environments": len(found.environments)}):
         click.echo(line)
     for gpu in found.gpus:

@@ -89,6 +89,8 @@ def host(
             lease_s=settings.lease_s,
             payload_limit=settings.payload_limit,
             durability=settings.durability,
+            engine=settings.container_engine,
+            engine_options=settings.container_options,
             environments=program.Limits(
                 settings.environments_days * 86_400, int(settings.environments_gib * 2**30)
             ),

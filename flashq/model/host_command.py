@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_BYTES = 64 * 1024
+CONTAINER_ENGINE = "container engine"
+"""Required of a host by an endpoint with an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class StartWorker:
     cpus: float = 0.0
     memory_bytes: int = 0
     requires: tuple[str, ...] = ()
-    """What the host has to have beside: "package NAME", "folder PATH"."""
+    """What the host has to have beside: "package NAME", "folder PATH", "container engine"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ def required(resources: Mapping[str, Any]) -> tuple[str, ...]:
     """What a spec's `resources` require of a host beside cores, memory and GPUs, as `StartWorker.requires` says it."""
     packages = tuple(f"package {name}" for name in resources.get("packages") or ())
     volume = resources.get("volume")
-    return (*packages, f"folder {volume}") if volume else packages
+    folders = (f"folder {volume}",) if volume else ()
+    return (*packages, *folders, CONTAINER_ENGINE) if resources.get("image") else (*packages, *folders)
 
 
 def pack(command: HostCommand) -> bytes:

@@ -18,6 +18,8 @@ from flashq.model.resources import CpuRequest, GpuRequest, ServerlessScalerType,
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 MAX_NAME = 64
 _CUDA_VERSION = re.compile(r"[1-9][0-9]?\.[0-9]")
+IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
+"""Of the characters that names, registries, tags and digests have; never an option."""
 MIN_PRIORITY, MAX_PRIORITY = -9, 9
 NESTED_PRIORITY = 10
 """Of calls from inside jobs, and of no others: jobs that wait for them hold their places."""
@@ -74,6 +76,16 @@ def gpu(value: object) -> GpuRequest | None:
 def cpu(value: object) -> CpuRequest | None:
     """See `parse_cpu`; None means a GPU worker."""
     return None if value is None else parse_cpu(value)
+
+
+def image(value: object) -> str | None:
+    """The container image that functions run in, as an engine's command line takes it; None: no container."""
+    if value is None:
+        return None
+    given = text(value, maximum=400)
+    if not IMAGE.fullmatch(given):
+        raise ValueError("must name an image, such as 'pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime'")
+    return given
 
 
 def gpu_count(value: object) -> int:

@@ -142,9 +142,7 @@ class EndpointSpec(_Parameters):
     gpu_count: Annotated[int, _by(rules.gpu_count)] = 1
     execution_timeout_ms: Annotated[int, _by(rules.execution_timeout_ms)] = 0
     flashboot: Annotated[bool, _by(rules.flashboot)] = True
-    image: Annotated[
-        None, _not_yet("workers do not run in containers yet; list packages in dependencies")
-    ] = None
+    image: Annotated[str | None, _by(rules.image)] = None
     scaler_type: Annotated[str | None, _by(rules.scaler_type)] = None
     scaler_value: Annotated[float, _by(rules.scaler_value)] = 4
     template: Annotated[None, _not_yet("workers do not run in pods, so there is nothing for a template")] = (
@@ -263,8 +261,8 @@ def resources(spec: EndpointSpec) -> dict[str, Any]:
 
     Either `gpu` (`products`: NVML product names, empty for any; `count`; if they are asked for, `others`: any
     model after those, and `cuda`: the oldest version) or `cpu` (`instance`; `cores` and `memory_gib`, None where
-    not counted), and `concurrency`; `batch_ms` where calls are gathered for so long; `packages`, `volume`, `labels`
-    (all of them) and `datacenters` (one of them) where there are any.
+    not counted), and `concurrency`; `batch_ms` where calls are gathered for so long; `packages`, `volume`, `image`,
+    `labels` (all of them) and `datacenters` (one of them) where there are any.
     """
     needs: dict[str, Any] = {"concurrency": concurrency(spec)}
     if spec.batch is not None:
@@ -278,15 +276,14 @@ def resources(spec: EndpointSpec) -> dict[str, Any]:
     if spec.cpu is not None:
         cpu = spec.cpu
         needs["cpu"] = {"instance": cpu.instance, "cores": cpu.cores, "memory_gib": cpu.memory_gib}
-    if spec.system_dependencies:
-        needs["packages"] = list(spec.system_dependencies)
-    if spec.volume is not None:
-        needs["volume"] = spec.volume
-    if spec.hosts:
-        needs["labels"] = list(spec.hosts)
-    if spec.datacenter:
-        needs["datacenters"] = list(spec.datacenter)
-    return needs
+    beside = {
+        "packages": list(spec.system_dependencies),
+        "volume": spec.volume,
+        "image": spec.image,
+        "labels": list(spec.hosts),
+        "datacenters": list(spec.datacenter),
+    }
+    return needs | {name: value for name, value in beside.items() if value}
 
 
 def scaling(spec: EndpointSpec) -> dict[str, Any]:

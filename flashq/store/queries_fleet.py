@@ -85,6 +85,7 @@ class ListedHost:
     drain_reason: str | None
     labels: list[str]
     pythons: list[str]  # versions it has: "3.11"
+    engine: str | None  # that runs containers: "podman 4.3.1"
     lacks: list[str]  # what endpoints require and it has not, with why
 
 
@@ -184,6 +185,7 @@ _HOST = (
     "draining",
     "labels",
     "pythons",
+    "engine",
     "lacks",
 )
 _WORKER = ("fq_state", "fq_since", "fq_host", "hostname", "fq_env", "fq_drain", "pid")
@@ -325,6 +327,7 @@ def hosts(broker: Broker) -> list[ListedHost]:
                 drain_reason=why or None,
                 labels=[label for label in fields["labels"].split(",") if label],
                 pythons=[python for python in fields["pythons"].split(",") if python],
+                engine=fields["engine"] or None,
                 lacks=[f"{what} ({why})" for what, why in written(fields["lacks"], dict).items()],
             )
         )

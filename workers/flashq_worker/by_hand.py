@@ -52,7 +52,7 @@ def serve(
         raise EndpointNotFound(f"there is no endpoint {endpoint}; call it once, and it is registered")
     resources = json.loads(text(written))["resources"]
     environ = os.environ  # noqa: TID251 — handed on to the package manager, not read
-    if lacking := host_offers.missing(required(resources), environ):
+    if lacking := host_offers.missing(required(resources), environ, settings.container_engine):
         told = "; ".join(f"{what} ({why})" for what, why in lacking.items())
         raise ConfigurationError(f"this host lacks {told}")
     cpu = resources.get("cpu") or {}
@@ -69,6 +69,9 @@ def serve(
         payload_limit=settings.payload_limit,
         gpu_uuids=() if on_cpu else _named_gpus(broker, gpus) or _free_gpus(broker, resources.get("gpu")),
         cpus=float(cpu.get("cores") or 0),
+        memory_bytes=int(cpu.get("memory_gib") or 0) << 30,
+        engine=settings.container_engine,
+        engine_options=settings.container_options,
     )
     return int(Supervisor(config, keyring, lifeline).run())
 

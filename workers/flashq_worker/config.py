@@ -35,6 +35,9 @@ class WorkerConfig:
     payload_limit: int = 64 * 1024 * 1024
     gpu_uuids: tuple[str, ...] = ()  # bound through CUDA_VISIBLE_DEVICES; empty: GPUs are hidden
     cpus: float = 0.0  # cores it counts for: thread pools are sized by it; 0: not limited
+    memory_bytes: int = 0  # what its container may have; 0: not limited
+    engine: str = ""  # that runs containers here, by name; empty: the first that is found
+    engine_options: tuple[str, ...] = ()  # of the operator, for each container
     calls: int = (
         -1
     )  # a descriptor: the line to the host agent for the calls that jobs make; -1: there is none
@@ -56,6 +59,7 @@ class WorkerConfig:
                 "keys": EndpointKeys.from_wire(fields["keys"]),
                 "home": Path(fields["home"]),
                 "gpu_uuids": tuple(fields["gpu_uuids"]),
+                "engine_options": tuple(fields.get("engine_options", ())),
             }
         )
 

@@ -25,6 +25,7 @@ from flashq_worker.output_tail import OutputTail
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from flashq_worker.containers.container import Container
     from flashq_worker.executor_child import Child
     from flashq_worker.executor_start import Ends, Parked
 
@@ -33,6 +34,7 @@ DEFAULT_RESULT_LIMIT = 64 * 2**20
 _READ_BYTES = 1 << 16
 _READS_AT_ONCE = 16  # per read_output(), so that a job that prints without end does not hold the loop
 _LAST_BREATH_S = 0.5  # how long an executor that closed its stream may take to exit by itself
+_CONTAINERS_LAST_S = 10.0  # the same, and for its container to be gone
 
 
 class _Unsent(NamedTuple):
@@ -44,14 +46,15 @@ class ExecutorProcess:
     """One executor. Made by `start`; `kill` must be called at its end, also when it exited by itself.
 
     Attributes:
-        pid: its process id, and its process group's.
+        pid: its process id, and its process group's; in a container: those of what stands for it here.
         how: "fork" or "spawn", as it was started.
         ready: whether its READY frame was received.
         closed: whether its frame stream has ended; then it has exited, or is about to.
         tail: the last of its output.
     """
 
-    def __init__(self, child: Child, ends: Ends, result_limit: int) -> None:
+    def __init__(self, child: Child, ends: Ends, result_limit: int, container: Container | None) -> None:
+        self._container = container
         self.pid = child.pid
         self.how = child.how
         self.ready = False
@@ -83,6 +86,7 @@ class ExecutorProcess:
         result_limit: int = DEFAULT_RESULT_LIMIT,
         zygote: Path | None = None,
         parked: Parked | None = None,
+        container: Container | None = None,
     ) -> Self:
         """Start an executor under the interpreter `python`; it then waits for `load`.
 
@@ -91,7 +95,8 @@ class ExecutorProcess:
         made by `inject.inject_folder`, for an interpreter that has no flashq. `result_limit`: bytes of one result;
         it keeps to that, and a frame that is much longer is none of its. `zygote`: where a zygote of that interpreter
         listens, if one does; without it, or where it does not fork, the executor is spawned. `parked`: one that is
-        taken if it is of that zygote, and discarded if not. Raises OSError where it cannot be started.
+        taken if it is of that zygote, and discarded if not. `container`: what it is to run in; `python`, `env`, `cwd`
+        and `inject` mean nothing then. Raises OSError where it cannot be started.
         """
         child, ends = executor_start.start(
             python,
@@ -102,8 +107,9 @@ class ExecutorProcess:
             endpoint_env=endpoint_env or {},
             zygote=zygote,
             parked=parked,
+            container=container,
         )
-        return cls(child, ends, result_limit)
+        return cls(child, ends, result_limit, container)
 
     # -- what to select on ---------------------------------------------------------------------------
 
@@ -245,8 +251,9 @@ class ExecutorProcess:
 
     def rss_bytes(self) -> int:
         """Its memory, as the kernel counts it; 0 where it is gone."""
+        pid = self.pid if self._container is None else self._container.executor_pid()
         try:
-            pages = int(Path(f"/proc/{self.pid}/statm").read_text("ascii").split()[1])
+            pages = int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
         except (OSError, ValueError, IndexError):
             return 0
         return pages * os.sysconf("SC_PAGE_SIZE")
@@ -346,7 +353,8 @@ class ExecutorProcess:
         say); `kill` may then be called again.
         """
         if self.closed:
-            self.wait(_LAST_BREATH_S)  # so that its own exit status is seen, not our SIGKILL
+            last_s = _LAST_BREATH_S if self._container is None else _CONTAINERS_LAST_S
+            self.wait(last_s)  # so that its own exit status is seen, not our SIGKILL
         if not self._killed:
             self._child.kill()
         gone = self.wait(timeout_s)
@@ -356,6 +364,12 @@ class ExecutorProcess:
             self.read_output()
             self._close()
         return gone
+
+    @property
+    def exit_code(self) -> int | None:
+        """The code that it ended with; None: it has not, or that is not known."""
+        ended = self._child.exit()
+        return None if ended is None else ended.code
 
     def exit_description(self) -> str:
         """How it ended: "exited with code 3", "killed by SIGSEGV"; or "is still running"."""

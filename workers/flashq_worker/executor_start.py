@@ -22,6 +22,7 @@ from flashq_worker.scrub import scrubbed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from flashq_worker.containers.container import Container
     from flashq_worker.executor_child import Child, Forked
 
 log = logging.getLogger("flashq.worker")
@@ -102,10 +103,15 @@ def start(
     endpoint_env: Mapping[str, str],
     zygote: Path | None,
     parked: Parked | None,
+    container: Container | None,
 ) -> tuple[Child, Ends]:
     """See `ExecutorProcess.start`."""
     variables = {**scrubbed(env), **endpoint_env}
     start_ns = time.monotonic_ns()
+    if container is not None:
+        if parked is not None:
+            parked.discard()
+        return _contained(container, lease_s, start_ns, endpoint_env)
     if parked is not None and parked.place == zygote and parked.usable:
         child, ends = parked.child, parked.ends
     else:
@@ -136,6 +142,22 @@ def _spawned(
         raise
     ends.hand_over()
     return child
+
+
+def _contained(
+    container: Container, lease_s: float, start_ns: int, endpoint_env: Mapping[str, str]
+) -> tuple[Child, Ends]:
+    ends = Ends()
+    try:
+        child = container.start(
+            ends.given, ends.output_end, lease_s=lease_s, start_ns=start_ns, env=endpoint_env
+        )
+    except BaseException:
+        ends.hand_over()
+        ends.close()
+        raise
+    ends.hand_over()
+    return child, ends
 
 
 def _forked(zygote: Path, ends: Ends) -> Forked | None:

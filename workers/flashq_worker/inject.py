@@ -27,7 +27,7 @@ def inject_folder(home: Path) -> Path:
     Named by the versions and places of what it links to, so that an upgrade gets a new one. Made aside and
     renamed into place: whoever finds it finds a whole one. Raises OSError where it cannot be made.
     """
-    targets = {name: _package(name) for name in PACKAGES}
+    targets = packages()
     named = [__version__, _CLOUDPICKLE, *map(str, targets.values())]
     folder = home / "inject" / hashlib.sha256("\0".join(named).encode()).hexdigest()[:16]
     if _is_whole(folder, targets):
@@ -45,6 +45,11 @@ def inject_folder(home: Path) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def packages() -> dict[str, Path]:
+    """The folders of the packages themselves, by name."""
+    return {name: _package(name) for name in PACKAGES}
 
 
 def _is_whole(folder: Path, targets: dict[str, Path]) -> bool:

@@ -20,6 +20,8 @@ from flashq import codec
 from flashq.errors import FlashqError, MalformedEnvelope, SpecError
 from flashq_worker import inject
 from flashq_worker.breakdown import Start
+from flashq_worker.containers import images, runner
+from flashq_worker.containers.container import Container
 from flashq_worker.environments import environment
 from flashq_worker.environments import store as environment_store
 from flashq_worker.environments import uv as environment_uv
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from flashq.codec import Revision
     from flashq_worker.config import WorkerConfig
+    from flashq_worker.containers.engine import Engine
     from flashq_worker.executor_start import Parked
 
 log = logging.getLogger("flashq.worker")
@@ -44,6 +47,9 @@ _LAST_NOTE_S = 1.0  # for an executor that has nothing to tear down
 _READ_AT_ITS_BEGIN = ("LD_", "MALLOC_", "GLIBC_", "LANG", "LC_")
 """Beginnings of variables that a process reads when it begins, so that a forked one does not go by them."""
 
+_HOPELESS = (environment_uv.Unresolvable, images.ImageUnknown, SpecError)
+"""Of what keeps an environment from being made: another try would end the same way."""
+_NEWLINE = "\n"
 _MODES: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
 
 
@@ -76,6 +82,8 @@ class Runtime:
         self._env: Mapping[str, str] = {}
         self._built: environment.Environment | FlashqError | OSError | None = None
         self._environment: environment.Environment | None = None  # what the executor runs in, if one was made
+        self._image = ""  # what it runs in; empty: no container
+        self._engine: Engine | None = None  # that runs it, once the image is there
         self._mend: bool | None = (
             None  # it is to be built anew; whether without what the installer's cache has
         )
@@ -93,7 +101,8 @@ class Runtime:
         self.revision, self._record, self._env = digest, record, env
         self.failure = ""
         self.start = Start(time.monotonic())
-        if not record.dependencies and record.python == codec.PYTHON:
+        self._image, self._engine = str(_resources(record).get("image") or ""), None
+        if not self._image and not record.dependencies and record.python == codec.PYTHON:
             self._start(Path(sys.executable))
             return
         self._prepare_environment(record)
@@ -147,13 +156,25 @@ class Runtime:
     def _build(self, record: Revision, number: int, fresh: bool) -> None:
         built: environment.Environment | FlashqError | OSError
         try:
-            built = environment.ensure(
-                record.dependencies,
-                record.python,
-                self._config.home / "environments",
-                lambda line: log.info("environment: %s", line),
-                fresh=fresh,
-            )
+            engine = None
+            if self._image:
+                engine = images.provide(
+                    self._image,
+                    os.environ,
+                    lambda line: log.info("image: %s", line),
+                    engine=self._config.engine,
+                )
+            if engine is None or record.dependencies:
+                built = environment.ensure(
+                    record.dependencies,
+                    record.python,
+                    self._config.home / "environments",
+                    lambda line: log.info("environment: %s", line),
+                    fresh=fresh,
+                )
+            else:
+                built = environment.none()
+            self._engine = engine if number == self._builds else self._engine
         except (FlashqError, OSError) as error:
             built = error
         if number == self._builds:
@@ -184,7 +205,7 @@ class Runtime:
             self._environment = built
             self._start(built.python)
         else:
-            self._fail(str(built), deterministic=isinstance(built, environment_uv.Unresolvable | SpecError))
+            self._fail(str(built), deterministic=isinstance(built, _HOPELESS))
 
     def _start(self, python: Path, *, again: bool = False) -> None:
         assert self._record is not None
@@ -215,11 +236,12 @@ class Runtime:
                 result_limit=config.payload_limit,
                 zygote=None if kind is None else places.wish(kind),
                 parked=parked,
+                container=self._container(record, sources),
             )
         except OSError as error:
             self._fail(f"the executor cannot be started: {error}", deterministic=False)
             return
-        except MalformedEnvelope as error:
+        except (MalformedEnvelope, ValueError) as error:
             self._fail(str(error), deterministic=True)
             return
         self.start.how = self.process.how
@@ -232,11 +254,32 @@ class Runtime:
             python=record.python,
             targets=record.targets,
             batch_ms=record.batch_ms,
-            sources=sources,
+            sources=None if self._image else sources,
             imports=places.modules(kind.environment) if kind is not None and not self._env else None,
         )
         self.phase = Phase.LOADING
         self._hangs_at, self._shows = time.monotonic() + self._startup_timeout_s, False
+
+    def _container(self, record: Revision, sources: Path | None) -> Container | None:
+        """What the executor runs in; None: in no container."""
+        if not self._image:
+            return None
+        config, found = self._config, self._environment
+        assert self._engine is not None
+        return Container(
+            engine=self._engine,
+            image=self._image,
+            worker=config.worker,
+            python=record.python,
+            home=config.home,
+            packages=found.packages if record.dependencies and found is not None else None,
+            sources=sources,
+            volume=str(_resources(record).get("volume") or ""),
+            gpu_uuids=config.gpu_uuids,
+            cpus=config.cpus,
+            memory_bytes=config.memory_bytes,
+            options=config.engine_options,
+        )
 
     @property
     def _startup_timeout_s(self) -> float:
@@ -256,7 +299,7 @@ class Runtime:
 
     def _zygote_kind(self) -> Kind | None:
         """The zygote that would be of use; None where the executor is to be spawned."""
-        if not self._config.booked or self.revision in self._unforkable:
+        if self._image or not self._config.booked or self.revision in self._unforkable:
             return None  # by hand there is no host agent that keeps any
         if any(name.startswith(_READ_AT_ITS_BEGIN) for name in self._env):
             return None
@@ -284,10 +327,18 @@ class Runtime:
         """The executor ended while it was to load."""
         assert self.process is not None
         self.process.kill()
-        how = self.process.exit_description()
+        how, tail = self.process.exit_description(), self.process.tail.text()
+        deterministic = "SIGKILL" not in how  # out of memory, as a rule
+        if self._image and self.process.exit_code in (runner.TROUBLE, runner.UNFIT):
+            deterministic = self.process.exit_code == runner.UNFIT
+            self._not_loaded(
+                f"no executor could be begun: {tail.strip().rpartition(_NEWLINE)[2]}\n{tail}",
+                deterministic=deterministic,
+            )
+            return
+        where = f" in image {self._image}" if self._image else ""
         self._not_loaded(
-            f"the executor {how} while it loaded the function\n{self.process.tail.text()}",
-            deterministic="SIGKILL" not in how,  # out of memory, as a rule
+            f"the executor{where} {how} while it loaded the function\n{tail}", deterministic=deterministic
         )
 
     def _not_loaded(self, why: str, *, deterministic: bool) -> None:
@@ -352,7 +403,13 @@ class Runtime:
         self.phase = Phase.EMPTY
 
 
+def _resources(record: Revision) -> Mapping[str, Any]:
+    """What it needs of a host: see `flashq.model.spec.resources`."""
+    found: Mapping[str, Any] = json.loads(record.spec).get("resources", {})
+    return found
+
+
 def _volume(record: Revision) -> dict[str, str]:
     """The variable that tells a function where its volume is."""
-    volume = json.loads(record.spec).get("resources", {}).get("volume")
+    volume = _resources(record).get("volume")
     return {"FLASHQ_VOLUME": str(volume)} if volume else {}

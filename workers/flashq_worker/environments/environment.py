@@ -55,6 +55,16 @@ class Environment:
         """Its folder."""
         return self.python.parent.parent
 
+    @property
+    def packages(self) -> Path:
+        """Where what was installed is."""
+        return next((self.place / "lib").glob("python3.*/site-packages"))
+
+
+def none() -> Environment:
+    """For what needs none: the worker's own interpreter, which nothing could mend."""
+    return Environment(Path(sys.executable), "", built=True, build_ms=0.0, log=None)
+
 
 def requirements(dependencies: Sequence[str]) -> tuple[str, ...]:
     """The dependencies as PEP 508 requirements: normalised, sorted, without repeats.

@@ -26,6 +26,7 @@ from flashq_worker.gpus.nvml import Gpus
 from flashq_worker.host import inventory
 from flashq_worker.host.calls import HostCalls
 from flashq_worker.host.commands import CommandReader, Received
+from flashq_worker.host.containers import HostContainers
 from flashq_worker.host.environments import HostEnvironments
 from flashq_worker.host.offers import HostOffers
 from flashq_worker.host.presence import HostOptions, HostPresence, Loss
@@ -73,9 +74,10 @@ class HostAgent:
         self._home = home
         self._options = options or HostOptions()
         self._gpus = Gpus()
-        self._offers = HostOffers(home.folder, environ)
+        self._offers = HostOffers(home.folder, environ, engine=self._options.engine)
         self._presence = HostPresence(broker, self.host, self._options, self._gpus, self._offers, keyring)
         self._environments = HostEnvironments(broker, self.host, home.folder, self._options.environments)
+        self._containers = HostContainers(home.folder, environ)
         self._calls = HostCalls(broker, keyring, home.folder, self._options.payload_limit)
         self._workers = HostWorkers(home.folder, environ, worker_command, self._calls)
         self._warm = HostWarm(home, environ, self._workers, wanted=self._options.spare)
@@ -324,6 +326,9 @@ class HostAgent:
             payload_limit=self._options.payload_limit,
             gpu_uuids=order.gpu_uuids,
             cpus=order.cpus,
+            memory_bytes=order.memory_bytes,
+            engine=self._options.engine,
+            engine_options=self._options.engine_options,
             spawned_ns=spawned_ns,
         )
 
@@ -352,6 +357,7 @@ class HostAgent:
                 self._kill_given_up()
                 self._home.tidy_logs(frozenset(self._workers.endpoints()))
                 self._environments.tend()
+                self._containers.tend()
             while self._losses:
                 self._report(self._losses[0])
                 self._losses.popleft()

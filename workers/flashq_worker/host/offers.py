@@ -1,8 +1,8 @@
-"""What this host has beside cores, memory and GPUs: Python versions, system packages, folders.
+"""What this host has beside cores, memory and GPUs: Python versions, system packages, folders, a container engine.
 
-An endpoint may require packages (`system_dependencies`) and a folder (`volume`): a start says so, as
-"package ffmpeg" and "folder /mnt/models". What turns out to be missing stands in the host's record until it is
-there, so that nothing that requires it is sent here meanwhile. Nothing is installed or made.
+An endpoint may require packages (`system_dependencies`), a folder (`volume`) and an engine (`image`): a start says so,
+as "package ffmpeg", "folder /mnt/models" and "container engine". What turns out to be missing stands in the host's
+record until it is there, so that nothing that requires it is sent here meanwhile. Nothing is installed or made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ import time
 from typing import TYPE_CHECKING
 
 from flashq.errors import EnvironmentBuildError
+from flashq.model.host_command import CONTAINER_ENGINE
 from flashq.model.parameters import SYSTEM_PACKAGE
+from flashq_worker.containers import engine as engines
+from flashq_worker.containers.engine import NoEngine
 from flashq_worker.environments.index import Indexes
 from flashq_worker.environments.uv import Uv
 from flashq_worker.host import inventory
@@ -38,13 +41,20 @@ _MOST = 200  # of what is missing, that is remembered
 
 
 class HostOffers:
-    """Call it from one thread; a thread of its own looks for Python versions."""
+    """Call it from one thread; a thread of its own looks for Python versions and a container engine."""
 
     def __init__(
-        self, folder: Path, variables: Mapping[str, str], *, look_after_s: float = _FIRST_LOOK_S
+        self,
+        folder: Path,
+        variables: Mapping[str, str],
+        *,
+        engine: str = "",
+        look_after_s: float = _FIRST_LOOK_S,
     ) -> None:
-        """`variables`: the operator's environment; `folder`: where uv is run."""
+        """`variables`: the operator's environment; `folder`: where uv is run; `engine`: that of containers, by name."""
         self._folder = folder
+        self._engine_name = engine
+        self._engine = ""
         self._variables = variables
         self._pythons: tuple[str, ...] = (inventory.PYTHON,)
         self._looking: threading.Thread | None = None
@@ -56,17 +66,21 @@ class HostOffers:
         """For the host's record, as of now."""
         now = time.monotonic()
         if self._lacks and now >= self._check_at:
-            self._lacks = missing(self._lacks, self._variables)
+            self._lacks = missing(self._lacks, self._variables, self._engine_name)
             self._check_at = now + _CHECK_EVERY_S
         if now >= self._look_at and (self._looking is None or not self._looking.is_alive()):
             self._look_at = now + _LOOK_EVERY_S
-            self._looking = threading.Thread(target=self._look, name="pythons", daemon=True)
+            self._looking = threading.Thread(target=self._look, name="offers", daemon=True)
             self._looking.start()
-        return {"pythons": ",".join(self._pythons), "lacks": json.dumps(self._lacks)}
+        return {
+            "pythons": ",".join(self._pythons),
+            "engine": self._engine,
+            "lacks": json.dumps(self._lacks),
+        }
 
     def lacking(self, requires: Iterable[str]) -> dict[str, str]:
         """Which of these are not here, and why; remembered."""
-        found = missing(requires, self._variables)
+        found = missing(requires, self._variables, self._engine_name)
         self._lacks = dict([*self._lacks.items(), *found.items()][-_MOST:])
         return found
 
@@ -76,6 +90,10 @@ class HostOffers:
             self._pythons = tuple(sorted(uv.interpreters(), key=by_version))
         except (EnvironmentBuildError, OSError) as error:
             log.warning("only Python %s is known of: %s", inventory.PYTHON, error)
+        try:
+            self._engine = str(engines.find(self._variables, self._engine_name))
+        except NoEngine:
+            self._engine = ""  # said where one is required
 
 
 def by_version(minor: str) -> list[int]:
@@ -83,8 +101,8 @@ def by_version(minor: str) -> list[int]:
     return [int(number) for number in minor.split(".")]
 
 
-def missing(requires: Iterable[str], variables: Mapping[str, str]) -> dict[str, str]:
-    """Which of these requirements are not met on this host, and why."""
+def missing(requires: Iterable[str], variables: Mapping[str, str], engine: str = "") -> dict[str, str]:
+    """Which of these requirements are not met on this host, and why; `engine`: the one for containers, by name."""
     found: dict[str, str] = {}
     packages: list[str] = []
     for requirement in requires:
@@ -92,6 +110,11 @@ def missing(requires: Iterable[str], variables: Mapping[str, str]) -> dict[str, 
         if kind == "folder":
             if why := _not_a_folder(name):
                 found[requirement] = why
+        elif requirement == CONTAINER_ENGINE:
+            try:
+                engines.find(variables, engine)
+            except NoEngine as why:
+                found[requirement] = str(why)
         elif kind == "package" and SYSTEM_PACKAGE.fullmatch(name):
             packages.append(name)
         else:

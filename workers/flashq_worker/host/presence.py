@@ -60,6 +60,10 @@ class HostOptions:
     """Without any GPU, run `gpu=` endpoints on the CPU."""
     spare: bool = True
     """Keep processes ready for the next start: one with a worker's imports done, and zygotes."""
+    engine: str = ""
+    """The container engine, `podman` or `docker`; empty: the first that is there."""
+    engine_options: tuple[str, ...] = ()
+    """What each container is run with beside."""
     environments: Limits = field(default_factory=Limits)
     """How long environments are kept, and how many."""
 
