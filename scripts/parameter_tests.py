@@ -27,6 +27,7 @@ LOOP = "integration/test_autoscaler_loop.py"
 DELIVERY = "integration/test_delivery.py"
 OFFERS = "integration/test_host_offers.py"
 RUNTIME = "integration/test_runtime.py"
+CONTAINERS = "integration/test_containers.py"
 REFUSED = f"{SPEC}::test_what_cannot_be_honoured_yet_is_refused_by_name_with_the_reason"
 
 ENDPOINT: dict[str, tuple[str, ...]] = {
@@ -76,7 +77,10 @@ ENDPOINT: dict[str, tuple[str, ...]] = {
         f"{OPTIONS}::test_a_timeout_ends_even_what_will_not_be_told",
     ),
     "flashboot": (REFUSED,),
-    "image": (REFUSED,),
+    "image": (
+        f"{CONTAINERS}::test_functions_run_in_the_image_and_see_nothing_of_flashqs",
+        "unit/test_containers.py::test_an_image_is_a_resource_and_needs_an_engine",
+    ),
     "scaler_type": (f"{DEMAND}::test_queue_delay", f"{DEMAND}::test_request_count"),
     "scaler_value": (f"{DEMAND}::test_queue_delay", f"{DEMAND}::test_request_count"),
     "template": (REFUSED,),

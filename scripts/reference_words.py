@@ -31,6 +31,8 @@ PARAMETERS = {
     " it gets no worker. The function finds the path in `FLASHQ_VOLUME`, too.",
     "datacenter": "Name of a datacenter, or a list of names: workers go to hosts with one of these, by their label"
     " `datacenter=NAME` (`flashq host --label`).",
+    "image": "A container image that the functions run in, as `podman` or `docker` name it; it has a `python3` of the"
+    " caller's version ([more](../how-to/containers.md)). A host without either gets no worker.",
     "env": "Environment variables of the function's process, as a dict of strings. Encrypted in the broker, in no"
     " digest, shown as `***`.",
     "gpu_count": "GPUs that each worker holds, all on one host, and of one model where enough of one are free."

@@ -87,7 +87,7 @@ WRONG: dict[str, list[Any]] = {
     "gpu_count": [0, -1, 1.5, "2", None, True],
     "execution_timeout_ms": [-1, 1.5, "1000", math.nan, None, True],
     "flashboot": ["yes", 2, None],
-    "image": [5, object()],
+    "image": [5, object(), "", "--privileged", "a b", "python:3.11\n"],
     "scaler_type": ["NO_SUCH", 5, object()],
     "scaler_value": [0, -1, "4", math.nan, math.inf, None, True],
     "template": [5, object()],
@@ -123,7 +123,6 @@ OPTION_CASES = [
 # What a later version will do may not be taken and ignored by this one.
 LATER: dict[str, Any] = {
     "id": "deployed-one",
-    "image": "python:3.11",
     "template": "abc",
 }
 

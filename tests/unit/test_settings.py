@@ -118,6 +118,17 @@ def test_labels_are_a_list_or_separated_by_commas(tmp_path: Path) -> None:
     )
 
 
+def test_options_of_containers_are_a_list_or_written_as_on_a_command_line(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.flashq]\ncontainer_options = ['--network=host']\n")
+    assert Settings.load({}, tmp_path).container_options == ("--network=host",)
+    given = {"FLASHQ_CONTAINER_OPTIONS": "--dns 10.0.0.1 --label 'a b'", "FLASHQ_CONTAINER_ENGINE": "docker"}
+    found = Settings.load(given, tmp_path)
+    assert (found.container_engine, found.container_options) == (
+        "docker",
+        ("--dns", "10.0.0.1", "--label", "a b"),
+    )
+
+
 def test_a_pyproject_without_our_table_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
     assert load(tmp_path).sources == {"home": "FLASHQ_HOME"}
@@ -172,6 +183,8 @@ def test_a_key_file_may_be_named_in_pyproject_and_the_environments_key_wins(tmp_
         ("FLASHQ_SECRET_KEY", "ab" * 15, "at least 32 bytes, this one 30"),
         ("FLASHQ_SECRET_KEY_FILE", "/does/not/exist", "cannot read /does/not/exist: No such file"),
         ("FLASHQ_HOME", "/dev/null", "is not a folder"),
+        ("FLASHQ_CONTAINER_ENGINE", "lxc", "must be podman or docker"),
+        ("FLASHQ_CONTAINER_OPTIONS", "other:image", "must begin with an option"),
         ("FLASHQ_NAMESPACE", "a b", "must be at most 64 letters"),
         ("FLASHQ_NAMESPACE", "-a", "must be at most 64 letters"),
         ("FLASHQ_PAYLOAD_LIMIT", "64MiB", "must be a whole number of bytes"),

@@ -102,6 +102,8 @@ def test_every_default_may_be_written_out() -> None:
         ("cpu", "cpu5c-4-8", CpuRequest("cpu5c-4-8", 4, 8)),
         ("cpu", CpuInstanceType.CPU3G_1_4, CpuRequest("cpu3g-1-4", 1, 4)),
         ("cpu", "any", CpuRequest()),
+        ("image", "vllm/vllm-openai:latest", "vllm/vllm-openai:latest"),
+        ("image", "localhost:5000/a/b@sha256:" + 64 * "0", "localhost:5000/a/b@sha256:" + 64 * "0"),
         ("workers", 3, (0, 3)),
         ("workers", [1, 3], (1, 3)),
         ("workers", (2, 2), (2, 2)),
@@ -152,6 +154,9 @@ def test_values_take_their_canonical_form(parameter: str, given: object, canonic
 
 
 WRONG: list[tuple[str, object, str]] = [
+    ("image", "--privileged", "must name an image"),
+    ("image", "python:3.11 --privileged", "must name an image"),
+    ("image", "", "must not be empty"),
     ("name", "", "must not be empty"),
     ("name", "a" * 65, "at most 64 characters"),
     ("name", "a--b", "'--'"),
@@ -304,7 +309,6 @@ UNSUPPORTED: list[tuple[str, object]] = [
     ("id", "abc123"),
     ("accelerate_downloads", False),
     ("flashboot", False),
-    ("image", "vllm/vllm-openai:latest"),
     ("template", object()),
     ("cron", "0 0 * * *"),
     ("depends_on", "other"),
@@ -333,7 +337,7 @@ def test_an_unknown_parameter_is_refused_with_the_nearest_name() -> None:
 
 def test_all_that_is_wrong_is_said_at_once_a_line_each() -> None:
     with pytest.raises(SpecError) as caught:
-        EndpointSpec(idle_timeout=-1, workers=(3, 1), gpu="any", cpu="any", image="x")
+        EndpointSpec(idle_timeout=-1, workers=(3, 1), gpu="any", cpu="any", image="-x")
     lines = str(caught.value).splitlines()
     assert [line.partition("(")[2].partition("=")[0].partition(")")[0] for line in lines] == [
         "workers",
@@ -347,7 +351,7 @@ def test_all_that_is_wrong_is_said_at_once_a_line_each() -> None:
 
 def test_only_unsupported_parameters_make_a_not_supported_error() -> None:
     with pytest.raises(NotSupportedError) as caught:
-        EndpointSpec(image="x", template="y")
+        EndpointSpec(flashboot=False, template="y")
     assert len(str(caught.value).splitlines()) == 2
 
 
@@ -420,6 +424,7 @@ NEW_RESOURCES: list[dict[str, Any]] = [
     {"batch": (4, 10)},
     {"system_dependencies": ["ffmpeg"]},
     {"volume": "/mnt/models"},
+    {"image": "python:3.11-slim"},
     {"hosts": "zone=eu"},
     {"datacenter": "EU-RO-1"},
 ]

@@ -6,7 +6,6 @@ nothing here waits. Building an environment takes a thread; everything else is q
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -21,7 +20,7 @@ from flashq.errors import FlashqError, MalformedEnvelope, SpecError
 from flashq_worker import inject
 from flashq_worker.breakdown import Start
 from flashq_worker.containers import images, runner
-from flashq_worker.containers.container import Container
+from flashq_worker.containers.container import Container, needs
 from flashq_worker.environments import environment
 from flashq_worker.environments import store as environment_store
 from flashq_worker.environments import uv as environment_uv
@@ -101,7 +100,7 @@ class Runtime:
         self.revision, self._record, self._env = digest, record, env
         self.failure = ""
         self.start = Start(time.monotonic())
-        self._image, self._engine = str(_resources(record).get("image") or ""), None
+        self._image, self._engine = str(needs(record).get("image") or ""), None
         if not self._image and not record.dependencies and record.python == codec.PYTHON:
             self._start(Path(sys.executable))
             return
@@ -236,7 +235,9 @@ class Runtime:
                 result_limit=config.payload_limit,
                 zygote=None if kind is None else places.wish(kind),
                 parked=parked,
-                container=self._container(record, sources),
+                container=None
+                if self._engine is None
+                else Container.of(record, config, self._engine, self._environment, sources),
             )
         except OSError as error:
             self._fail(f"the executor cannot be started: {error}", deterministic=False)
@@ -259,27 +260,6 @@ class Runtime:
         )
         self.phase = Phase.LOADING
         self._hangs_at, self._shows = time.monotonic() + self._startup_timeout_s, False
-
-    def _container(self, record: Revision, sources: Path | None) -> Container | None:
-        """What the executor runs in; None: in no container."""
-        if not self._image:
-            return None
-        config, found = self._config, self._environment
-        assert self._engine is not None
-        return Container(
-            engine=self._engine,
-            image=self._image,
-            worker=config.worker,
-            python=record.python,
-            home=config.home,
-            packages=found.packages if record.dependencies and found is not None else None,
-            sources=sources,
-            volume=str(_resources(record).get("volume") or ""),
-            gpu_uuids=config.gpu_uuids,
-            cpus=config.cpus,
-            memory_bytes=config.memory_bytes,
-            options=config.engine_options,
-        )
 
     @property
     def _startup_timeout_s(self) -> float:
@@ -403,13 +383,7 @@ class Runtime:
         self.phase = Phase.EMPTY
 
 
-def _resources(record: Revision) -> Mapping[str, Any]:
-    """What it needs of a host: see `flashq.model.spec.resources`."""
-    found: Mapping[str, Any] = json.loads(record.spec).get("resources", {})
-    return found
-
-
 def _volume(record: Revision) -> dict[str, str]:
     """The variable that tells a function where its volume is."""
-    volume = _resources(record).get("volume")
+    volume = needs(record).get("volume")
     return {"FLASHQ_VOLUME": str(volume)} if volume else {}

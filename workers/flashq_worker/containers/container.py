@@ -6,11 +6,12 @@ volume; and a folder with one socket. Neither the broker's address nor a key is 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from flashq_worker import executor_child, inject
 from flashq_worker.containers import engine as engines
@@ -22,13 +23,22 @@ from flashq_worker.scrub import scrubbed
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from flashq.codec import Revision
+    from flashq_worker.config import WorkerConfig
     from flashq_worker.containers.engine import Engine
+    from flashq_worker.environments.environment import Environment
     from flashq_worker.executor_child import Child
 
 ROOT = Path("/flashq")
 """Of all that is flashq's in a container."""
 _CONTAINED = ROOT / "inject/flashq_worker/executor/contained.py"
 _RUNNER = (sys.executable, "-P", "-m", "flashq_worker.containers.runner")
+
+
+def needs(record: Revision) -> Mapping[str, Any]:
+    """What a revision needs of a host: see `flashq.model.spec.resources`."""
+    found: Mapping[str, Any] = json.loads(record.spec).get("resources", {})
+    return found
 
 
 def folders(home: Path) -> Path:
@@ -60,6 +70,32 @@ class Container:
     cpus: float = 0.0
     memory_bytes: int = 0
     options: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        record: Revision,
+        config: WorkerConfig,
+        engine: Engine,
+        environment: Environment | None,
+        sources: Path | None,
+    ) -> Self:
+        """That of a revision with an image."""
+        resources = needs(record)
+        return cls(
+            engine=engine,
+            image=str(resources["image"]),
+            worker=config.worker,
+            python=record.python,
+            home=config.home,
+            packages=environment.packages if record.dependencies and environment is not None else None,
+            sources=sources,
+            volume=str(resources.get("volume") or ""),
+            gpu_uuids=config.gpu_uuids,
+            cpus=config.cpus,
+            memory_bytes=config.memory_bytes,
+            options=config.engine_options,
+        )
 
     def start(
         self, given: Sequence[int], output: int, *, lease_s: float, start_ns: int, env: Mapping[str, str]

@@ -1,0 +1,77 @@
+"""A stand-in for podman and docker: it notes what it is told, answers as a test says, and "runs a container" by running
+its first process here, in a folder where what would be mounted is linked.
+
+`StandIn` puts it on a folder that is to be first on PATH; the rest is the program.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+IMAGE_SAYS = {"HF_HOME": "/of-the-image", "ONLY_IMAGE": "here"}
+"""Variables that its images have."""
+
+
+class StandIn:
+    """The program, as podman, in a folder of its own."""
+
+    def __init__(self, folder: Path, name: str = "podman") -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -P {Path(__file__)} {folder} "$@"\n')
+        program.chmod(0o755)
+        self.variables = {"PATH": f"{folder}:{os.environ['PATH']}"}
+        self.answers({})
+
+    def answers(self, answers: dict[str, tuple[int, str]]) -> None:
+        """What it says, and its exit code, by the first word that it is told; to others it does as podman does."""
+        (self.folder / "answers").write_text(json.dumps(answers))
+
+    def told(self, first: str) -> list[list[str]]:
+        """The words that it was told, of those that begin so."""
+        lines = (self.folder / "told").read_text().splitlines() if (self.folder / "told").exists() else []
+        found: list[list[str]] = [json.loads(line) for line in lines]
+        return [words for words in found if words[0] == first]
+
+
+def main(folder: Path, words: list[str]) -> int:
+    """Be podman; the exit code."""
+    with (folder / "told").open("a") as told:
+        told.write(json.dumps(words) + "\n")
+    answers: dict[str, Any] = json.loads((folder / "answers").read_text())
+    if words[0] in answers:
+        code, said = answers[words[0]]
+        sys.stderr.write(f"{said}\n")
+        return int(code)
+    if words[0] == "version":
+        sys.stdout.write("4.3.1-stand-in\n")
+    if words[0] == "run":
+        run(words)
+    return 0
+
+
+def run(words: list[str]) -> NoReturn:
+    """Become the container's first process."""
+    root = Path(tempfile.mkdtemp(prefix="fq-stand-in-"))
+    for at, word in enumerate(words):
+        if word == "--mount":
+            fields = dict(field.partition("=")[::2] for field in words[at + 1].split(","))
+            target = Path(fields["target"])
+            if target.is_relative_to("/flashq"):
+                link = root / target.relative_to("/flashq")
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(fields["source"])
+    at = next(at for at, word in enumerate(words) if word.startswith("--entrypoint="))
+    assert words[at] == "--entrypoint=python3"
+    arguments = [word.replace("/flashq", str(root), 1) for word in words[at + 2 :]]
+    os.execve(sys.executable, [sys.executable, *arguments], {"PATH": os.environ["PATH"], **IMAGE_SAYS})
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
