@@ -132,7 +132,8 @@ TOLD: dict[Cause, Told] = {
     ),
     Cause.NO_PYTHON: Told("No host has its version of Python.", "Install it there, or set `python_version`."),
     Cause.LACKING: Told(
-        "No host has the system packages or the volume that it names.", "Install or mount them on a host."
+        "No host has the system packages or the volume that it names, or a container engine for its image.",
+        "Install or mount them on a host.",
     ),
     Cause.NO_LABEL: Told(
         "No host has the labels that `hosts` or `datacenter` ask for.",

@@ -28,6 +28,8 @@ RUN = Path("/run/flashq-engines")
 
 # netavark calls iptables; catatonit is the init of containers that ask for one.
 PROGRAMS = ("podman", "runc", "iptables", "catatonit", "podman-compose")
+FOR_ONE_CONTAINER = ("podman", "runc")
+"""Of these, what containers need that are no composition."""
 
 # Limits above those of a plain container or VM are refused by the kernel; runc and cgroupfs do without systemd.
 CONTAINERS_CONF = """\
@@ -56,11 +58,11 @@ def find_program(name: str) -> str | None:
     return shutil.which(name) or (str(beside) if beside.exists() else None)
 
 
-def missing_engine() -> str | None:
-    """Why there is no engine here; None when there is one."""
+def missing_engine(programs: Sequence[str] = PROGRAMS) -> str | None:
+    """Why there is no engine here; None when there is one, and these programs."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "podman's tests run as root on Linux"
-    for program in PROGRAMS:
+    for program in programs:
         if find_program(program) is None:
             return f"no {program} on this machine (tests/engines/podman.py says what to install)"
     return None
@@ -101,6 +103,8 @@ def run(
 
 class Podman:
     """The engine; `podman("ps", "-a")` runs it and returns what it printed."""
+
+    name = "podman"
 
     def __init__(self) -> None:
         for folder in (CACHE, RUN):

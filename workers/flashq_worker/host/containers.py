@@ -36,7 +36,7 @@ class HostContainers:
         """Remove what is nobody's, if there is any."""
         if self._sweeping is not None and self._sweeping.is_alive():
             return
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # as a rule: there has been none
             if any(self._folders.iterdir()):
                 self._sweeping = threading.Thread(target=self.sweep, name="containers", daemon=True)
                 self._sweeping.start()
