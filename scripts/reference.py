@@ -25,6 +25,7 @@ from scripts import (
     reference_tables,
     reference_verify,
     results_table,
+    scaling_luck,
     search_table,
 )
 
@@ -39,6 +40,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **failure_matrix.TABLES,
     **parameter_tests.TABLES,
     **attack_table.TABLES,
+    **scaling_luck.TABLES,
     **recovery_tables.TABLES,
     **reference_verify.TABLES,
     **chaos_table.TABLES,

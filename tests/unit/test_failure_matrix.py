@@ -1,6 +1,6 @@
 """The failure matrix of docs/reliability.md has every row, and names tests that are there: all that say so.
 
-So does the table of attacks of docs/security.md.
+So do the table of attacks of docs/security.md and that of bad luck.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 
 from scripts.attack_table import ATTACKS, Attack
 from scripts.failure_matrix import ROWS, Row
+from scripts.scaling_luck import LUCK, Luck
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +34,13 @@ def test_each_of_the_34_faults_has_a_row() -> None:
     assert [row.number for row in ROWS] == list(range(1, 35))
 
 
-@pytest.mark.parametrize("row", [*ROWS, *ATTACKS], ids=lambda row: getattr(row, "fault", None) or row.attack)
-def test_a_row_names_tests_that_exist_or_says_what_is_not_met(row: Row | Attack) -> None:
+def what(row: Row | Attack | Luck) -> str:
+    """What a row is about."""
+    return row.fault if isinstance(row, Row) else row.attack if isinstance(row, Attack) else row.luck
+
+
+@pytest.mark.parametrize("row", [*ROWS, *ATTACKS, *LUCK], ids=what)
+def test_a_row_names_tests_that_exist_or_says_what_is_not_met(row: Row | Attack | Luck) -> None:
     assert row.tests or row.unmet
     for test in row.tests:
         file, _, function = test.partition("::")
