@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
 
 from flashq.cli import example
 from flashq.cli.connection import Exit, Stop, connected, exit_codes
-from flashq.cli.render import as_json_text, entries, plain, show
+from flashq.cli.render import as_json_line, as_json_text, entries, plain, show
+from flashq.model.visible import visible
+from flashq.store import queries_events
 from flashq.store import queries_fleet as fleet
+from flashq.store.queries import moment
 
 if TYPE_CHECKING:
     from flashq.store.broker import Broker
 
+_POLL_S = 0.5
 _WHY_NOT = {
     "none": "{name} has not been updated since it was first registered",
     "gone": "the code that {name} had before is kept no longer (it is for a week)",
@@ -28,6 +33,7 @@ _WHY_NOT = {
         "flashq endpoints",
         "flashq endpoints --json",
         "flashq endpoints embed",
+        "flashq endpoints embed --events --follow",
         "flashq endpoints embed --rollback",
     )
     + exit_codes(Exit.NOT_FOUND, Exit.REFUSED)
@@ -39,18 +45,35 @@ _WHY_NOT = {
     is_flag=True,
     help="Go back to the code, dependencies and resources of before its last update; again: forward.",
 )
+@click.option(
+    "--events",
+    "of_events",
+    is_flag=True,
+    help="What happened to it, and what was decided, with why.",
+)
+@click.option("--follow", "-f", is_flag=True, help="With --events: go on, as they come.")
+@click.option(
+    "--limit", "-n", type=click.IntRange(1, 1000), default=50, show_default=True, help="With --events."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array of objects.")
-def endpoints(endpoint: str | None, back: bool, as_json: bool) -> None:
+def endpoints(
+    endpoint: str | None, back: bool, of_events: bool, follow: bool, limit: int, as_json: bool
+) -> None:
     """List endpoints, with a count of their workers in each state; or show one ENDPOINT.
 
     After a rollback workers are replaced as after an update, a few at a time. Calls of a program that is running still
     run the code that it has; its next start makes that current again.
     """
-    if back and endpoint is None:
-        raise click.UsageError("--rollback needs the name of an endpoint")
+    if endpoint is None and (back or of_events):
+        raise click.UsageError("--rollback and --events need the name of an endpoint")
+    if follow and not of_events:
+        raise click.UsageError("--follow goes with --events")
     with connected() as broker:
         if endpoint is not None and back:
             _roll_back(broker, endpoint)
+            return
+        if endpoint is not None and of_events:
+            _show_events(broker, endpoint, limit, follow=follow, as_json=as_json)
             return
         rows = fleet.endpoints(broker)
     if endpoint is not None:
@@ -72,6 +95,25 @@ def _one(rows: list[fleet.ListedEndpoint], name: str, as_json: bool) -> None:
         return
     for line in entries(asdict(found[0])):
         click.echo(line)
+
+
+def _show_events(broker: Broker, name: str, limit: int, *, follow: bool, as_json: bool) -> None:
+    rows, at = queries_events.events(broker, name, most=limit)
+    if not follow:
+        now, none = moment(fleet.now_ms(broker)), "nothing has happened to it yet"
+        people = [replace(row, why=row.why.partition("\n")[0]) for row in rows]
+        columns = ["at", "what", "subject", "why"]
+        show(rows, as_json=as_json, columns=columns, now=now, none=none, people=people)
+        return
+    while True:
+        for row in rows:
+            click.echo(as_json_line(row) if as_json else _line(row))
+        time.sleep(_POLL_S)
+        rows, at = queries_events.events_after(broker, name, at)
+
+
+def _line(row: queries_events.ListedEvent) -> str:
+    return visible(" ".join([plain(row.at), row.what, row.subject, row.why]))
 
 
 def _roll_back(broker: Broker, name: str) -> None:

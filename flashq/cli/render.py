@@ -64,6 +64,11 @@ def as_json_text(rows: Iterable[Any]) -> str:
     return json.dumps([asdict(row) for row in rows], default=_json, indent=2)
 
 
+def as_json_line(row: Any) -> str:
+    """One object on one line, in ASCII, for rows that come one by one."""
+    return json.dumps(asdict(row), default=_json)
+
+
 def _json(value: object) -> str:
     if isinstance(value, datetime):
         return timestamp(value)

@@ -48,6 +48,7 @@ NAMES = {
     "standbys": "fq:standbys",  # zset: autoscalers that stand by, by when their word ends (ms)
     "wake": "fq:wake",  # list: at most one token, which wakes the autoscaler
     "events": "fq:events",  # stream: what happened, for people, capped
+    "endpoint_events": "fq:events:",  # stream: the same of one endpoint, so that a busy one drives out no other's
     "hosts": "fq:hosts",  # zset: hosts by the time their silence means they are gone (ms)
     "host": "fq:host:",  # hash: a host's record
     "drains": "fq:drains",  # hash: hosts that are given no more workers → since when (ms), and why

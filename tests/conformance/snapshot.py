@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 ROOT = "rq:"
 
 #: Hints, histories and the tests' own clock: sending a command again may add to them.
-VOLATILE = ("events", "wake", "bell")
+VOLATILE = ("events", "endpoint_events", "wake", "bell")
 
 #: Kinds of keys that stay for as long as there is something in them. Everything else has to expire.
 PERMANENT = frozenset(
     "queues queue wip finished failed scheduled canceled rq_workers queue_workers epoch endpoints endpoint"
-    " endpoint_queues leases ttls idle endpoint_workers stats clock parked leader wake events hosts gpus".split()
+    " endpoint_queues leases ttls idle endpoint_workers stats clock parked leader wake events endpoint_events"
+    " hosts gpus".split()
 )
 
 #: What a script may do to one job, as stages of transitions: at most one of each stage, in this order.

@@ -36,7 +36,9 @@ WORKER_IGNORES = frozenset(
 )
 ENDPOINT_KEEPS = ("revision", "paused")
 #: Kinds of keys that count or name, and decide nothing.
-IGNORED = frozenset("stats epoch endpoints events wake rq_workers queue_workers commands leader".split())
+IGNORED = frozenset(
+    "stats epoch endpoints events endpoint_events wake rq_workers queue_workers commands leader".split()
+)
 
 
 _FIRST_SIGN = 0x80

@@ -92,7 +92,7 @@ end)
 -- LOOK: {rows that are not those of the state entered, keys that are gone, whether the autoscaler was woken, clock}.
 redis.register_function('flashq_search_look', function()
   local woken = redis.call('DEL', 'rq:fq:wake')
-  redis.call('DEL', 'rq:fq:events')
+  redis.call('DEL', 'rq:fq:events', 'rq:fq:events:embed')
   last = dump(base)
   local changed, gone = changes(base, last)
   return {changed, gone, woken, redis.call('GET', 'conformance:clock')}
@@ -100,7 +100,7 @@ end)
 
 -- AGAIN: {rows that are not those LOOK saw, keys that are gone}; then the state that was entered is there again.
 redis.register_function('flashq_search_again', function()
-  redis.call('DEL', 'rq:fq:wake', 'rq:fq:events')
+  redis.call('DEL', 'rq:fq:wake', 'rq:fq:events', 'rq:fq:events:embed')
   local now = dump(last)
   local changed, gone = changes(last, now)
   for key, row in pairs(now.rows) do

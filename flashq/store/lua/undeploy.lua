@@ -12,7 +12,8 @@ for _, queue in ipairs(redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)
   if redis.call('ZCARD', P .. N.scheduled .. queue) > 0 then return 'busy' end
 end
 redis.call('PEXPIRE', P .. N.revision .. ep .. ':' .. revision, 604800000)
-redis.call('DEL', key, P .. N.endpoint_queues .. ep, P .. N.idle .. ep, P .. N.clock .. ep, P .. N.stats .. ep)
+redis.call('DEL', key, P .. N.endpoint_queues .. ep, P .. N.idle .. ep, P .. N.clock .. ep, P .. N.stats .. ep,
+  P .. N.endpoint_events .. ep)
 redis.call('SREM', P .. N.endpoints, ep)
 note(P, ep, 'endpoint-undeployed', ep, '')
 wake(P)

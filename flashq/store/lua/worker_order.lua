@@ -26,5 +26,6 @@ if #ARGV > 10 then redis.call('HSET', key, unpack(ARGV, 11)) end
 redis.call('EXPIRE', key, RECORD_KEPT)
 redis.call('ZADD', workers, at + tonumber(ARGV[8]), worker)
 command(P, ARGV[4], ARGV[9])
-note(P, ep, 'worker-ordered', worker, 'on ' .. ARGV[4])
+local why = argument(ARGV, 11, 'fq_why')
+note(P, ep, 'worker-ordered', worker, 'on ' .. ARGV[4] .. (why and ': ' .. why or ''))
 return 'ok'

@@ -56,6 +56,9 @@ end
 local function note(P, ep, kind, subject, text)
   redis.call('XADD', P .. N.events, 'MAXLEN', '~', 5000, '*',
     'endpoint', ep, 'kind', kind, 'subject', subject, 'text', text)
+  if ep ~= '' and redis.call('EXISTS', P .. N.endpoint .. ep) == 1 then
+    redis.call('XADD', P .. N.endpoint_events .. ep, 'MAXLEN', '~', 1000, '*', 'kind', kind, 'subject', subject, 'text', text)
+  end
 end
 
 local function wake(P)

@@ -109,6 +109,6 @@ local function close_worker(P, ep, worker, why, at)
     redis.call('HSET', key, 'death', iso(at), 'fq_end', why)
     redis.call('EXPIRE', key, 60)
   end
-  note(P, ep, 'worker-lost', worker, why)
+  note(P, ep, why == 'left' and 'worker-ended' or 'worker-lost', worker, why ~= 'left' and why or 'in order')
   wake(P)
 end
