@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SIGNING = "acceptance/test_bad_luck_signing.py"
 WIRE = "integration/test_wire_attacks.py"
 ENVELOPE = "unit/test_envelope.py"
+CONTAINERS = "integration/test_containers.py"
 ISOLATION = "integration/test_isolation.py"
 EXECUTOR = "integration/test_hostile_executor.py"
 ACL = "integration/test_acl.py"
@@ -244,6 +245,18 @@ ATTACKS = (
         unmet="executors of one user read each other, and files of that user (the key file too): run host "
         "agents as a user "
         "of their own",
+    ),
+    Attack(
+        attack="user code in a container that looks for keys, the broker, its host's files and processes",
+        becomes="It sees what is mounted: flashq's code, the endpoint's packages, volume and model caches; and its own "
+        "processes.",
+        tests=(
+            f"{CONTAINERS}::test_functions_run_in_the_image_and_see_nothing_of_flashqs",
+            "engines/test_containers.py::test_a_function_runs_in_its_image_with_packages_and_volume",
+            f"{CONTAINERS}::test_a_lying_image_costs_its_start_alone",
+        ),
+        unmet="where the engine runs as root, so does what leaves its container through a hole in the kernel; model "
+        "caches are shared with other endpoints",
     ),
     Attack(
         attack="a fork bomb, a memory hog, a full disk",

@@ -108,6 +108,7 @@ def test_a_function_runs_in_its_image_with_packages_and_volume(
 ) -> None:
     """Given an image of root's or of another user, expect a call to run there, and nothing to be left in the end."""
     tmp_path.chmod(0o777)
+    home = str(shared.home)
 
     @Endpoint(
         name=f"{engine.name}-{'root' if image == IMAGE else 'user'}",
@@ -117,7 +118,7 @@ def test_a_function_runs_in_its_image_with_packages_and_volume(
         volume=str(tmp_path),
         env={"SECRET": "canary-engine"},
     )
-    def seen(x: int) -> tuple[int, int, int, str, list[str]]:
+    def seen(x: int) -> tuple[int, int, int, str, list[object]]:
         import pathlib
         import socket
 
@@ -125,20 +126,17 @@ def test_a_function_runs_in_its_image_with_packages_and_volume(
 
         pathlib.Path(os.environ["FLASHQ_VOLUME"], f"by-{os.getuid()}").write_text("here")
         pathlib.Path(os.environ["TORCH_HOME"]).parent.stat()
-        return (
-            x + 1,
-            os.getuid(),
-            os.getpid(),
-            socket.gethostname(),
-            [tiny_a.__version__, os.environ["SECRET"]],
-        )
+        processes = len(list(pathlib.Path("/proc").glob("[0-9]*")))
+        more = [tiny_a.__version__, os.environ["SECRET"], pathlib.Path(home).exists(), processes]
+        return x + 1, os.getuid(), os.getpid(), socket.gethostname(), more
 
     worker = shared.ready_worker(seen, engine=engine.name)
     value, user, pid, hostname, more = seen.remote(1)
     assert (value, user) == (2, 0 if image == IMAGE else 1234)
     assert pid < 100  # in a namespace of its own
     assert hostname != os.uname().nodename
-    assert more == ["1.0", "canary-engine"]
+    # Where keys may be is not there, nor are processes of anybody else.
+    assert more == ["1.0", "canary-engine", False, 2]
     assert (tmp_path / f"by-{user}").read_text() == "here"
     name = f"flashq-{worker.id}"
     assert name in containers(engine)

@@ -29,9 +29,13 @@ class StandIn:
         self.variables = {"PATH": f"{folder}:{os.environ['PATH']}"}
         self.answers({})
 
-    def answers(self, answers: dict[str, tuple[int, str]]) -> None:
-        """What it says, and its exit code, by the first word that it is told; to others it does as podman does."""
+    def answers(self, answers: dict[str, tuple[int, str]], first: str = "") -> None:
+        """What it says, and its exit code, by the first word that it is told; to others it does as podman does.
+
+        `first`: the code of a container's first process, in place of ours; its argument is the folder of the socket.
+        """
         (self.folder / "answers").write_text(json.dumps(answers))
+        (self.folder / "first").write_text(first)
 
     def told(self, first: str) -> list[list[str]]:
         """The words that it was told, of those that begin so."""
@@ -52,11 +56,11 @@ def main(folder: Path, words: list[str]) -> int:
     if words[0] == "version":
         sys.stdout.write("4.3.1-stand-in\n")
     if words[0] == "run":
-        run(words)
+        run(words, (folder / "first").read_text())
     return 0
 
 
-def run(words: list[str]) -> NoReturn:
+def run(words: list[str], first: str) -> NoReturn:
     """Become the container's first process."""
     root = Path(tempfile.mkdtemp(prefix="fq-stand-in-"))
     for at, word in enumerate(words):
@@ -70,6 +74,8 @@ def run(words: list[str]) -> NoReturn:
     at = next(at for at, word in enumerate(words) if word.startswith("--entrypoint="))
     assert words[at] == "--entrypoint=python3"
     arguments = [word.replace("/flashq", str(root), 1) for word in words[at + 2 :]]
+    if first:
+        arguments = ["-c", first, str(root / "run")]
     os.execve(sys.executable, [sys.executable, *arguments], {"PATH": os.environ["PATH"], **IMAGE_SAYS})
 
 

@@ -29,6 +29,7 @@ def main() -> int:
         "endpoint": config.endpoint,
         "host": config.host,
         "gpus": config.gpu_uuids,
+        "container": [config.cpus, config.memory_bytes, config.engine, list(config.engine_options)],
         "spawned_ns": config.spawned_ns,
         "keys": sorted(direction.value for direction in config.keys.keys),
         "keys_for": config.keys.endpoint,

@@ -242,6 +242,36 @@ def test_another_python_in_the_image_is_told_by_name(engine: StandIn, starting: 
     assert f"is Python {PYTHON}, and the function was made by Python 3.99" in runtime.failure
 
 
+LIAR = """
+import json, os, socket, sys
+control = socket.socket(socket.AF_UNIX)
+control.connect(sys.argv[1] + "/sock")
+control.recv(1 << 16)
+control.sendall({said!r})
+control.recv(1 << 16)
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "becomes"),
+    [
+        (b"nonsense\n", "says nothing that makes sense"),
+        (b"[" * 4000 + b"\n", "says nothing that makes sense"),
+        (b'{"code": 4000}\n', "says nothing that makes sense"),
+        (b'{"code": -9, "memory": true}\n', "killed by SIGKILL"),
+        (b"", "ended with code 0"),
+    ],
+)
+def test_a_lying_image_costs_its_start_alone(
+    answering: StandIn, starting: Starting, said: bytes, becomes: str
+) -> None:
+    """Given an image whose first process takes what an executor gets and lies, or ends, expect a failed start, told."""
+    answering.answers({}, first=LIAR.format(said=said) if said else LIAR.partition("control.sendall")[0])
+    runtime = starting.start()
+    assert runtime.phase is Phase.FAILED
+    assert becomes in runtime.failure
+
+
 def test_an_image_that_is_here_is_not_pulled(engine: StandIn, starting: Starting) -> None:
     before = len(engine.told("pull"))
     runtime = starting.start()

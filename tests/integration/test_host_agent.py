@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from flashq.model.host_command import KillWorker, StartWorker
+from flashq.model.host_command import CONTAINER_ENGINE, KillWorker, StartWorker
 from flashq.model.keyring import Direction, Keyring
 from flashq.store import queries_fleet
 from flashq.store.broker import Broker
 from flashq_worker.environments import store as environment_store
 from tests.integration.agent_process import LOCAL_NAME, RESOLVER_S
+from tests.integration.engine_stand_in import StandIn
 from tests.integration.fleet_rig import FAKE_WORKER, AgentProcess, FleetRig, alive
 from tests.rig import BrokerServer, wait_until
 
@@ -105,6 +106,19 @@ def test_what_is_required_and_missing_is_said_until_it_is_there(fleet: FleetRig)
     volume.mkdir()
     wait_until(lambda: fleet.host_fields(host)["lacks"] == "{}", what="nothing lacking")
     told(agent, fleet.order(host, "embed", requires=requires))
+
+
+def test_a_worker_is_told_how_its_host_runs_containers(
+    fleet: FleetRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an order that requires an engine, expect the worker to be told of the one here, and of its limits."""
+    engine = StandIn(tmp_path / "bin", "docker")
+    monkeypatch.setenv("PATH", engine.variables["PATH"])
+    fleet.register("embed")
+    agent = fleet.agent(engine="docker", engine_options=["--network=host"])
+    requires = (CONTAINER_ENGINE,)
+    worker = fleet.order(fleet.host(agent), "embed", requires=requires, cpus=2.0, memory_bytes=2**30)
+    assert told(agent, worker)["container"] == [2.0, 2**30, "docker", ["--network=host"]]
 
 
 def test_host_says_which_pythons_it_has(fleet: FleetRig, agent: AgentProcess, host: str) -> None:

@@ -215,7 +215,10 @@ class _Runner:
                 self._let_go()
                 return code
             if (status := self._engine.poll()) is not None:
-                return self._ended(status)
+                if self._control is not None:
+                    self._hear(self._control)  # it may have said so after we listened, and ended
+                code = self._reported()
+                return self._ended(status) if code is None else code
 
     def _wait(self) -> None:
         poll = select.poll()
