@@ -58,26 +58,28 @@ def test_a_path_that_would_be_more_than_a_path_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "begun", "code", "said"),
+    ("status", "begun", "words", "code", "said"),
     [
-        (125, False, TROUBLE, "no container of image img was begun (code 125)"),
-        (126, False, UNFIT, "no python3 that runs (code 126)"),
-        (127, False, UNFIT, "no python3 that runs (code 127)"),
-        (WRONG_PYTHON, False, UNFIT, "another Python than the function"),
-        (0, False, UNFIT, "ended with code 0 before there was an executor"),
-        (3, False, UNFIT, "ended with code 3 before there was an executor"),
-        (137, False, -signal.SIGKILL, "was killed"),
-        (-9, True, -signal.SIGKILL, "was killed"),
-        (137, True, -signal.SIGKILL, "was killed"),
-        (125, True, 125, "ended with code 125"),
-        (0, True, 1, "ended with code 0"),
+        (125, False, "", TROUBLE, "no container of image img was begun (code 125)"),
+        (126, False, 'exec: "python3": permission denied', UNFIT, "no python3 that runs (code 126)"),
+        (127, False, 'exec: "python3": executable file not found', UNFIT, "no python3 that runs (code 127)"),
+        (126, False, "open /dev/net/tun: Permission denied", TROUBLE, "was begun (code 126)"),
+        (127, False, "statfs /mnt/volume: no such file or directory", TROUBLE, "was begun (code 127)"),
+        (WRONG_PYTHON, False, "", UNFIT, "another Python than the function"),
+        (0, False, "", UNFIT, "ended with code 0 before there was an executor"),
+        (3, False, "", UNFIT, "ended with code 3 before there was an executor"),
+        (137, False, "", -signal.SIGKILL, "was killed"),
+        (-9, True, "", -signal.SIGKILL, "was killed"),
+        (137, True, "", -signal.SIGKILL, "was killed"),
+        (125, True, "", 125, "ended with code 125"),
+        (0, True, "", 1, "ended with code 0"),
     ],
 )
-def test_what_an_engines_exit_code_means(status: int, begun: bool, code: int, said: str) -> None:
+def test_what_an_engines_exit_code_means(status: int, begun: bool, words: str, code: int, said: str) -> None:
     """Given an end that the container did not report, expect trouble to be told from an unfit image."""
-    found, words = judged(status, "img", begun=begun)
+    found, told = judged(status, "img", words, begun=begun)
     assert found == code
-    assert said in words
+    assert said in told
 
 
 def test_an_order_is_read_as_it_was_written() -> None:

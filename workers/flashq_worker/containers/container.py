@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from flashq_worker import executor_child, inject
 from flashq_worker.containers import engine as engines
 from flashq_worker.containers.engine import Mount, Run
-from flashq_worker.containers.runner import FIRST, Order, run_folder
+from flashq_worker.containers.runner import FIRST, PROGRAM, Order, run_folder
 from flashq_worker.executor_variables import variables
 from flashq_worker.scrub import scrubbed
 
@@ -156,7 +156,7 @@ class Container:
         return Run(
             name=container_name(self.worker),
             image=self.image,
-            command=("python3", "-I", str(_CONTAINED), self.python),
+            command=(PROGRAM, "-I", str(_CONTAINED), self.python),
             mounts=tuple(mounts),
             gpu_uuids=self.gpu_uuids,
             cpus=self.cpus,

@@ -20,7 +20,10 @@ ENGINES = ("podman", "docker")
 REFUSED = 125
 """An engine's exit code where the container was not begun."""
 NO_PROGRAM = (126, 127)
-"""Its exit codes where the image has no such program, or one that does not run there."""
+"""Its exit codes where the image has no such program, or one that does not run there.
+
+And podman's wherever a message has "permission denied" or "no such file or directory" in it.
+"""
 LAST_LINES = 12
 _ASK_S = 5.0
 _KEPT_S = 60.0  # how long an answer is good

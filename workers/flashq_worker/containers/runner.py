@@ -40,6 +40,9 @@ ENGINE = "engine"
 """The file in a container's folder that names the program which ran it."""
 FIRST = "first"
 """The file that says which process of this host is the container's first."""
+PROGRAM = "python3"
+"""What the image has to have."""
+_SAID_BYTES = 8192
 _LAST_S = 8.0  # for an engine to let go of a container whose executor has ended
 _HAND_OVER_S = 10.0  # for a container that has connected to take what it is given
 _PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -190,6 +193,8 @@ class _Runner:
         self._heard = b""
         self._signals: list[int] = []
         self._engine: subprocess.Popen[bytes] | None = None
+        self._errors: int | None = None
+        self._said = b""  # the last of what the engine wrote there
 
     def _listen(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX)
@@ -208,7 +213,10 @@ class _Runner:
 
     def run(self) -> int:
         """The code that the executor ended with (negative: a signal), or one of this module's. Raises OSError."""
-        self._engine = subprocess.Popen(self._order.words, stdin=subprocess.DEVNULL)
+        self._errors, errors = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._errors, False)
+        self._engine = subprocess.Popen(self._order.words, stdin=subprocess.DEVNULL, stderr=errors)
+        os.close(errors)
         while True:
             self._wait()
             if (code := self._reported()) is not None:
@@ -224,6 +232,8 @@ class _Runner:
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
         poll.register(self._lifeline, select.POLLIN)
+        if self._errors is not None:
+            poll.register(self._errors, select.POLLIN)
         for sock in (self._listener, self._control):
             if sock is not None:
                 poll.register(sock, select.POLLIN)
@@ -232,6 +242,7 @@ class _Runner:
             os._exit(TROUBLE)  # the supervisor is gone; the container ends since we do
         if self._woken in ready:
             self._signals += [number for number in os.read(self._woken, 4096) if number in _PASSED_ON]
+        self._relay()
         if self._listener is not None and self._listener.fileno() in ready:
             self._hand_over(self._listener)
         if self._control is not None:
@@ -241,6 +252,18 @@ class _Runner:
                 self._signals = []
             if self._control.fileno() in ready:
                 self._hear(self._control)
+
+    def _relay(self) -> None:
+        """Pass on what the engine complains of, as it comes."""
+        with contextlib.suppress(BlockingIOError):
+            while self._errors is not None:
+                piece = os.read(self._errors, 65536)
+                if not piece:
+                    os.close(self._errors)
+                    self._errors = None
+                sys.stdout.buffer.write(piece)
+                self._said = (self._said + piece)[-_SAID_BYTES:]
+        sys.stdout.flush()
 
     def _hand_over(self, listener: socket.socket) -> None:
         """The container has begun: what connects the supervisor and an executor is its alone from now on."""
@@ -309,21 +332,27 @@ class _Runner:
 
     def _ended(self, status: int) -> int:
         """The engine has ended, and nobody said how the executor did."""
-        code, words = judged(status, self._order.image, begun=self._listener is None)
+        self._relay()
+        said = self._said.decode("utf-8", "replace")
+        code, words = judged(status, self._order.image, said, begun=self._listener is None)
         say(words)
         return code
 
 
-def judged(status: int, image: str, *, begun: bool) -> tuple[int, str]:
-    """What a runner ends with whose engine ended with `status`, and the words for it; `begun`: the executor had."""
+def judged(status: int, image: str, said: str, *, begun: bool) -> tuple[int, str]:
+    """What a runner ends with whose engine ended with `status`, and the words for it.
+
+    `said`: what the engine complained of; `begun`: whether the executor had.
+    """
     if status in (128 + signal.SIGKILL, -signal.SIGKILL):
         return -signal.SIGKILL, f"the container of image {image} was killed"
     if begun:
         return abs(status) or 1, f"the container of image {image} ended with code {status}"
-    if status == engines.REFUSED:
-        return TROUBLE, f"no container of image {image} was begun (code {status})"
-    if status in engines.NO_PROGRAM:
-        return UNFIT, f"image {image} has no python3 that runs (code {status})"
+    if status in engines.NO_PROGRAM and PROGRAM in said:
+        return UNFIT, f"image {image} has no {PROGRAM} that runs (code {status})"
+    if status in (engines.REFUSED, *engines.NO_PROGRAM):
+        why = engines.last_lines(said, 1) or "the engine does not say why"
+        return TROUBLE, f"no container of image {image} was begun (code {status}): {why}"
     if status == contained.WRONG_PYTHON:
         return UNFIT, f"image {image} has another Python than the function"
     return (
