@@ -26,6 +26,7 @@ from scripts import (
     reference_verify,
     results_table,
     scaling_luck,
+    scaling_tables,
     search_table,
 )
 
@@ -37,6 +38,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **reference_tables.TABLES,
     **reference_cli.TABLES,
     **results_table.TABLES,
+    **scaling_tables.TABLES,
     **failure_matrix.TABLES,
     **parameter_tests.TABLES,
     **attack_table.TABLES,

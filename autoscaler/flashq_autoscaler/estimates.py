@@ -8,14 +8,24 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from flashq.store.workers import WorkerRow
 
 _REMEMBERED = 16  # workers
+
+
+class Reporting(Protocol):
+    """A worker that tells of itself, in ms: how long a job takes, and how long its start took."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def service_ms(self) -> float | None: ...
+    @property
+    def cold_ms(self) -> float | None: ...
 
 
 @dataclass(slots=True)
@@ -30,7 +40,7 @@ class Estimates:
     def __init__(self) -> None:
         self._past: defaultdict[str, _Past] = defaultdict(_Past)
 
-    def learn(self, endpoint: str, workers: Iterable[WorkerRow]) -> None:
+    def learn(self, endpoint: str, workers: Iterable[Reporting]) -> None:
         """Take in what these workers report of themselves."""
         past = self._past[endpoint]
         for worker in workers:
@@ -52,7 +62,7 @@ class Estimates:
         return median(past.values()) if past else None
 
 
-def _remember(past: dict[str, float], worker: WorkerRow, read: Callable[[WorkerRow], float | None]) -> None:
+def _remember(past: dict[str, float], worker: Reporting, read: Callable[[Reporting], float | None]) -> None:
     try:
         value = read(worker)
     except ValueError:

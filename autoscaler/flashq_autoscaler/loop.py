@@ -28,6 +28,7 @@ from flashq_autoscaler.health import gate_of
 from flashq_autoscaler.leader import Leadership
 from flashq_autoscaler.observe import Observer
 from flashq_autoscaler.reconcile import reconcile
+from flashq_autoscaler.record import Recorder
 from flashq_autoscaler.views import Unknown
 
 if TYPE_CHECKING:
@@ -56,12 +57,16 @@ class Autoscaler:
         reconcile_s: float = RECONCILE_S,
         params: Params = DEFAULTS,
         take_over: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
         """`reconcile_s`: how often it looks though nothing woke it, and recovers what stopped talking.
+
+        `recorder`: writes down each decision that asks for something. None: nothing is written.
 
         `take_over`: lead at once, in place of whoever does.
         """
         self._params = params
+        self._recorder = recorder
         self._reconcile_s = reconcile_s
         self._broker = broker
         self._leadership = Leadership(broker, keyring, lease_s=lease_s, take_over=take_over)
@@ -120,6 +125,8 @@ class Autoscaler:
         actions = reconcile(plan, snapshot)
         if actions:
             self._applier.apply(actions, snapshot, term)
+            if self._recorder is not None:
+                self._recorder.write(snapshot, self._params, plan)
         if seen.silent_hosts:
             self._applier.forget_hosts(seen.silent_hosts, term)
         return bool(actions or failed), None if plan.wake_at is None else plan.wake_at - snapshot.now
@@ -241,7 +248,8 @@ def serve(settings: Settings, lifeline: int | None = None, *, take_over: bool = 
     keyring = Keychain.of(settings)
     with contextlib.suppress(BrokerError):  # it is away: the loop says so, and goes on trying
         server.warn(broker, log, settings.durability)
-    autoscaler = Autoscaler(broker, keyring, lease_s=settings.lease_s, take_over=take_over)
+    recorder = Recorder(settings.home / "logs")
+    autoscaler = Autoscaler(broker, keyring, lease_s=settings.lease_s, take_over=take_over, recorder=recorder)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: autoscaler.stop())
     autoscaler.run(lifeline=lifeline)

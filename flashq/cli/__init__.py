@@ -46,6 +46,7 @@ COMMANDS = {
     "host": "flashq.cli.processes:host",
     "worker": "flashq.cli.processes:worker",
     "autoscaler": "flashq.cli.processes:autoscaler",
+    "simulate": "flashq.cli.simulate:simulate",
     "doctor": "flashq.cli.doctor:doctor",
     "verify": "flashq.cli.verify:verify",
     "keys": "flashq.cli.keys:keys",

@@ -293,10 +293,10 @@ def test_a_job_that_waits_past_its_ttl_expires_unrun(theatre: Stage, tmp_path: P
 def test_a_ttl_does_not_end_a_job_that_runs(theatre: Stage, tmp_path: Path, gate: Path) -> None:
     # If a job is taken within its ttl and runs past it, expect its value
     path = tmp_path / "words"
-    job = order.with_options(ttl_s=1).spawn(str(path), "ran", str(gate))
+    job = order.with_options(ttl_s=4).spawn(str(path), "ran", str(gate))
     wait_until(lambda: job.status().result() is Status.IN_PROGRESS, what="it runs")
     with pytest.raises(WaitTimeout):
-        job.result(1.5)
+        job.result(4.2)
     gate.touch()
     assert job.result(10) is None
     assert words(path) == ["ran"]

@@ -334,7 +334,8 @@ def everything(fleet: FleetRig) -> dict[str, Any]:
     """All that the broker holds, but for what is said of refusals."""
     with contextlib.closing(fleet.broker.redis()) as redis:
         found = snapshot_of(redis)
-    return {key: held for key, held in found.items() if key not in ("rq:fq:leader", "rq:fq:events")}
+    refusals = ("rq:fq:leader", "rq:fq:events")
+    return {key: held for key, held in found.items() if not key.startswith(refusals)}
 
 
 def test_leader_finds_out_at_its_next_step_and_stands_by(fleet: FleetRig) -> None:

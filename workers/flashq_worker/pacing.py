@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flashq.model.pace import weighed
+
 PATIENCE_S = 0.02
 _AHEAD_S = 0.004  # work held ahead, in expected running time
 _MOST_AHEAD = 32
@@ -17,7 +19,6 @@ _TINY_AHEAD = 4
 _SILENT = (
     50  # jobs in a row: output is told apart by when it comes, so only silent ones are handed over ahead
 )
-_WEIGHT = 0.2
 
 
 @dataclass(slots=True)
@@ -59,10 +60,7 @@ class Pace:
     def observe(self, execution_s: float) -> None:
         """Take a finished job into the estimate; a longer one counts at once, shorter ones gradually."""
         self.silent += 1
-        if self.service_s is None or execution_s > self.service_s:
-            self.service_s = execution_s
-        else:
-            self.service_s += _WEIGHT * (execution_s - self.service_s)
+        self.service_s = weighed(self.service_s, execution_s)
 
     @property
     def ahead(self) -> int:
