@@ -50,9 +50,7 @@ class Registration:
     env_tag: str
     env: bytes
     by_value: frozenset[str]  # modules whose functions and classes do not travel by name
-    calls: tuple[
-        Callable[..., Any], ...
-    ]  # the code of the endpoints that its jobs may call: on record before it
+    calls: tuple[EndpointFunction[..., Any], ...]  # what its jobs may call: on record before it
 
     def command(self, transitions: Transitions) -> Command[Registered]:
         """The REGISTER command."""
@@ -111,7 +109,7 @@ def draft(spec: EndpointSpec, function: Callable[..., Any]) -> Draft:
         )
     parts = (code.digest, specs.environment_digest(spec), specs.resource_digest(spec))
     process = specs.process(spec)
-    calls = {id(called.code): called for called in _called(code, shipped.modules)}
+    calls = {(id(called.code), called.name): called for called in _called(code, shipped.modules)}
     return Draft(
         spec=spec,
         function=function,
@@ -190,7 +188,7 @@ def prepare(
         env_tag=codec.environment_tag(spec.env, keys, drafted.name),
         env=env,
         by_value=code.by_value,
-        calls=tuple(called.code for called in drafted.calls),
+        calls=drafted.calls,
     )
 
 

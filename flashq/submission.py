@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flashq")
 _OVERHEAD = 1024  # bytes that a call takes in this process beside its arguments, about
+_Prepared = tuple[tuple[object, ...], Registration]  # what it was made of, and the registration
 _REGISTRATIONS = 5  # how often a call is sent again because its endpoint was not on record
 
 
@@ -47,9 +48,7 @@ class Submission:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._prepared: weakref.WeakKeyDictionary[Any, tuple[tuple[object, ...], Registration]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._prepared: weakref.WeakKeyDictionary[Any, dict[str, _Prepared]] = weakref.WeakKeyDictionary()
         self._registered: dict[tuple[str, str], Registration] = {}
         self._lock = threading.Lock()
         self.room = Room()
@@ -125,21 +124,24 @@ class Submission:
     def registration(self, function: EndpointFunction[Any, Any]) -> Registration:
         """The endpoint's registration: made once, and anew where that is not what it was.
 
-        A function it uses was redefined (in a notebook), or another key signs.
+        A function it uses was redefined (in a notebook), its parameters are others, or another key signs.
         """
-        code = function.code
-        is_of = self._is_of(code)
-        found = self._prepared.get(code)
+        is_of = self._is_of(function.code, function.spec)
+        found = self._known(function)
         if found is None or found[0] != is_of:
             with self._lock:
-                found = self._prepared.get(code)
+                found = self._known(function)
                 if found is None or found[0] != is_of:
                     self._prepare(function)
-                    found = self._prepared[code]
+                    found = self._prepared[function.code][function.name]
         return found[1]
 
-    def _is_of(self, code: Callable[..., Any]) -> tuple[object, ...]:
-        return (*callables_used(code), self._client.keyring.ids[0])
+    def _known(self, function: EndpointFunction[Any, Any]) -> _Prepared | None:
+        """By code, and by name: several endpoints may be made of one function."""
+        return self._prepared.get(function.code, {}).get(function.name)
+
+    def _is_of(self, code: Callable[..., Any], spec: EndpointSpec) -> tuple[object, ...]:
+        return (spec, *callables_used(code), self._client.keyring.ids[0])
 
     def _prepare(self, function: EndpointFunction[Any, Any]) -> None:
         """Make the registration of an endpoint, and of all that its jobs' calls may lead to."""
@@ -163,7 +165,8 @@ class Submission:
             self._warn_without_gpu(each.spec)
             calls = {called.name: digests[called.name] for called in each.calls}
             made = prepare(each, self._client.keyring, limit, digests[name], calls)
-            self._prepared[each.function] = (self._is_of(each.function), made)
+            by_name = self._prepared.setdefault(each.function, {})
+            by_name[name] = (self._is_of(each.function, each.spec), made)
 
     def _warn_without_gpu(self, spec: EndpointSpec) -> None:
         private = self._client.settings.redis_url is None
@@ -181,9 +184,9 @@ class Submission:
         if self._registered.get(known) is registration:
             return
         self._registered[known] = registration
-        for code in registration.calls:
-            if (called := self._prepared.get(code)) is not None:
-                self._ensure_registered(called[1])
+        for called in registration.calls:
+            if (known_call := self._known(called)) is not None:
+                self._ensure_registered(known_call[1])
         told = functools.partial(self._on_registered, registration.endpoint)
         self._client.send(registration.command(self._client.transitions), told)
 

@@ -294,3 +294,30 @@ def test_two_modules_with_one_name_are_refused_in_a_program(theatre: Stage) -> N
     # Expect the second to be refused, naming the first
     assert "shared" in said["error"]
     assert "one" in said["error"]
+
+
+TWO_OF_ONE = """
+from flashq import Endpoint
+
+def where():
+    import flashq
+    return flashq.current().endpoint
+
+one = Endpoint(name="one-of-two", cpu="any")(where)
+other = Endpoint(name="other-of-two", cpu="any", idle_timeout=30)(where)
+tell(ready=True)
+first, second = one.spawn(), other.spawn()
+tell(registered=True)
+tell(said=[first.result(30), second.result(30), one.remote()])
+"""
+
+
+def test_two_endpoints_of_one_function_are_two_endpoints(theatre: Stage) -> None:
+    # Given a function that is made an endpoint twice, under two names
+    program = theatre.start(TWO_OF_ONE)
+    program.wait_for("registered")
+    theatre.serve("one-of-two")
+    theatre.serve("other-of-two")
+
+    # Expect each to be on record, and each call to be the one's that was called
+    assert program.end()["said"] == ["one-of-two", "other-of-two", "one-of-two"]
