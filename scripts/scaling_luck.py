@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SCALING = "integration/test_bad_luck_scaling.py"
 LASTING = "unit/test_bad_luck_decide.py"
 DRAINS = "unit/test_decide_drains.py"
+HOSTS = "engines/test_many_hosts.py"
 STARTUP = "integration/test_startup_timeout.py"
 
 
@@ -75,6 +76,22 @@ LUCK = (
             f"{SCALING}::test_a_dead_worker_that_says_it_lives_is_told_that_it_does_not",
             f"{HOST}::test_worker_given_up_by_the_broker_is_killed_where_it_stays",
         ),
+    ),
+    Luck(
+        luck="a host that is cut off from the others for longer than a lease, or for less",
+        happens="Its jobs run once more elsewhere, with one outcome each, and its GPUs are given again when they were "
+        "seen free; for less than a lease: nothing. Where the broker hears it and it hears nothing, its workers claim "
+        "their jobs once more before they are given up: two leases, and a delivery more that nobody ran.",
+        tests=(
+            f"{HOSTS}::test_jobs_of_a_machine_that_is_cut_off_run_elsewhere_once",
+            f"{HOSTS}::test_a_partition_shorter_than_a_lease_replaces_nothing",
+            f"{HOSTS}::test_gpus_of_a_machine_that_was_cut_off_are_given_again_when_they_are_seen_free",
+        ),
+    ),
+    Luck(
+        luck="a host agent killed while its workers run",
+        happens="Its workers end with it, and say so; the next agent of the machine has the job run, on the GPU alone.",
+        tests=(f"{HOSTS}::test_an_agent_killed_while_its_workers_go_on",),
     ),
     Luck(
         luck="workers that exit at once",

@@ -75,14 +75,15 @@ class BrokerServer:
         appendonly: str = "everysec",
         arguments: Sequence[str] = (),
         url: str | None = None,
+        password: str = "",
     ) -> None:
         """`arguments`: further ones of the server's program; `url`: how it is reached, if not by its socket."""
         self._program = find_server(server)
         self.folder = Path(tempfile.mkdtemp(prefix="fq-broker-"))
-        self.socket_url = f"unix://{self.folder}/s"
+        self.socket_url = f"unix://{f':{password}@' if password else ''}{self.folder}/s"
         self.url = url or self.socket_url
         self._fsync = appendonly
-        self._arguments = arguments
+        self._arguments: Sequence[str] = [*arguments, *(("--requirepass", password) if password else ())]
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
