@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -97,22 +96,23 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 class Peak:
-    """Samples how many workers an endpoint has."""
+    """How many workers an endpoint had at most, by its events: none is missed, however short it lived."""
 
     def __init__(self, stack: Stack, endpoint: EndpointFunction[Any, Any]) -> None:
         self.most = 0
         self._stack, self._endpoint = stack, endpoint
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.02):
-            self.most = max(self.most, len(self._stack.workers(self._endpoint)))
 
     def __enter__(self) -> Peak:
-        self._thread.start()
+        broker = self._stack.rig.broker
+        self._stream = broker.keys.of("endpoint_events", self._endpoint.name)
+        (seconds, micros) = broker.execute("TIME")
+        self._since = f"{int(seconds) * 1000 + int(micros) // 1000}"
+        self.most = len(self._stack.workers(self._endpoint))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        live = self.most
+        for _, fields in self._stack.rig.broker.execute("XRANGE", self._stream, self._since, "+"):
+            kind = fields[fields.index(b"kind") + 1]
+            live += (kind == b"worker-ordered") - (kind in (b"worker-ended", b"worker-lost"))
+            self.most = max(self.most, live)

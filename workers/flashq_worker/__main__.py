@@ -7,6 +7,8 @@ and later, as they are rotated, its keys (see `held_keys`).
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 
 from flashq import logs, private
@@ -14,6 +16,8 @@ from flashq_worker import spare
 from flashq_worker.config import WorkerConfig
 from flashq_worker.held_keys import HeldKeys, KeyWords
 from flashq_worker.supervisor import Supervisor
+
+log = logging.getLogger("flashq.worker")
 
 
 def main() -> int:
@@ -32,6 +36,11 @@ def run(lifeline: int | None) -> int:
     spare.get_ready()
     waiting = spare.Spare(sys.stdin.fileno())
     config = WorkerConfig.from_json(waiting.configuration().decode())
+    if config.cores:  # before anything has a thread; what runs jobs inherits it
+        try:
+            os.sched_setaffinity(0, config.cores)
+        except OSError as error:  # some are there no longer
+            log.warning("it is not kept to its cores %s: %s", config.cores, error.strerror)
     keys = HeldKeys(config.keys)
     words = KeyWords(sys.stdin.fileno(), waiting.rest, keys)
     return Supervisor(config, keys, lifeline, words, waiting.parked).run()

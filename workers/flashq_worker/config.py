@@ -35,6 +35,7 @@ class WorkerConfig:
     payload_limit: int = 64 * 1024 * 1024
     gpu_uuids: tuple[str, ...] = ()  # bound through CUDA_VISIBLE_DEVICES; empty: GPUs are hidden
     cpus: float = 0.0  # cores it counts for: thread pools are sized by it; 0: not limited
+    cores: tuple[int, ...] = ()  # those that it runs on; empty: all of its host
     memory_bytes: int = 0  # what its container may have; 0: not limited
     engine: str = ""  # that runs containers here, by name; empty: the first that is found
     engine_options: tuple[str, ...] = ()  # of the operator, for each container
@@ -59,6 +60,7 @@ class WorkerConfig:
                 "keys": EndpointKeys.from_wire(fields["keys"]),
                 "home": Path(fields["home"]),
                 "gpu_uuids": tuple(fields["gpu_uuids"]),
+                "cores": tuple(fields.get("cores", ())),
                 "engine_options": tuple(fields.get("engine_options", ())),
             }
         )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from flashq_worker import executor_child
 from flashq_worker.held_keys import word
+from flashq_worker.host.cores import choose
 from flashq_worker.host.worker_zygote import CALLS, HostWorkerZygote
 from flashq_worker.scrub import scrubbed
 from flashq_worker.spare import park_word
@@ -75,6 +76,7 @@ class _Running:
     endpoint: str
     process: _Process
     gpu_uuids: tuple[str, ...]
+    cores: tuple[int, ...]
     keys: tuple[str, ...]
     """The ids of the keys that it was told."""
     killed: str = ""
@@ -155,12 +157,18 @@ class HostWorkers:
 
     def start(self, config: WorkerConfig, log: Path) -> int:
         """Start a worker that writes to `log`; its process id. Raises OSError where it cannot be started."""
+        cores = choose(
+            config.cpus, os.sched_getaffinity(0), (running.cores for running in self._running.values())
+        )
+        config = replace(config, cores=cores)
         process = self._take_spare(config, log)
         if process is None:
             begun = self._begin(log)
             process = begun.process
             _configure(begun, config)  # it may have died already: `ended` will tell
-        self._running[config.worker] = _Running(config.endpoint, process, config.gpu_uuids, config.keys.ids)
+        self._running[config.worker] = _Running(
+            config.endpoint, process, config.gpu_uuids, config.cores, config.keys.ids
+        )
         return process.child.pid
 
     def _begin(self, log: Path) -> _Begun:
