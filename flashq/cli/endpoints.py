@@ -17,6 +17,8 @@ from flashq.store import queries_fleet as fleet
 from flashq.store.queries import moment
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from flashq.store.broker import Broker
 
 _POLL_S = 0.5
@@ -76,14 +78,15 @@ def endpoints(
             _show_events(broker, endpoint, limit, follow=follow, as_json=as_json)
             return
         rows = fleet.endpoints(broker)
+        now = moment(fleet.now_ms(broker))
     if endpoint is not None:
         _one(rows, endpoint, as_json)
         return
     columns = ["name", "revision", "workers", *fleet.WORKER_STATES]
     if any(row.reason for row in rows):
-        columns.append("reason")
+        columns += ["reason", "since"]
     none = "no endpoints: none has been called or deployed yet"
-    show(rows, as_json=as_json, columns=columns, none=none, people=[_short(row) for row in rows])
+    show(rows, as_json=as_json, columns=columns, now=now, none=none, people=[_short(row) for row in rows])
 
 
 def _one(rows: list[fleet.ListedEndpoint], name: str, as_json: bool) -> None:
@@ -142,6 +145,7 @@ class _EndpointForPeople:
     outdated: int
     unhealthy: int
     reason: str | None
+    since: datetime | None
 
 
 def _short(row: fleet.ListedEndpoint) -> _EndpointForPeople:
@@ -150,5 +154,6 @@ def _short(row: fleet.ListedEndpoint) -> _EndpointForPeople:
         revision=row.revision[:12],
         workers=f"{plain(row.workers_min)}–{plain(row.workers_max)}",
         reason=row.reason,
+        since=row.since,
         **{state: getattr(row, state) for state in fleet.WORKER_STATES},
     )

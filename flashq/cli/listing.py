@@ -101,6 +101,8 @@ def workers(as_json: bool) -> None:
     columns = ["id", "endpoint", "state", "host", "pid", "since", "job"]
     if any(row.draining for row in rows):
         columns.append("draining")
+    if any(row.reason for row in rows):
+        columns.append("reason")
     show(rows, as_json=as_json, columns=columns, now=now, none="no workers")
 
 

@@ -44,6 +44,7 @@ class ListedEndpoint:
     previous: str | None
     """The revision before that: what `flashq endpoints NAME --rollback` goes back to."""
     reason: str | None  # why workers are throttled or unhealthy, or that it is paused
+    since: datetime | None  # since when that is so
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class ListedWorker:
     since: datetime | None  # when it entered its state
     job: str | None  # what it runs; of several jobs at once the one begun first
     draining: bool
+    reason: str | None  # why it drains, or is outdated
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,8 @@ _ENDPOINT = (
     "registered_at",
     "previous_revision",
     "declared",
+    "condition_since",
+    "paused_at",
 )
 _HOST = (
     "hostname",
@@ -188,7 +192,7 @@ _HOST = (
     "engine",
     "lacks",
 )
-_WORKER = ("fq_state", "fq_since", "fq_host", "hostname", "fq_env", "fq_drain", "pid")
+_WORKER = ("fq_state", "fq_since", "fq_host", "hostname", "fq_env", "fq_drain", "fq_drain_why", "pid")
 
 
 def _records(broker: Broker, names: list[str]) -> dict[str, dict[str, str]]:
@@ -214,6 +218,13 @@ def _worker_state(worker: dict[str, str], record: dict[str, str]) -> str | None:
     if worker["fq_state"] and environment and environment not in (record["environment"], record["resources"]):
         return "outdated"
     return worker["fq_state"] or None
+
+
+def _outdated(worker: dict[str, str], record: dict[str, str]) -> str | None:
+    """Why a worker is outdated; None where it is not."""
+    if _worker_state(worker, record) != "outdated":
+        return None
+    return "its endpoint's dependencies or resources have changed since it was ordered"
 
 
 def endpoints(broker: Broker) -> list[ListedEndpoint]:
@@ -247,6 +258,7 @@ def _endpoint(name: str, record: dict[str, str], workers: dict[str, dict[str, st
         registered_at=moment(record["registered_at"]),
         previous=record["previous_revision"] or None,
         reason=wait_reason(record) or None,
+        since=moment(record["paused_at"] if record["paused"] == "1" else record["condition_since"]),
         **{state: counts[state] for state in WORKER_STATES},
     )
 
@@ -272,6 +284,7 @@ def workers(broker: Broker) -> list[ListedWorker]:
             since=moment(fields["fq_since"]),
             job=held.get(worker),
             draining=fields["fq_drain"] == "1",
+            reason=fields["fq_drain_why"] or _outdated(fields, records[name]),
         )
         for name, fleet in fleets.items()
         for worker, fields in fleet.items()

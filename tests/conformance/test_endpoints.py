@@ -194,3 +194,20 @@ def test_back_to_what_the_program_says(world: World) -> None:
     assert world.run(world.t.scale(EP, SET, "")) == ("ok", DECLARED)
     assert world.run(world.t.scale(EP, "{}", SET)) == ("moved", DECLARED)
     assert world.run(world.t.scale("nobody", "{}", SET)) == ("unknown", "")
+
+
+# -- since when --------------------------------------------------------------------------------------------
+
+
+def test_a_condition_is_said_since_it_began_whatever_its_numbers_do(world: World) -> None:
+    def condition(code: str, workers: int) -> str:
+        written = f'{{"state": "throttled", "code": "{code}", "workers": {workers}}}' if code else ""
+        world.run(world.t.set_condition(EP, "condition", written, "", term=world.term))
+        return world.hash("endpoint", EP).get("condition_since", "")
+
+    began = str(world.now_ms)
+    assert condition("NO_GPU", 1) == began
+    world.pass_ms(50)
+    assert condition("NO_GPU", 2) == began
+    assert condition("NO_CPU", 2) == str(world.now_ms)
+    assert condition("", 0) == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -33,6 +33,17 @@ def another() -> str:
 
 @Endpoint(name="eventful-nowhere", cpu="any", hosts="zone=nowhere")
 def nowhere() -> None: ...
+
+
+@Endpoint(name="eventful-troubled", cpu="any")
+class Troubled:
+    def setup(self) -> None:
+        raise OSError(28, "No space left on device")
+
+    def go(self) -> None: ...
+
+
+troubled: Any = Troubled
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +80,32 @@ def test_what_is_lacking_is_written_down_once(theatre: Stage, tmp_path: Path) ->
     (condition,) = conditions(cli)
     assert "NO_LABEL" in condition
     assert "zone=nowhere" in condition
+
+
+def test_what_a_troubled_machine_does_to_an_endpoint_is_shown(theatre: Stage, tmp_path: Path) -> None:
+    """Given a machine whose disk is full, expect state, reason, since when, the last lines, and the cause of a job."""
+    cli = CommandLine(theatre.server.url, tmp_path)
+    job = troubled().go.spawn()
+
+    def shown() -> dict[str, Any]:
+        return next(row for row in cli.rows("endpoints") if row["name"] == "eventful-troubled")
+
+    wait_until(lambda: shown()["unhealthy"], 30, "it is unhealthy")
+    assert "No space left on device" in shown()["reason"]
+    assert "tried again in" in shown()["reason"]
+    assert shown()["since"]
+    assert cli.rows("why", job.id)[0]["cause"] == "backoff"
+    lost = [
+        row["why"]
+        for row in cli.rows("endpoints", "eventful-troubled", "--events")
+        if row["what"] == "worker-lost"
+    ]
+    assert "No space left on device" in lost[0]
+    assert "Traceback" in lost[0]
+
+    # Expect another endpoint to be served meanwhile, and the job to wait
+    assert another.remote() == "ran"
+    assert job.status().result() == "IN_QUEUE"
 
 
 def conditions(cli: CommandLine) -> list[str]:

@@ -57,6 +57,7 @@ def endpoint(name: str = "embed", **changes: Any) -> ListedEndpoint:
         registered_at=None,
         previous=None,
         reason=None,
+        since=None,
         **counts,
     )
     return replace(fixed, **changes)

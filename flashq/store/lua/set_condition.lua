@@ -8,6 +8,13 @@ local refusal = deposed(P, ep, ARGV[6])
 if refusal then return refusal end
 local key = P .. N.endpoint .. ep
 if redis.call('EXISTS', key) == 0 then return 0 end
-if ARGV[4] == '' then redis.call('HDEL', key, ARGV[3]) else redis.call('HSET', key, ARGV[3], ARGV[4]) end
+local since = ARGV[3] .. '_since'
+if ARGV[4] == '' then
+  redis.call('HDEL', key, ARGV[3], since)
+else
+  local function code(json) return json and string.match(json, '"code": "([A-Z_]+)"') end
+  if code(redis.call('HGET', key, ARGV[3])) ~= code(ARGV[4]) then redis.call('HSET', key, since, now()) end
+  redis.call('HSET', key, ARGV[3], ARGV[4])
+end
 if ARGV[5] ~= '' then note(P, ep, 'endpoint-' .. ARGV[3], ep, ARGV[5]) end
 return 1
