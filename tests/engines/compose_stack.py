@@ -22,7 +22,7 @@ from tests.engines.podman import find_program, run
 from tests.rig import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from tests.engines.podman import Podman
 
@@ -59,6 +59,7 @@ class ComposeStack:
         self.project = folder / "project"
         self.home = folder / "client"
         self.port = free_port()
+        self._files = ["compose.yaml", "override.yaml"]
         self._scripts: list[subprocess.Popen[str]] = []
         self._environment = podman.environment | {
             "BROKER_PORT": str(self.port),
@@ -106,7 +107,7 @@ class ComposeStack:
     def compose_command(self, *arguments: str) -> list[str]:
         # podman-compose does not read `network` under `build`.
         program = [find_program("podman-compose") or "podman-compose", "--podman-build-args=--network=host"]
-        files = ["--file", "compose.yaml", "--file", "override.yaml"]
+        files = [word for file in self._files for word in ("--file", file)]
         return [*program, "--project-name", PROJECT, *files, *arguments]
 
     def compose(self, *arguments: str, timeout_s: float = 600.0) -> None:
@@ -135,6 +136,25 @@ class ComposeStack:
         except AssertionError as error:
             error.add_note(self.logs())
             raise
+
+    @contextlib.contextmanager
+    def another_host(self, name: str, *options: str) -> Iterator[None]:
+        """One more host for the length of a block: the service `host` again, with a volume of its own."""
+        service = {**COMPOSE["services"]["host"], "volumes": [f"{name}:/var/lib/flashq"]}
+        del service["build"]
+        more = {"services": {name: service | {"command": ["host", *options]}}, "volumes": {name: {}}}
+        file = self.project / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(more), encoding="utf-8")
+        self._files.append(file.name)
+        try:
+            self.compose("up", "--detach", name)
+            yield
+        finally:
+            container = self.container(name)
+            self.podman("stop", "--time", "20", container)
+            self.podman("rm", "--force", container)
+            self._files.remove(file.name)
+            self.podman("volume", "rm", "--force", f"{PROJECT}_{name}")
 
     def down(self, *arguments: str) -> None:
         """Bring everything down, with compose's own arguments.
@@ -168,9 +188,9 @@ class ComposeStack:
         assert isinstance(shown, dict)
         return shown
 
-    def host_file(self, name: str) -> Path:
-        """A file of the host's home, which its workers see as /var/lib/flashq/<name>."""
-        mounts = {mount["Destination"]: mount["Source"] for mount in self.inspect("host")["Mounts"]}
+    def host_file(self, name: str, service: str = "host") -> Path:
+        """A file of a host's home, which its workers see as /var/lib/flashq/<name>."""
+        mounts = {mount["Destination"]: mount["Source"] for mount in self.inspect(service)["Mounts"]}
         return Path(mounts["/var/lib/flashq"], name)
 
     # -- the user ----------------------------------------------------------------------------------------

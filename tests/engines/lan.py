@@ -82,9 +82,10 @@ class Machine:
 class Lan:
     """The bridge and its machines."""
 
-    def __init__(self, *names: str, network: str = "10.213.77") -> None:
-        self.address = f"{network}.1"
-        self.machines = {name: Machine(name, f"{network}.{10 + n}") for n, name in enumerate(names)}
+    def __init__(self, *names: str, network: str = "10.213.77", first: int = 10) -> None:
+        """`first`: the number of the first machine's address; this one's is 254."""
+        self.address = f"{network}.254"
+        self.machines = {name: Machine(name, f"{network}.{first + n}") for n, name in enumerate(names)}
         self.close()
         _ip("link", "add", _BRIDGE, "type", "bridge")
         _ip("addr", "add", f"{self.address}/24", "dev", _BRIDGE)

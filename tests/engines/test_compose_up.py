@@ -156,6 +156,47 @@ def test_a_host_that_is_stopped_lets_its_workers_finish(stack: ComposeStack) -> 
     assert second["id"] in {job["id"] for job in stack.rows("jobs", endpoint=name, status="COMPLETED")}
 
 
+SPREAD = """\
+import json, sys
+from flashq import Endpoint
+
+def where(released):
+    import pathlib, socket, time
+    while released and not pathlib.Path("/var/lib/flashq", released).exists():
+        time.sleep(0.05)
+    return socket.gethostname()
+
+anywhere = Endpoint(name=sys.argv[1] + "-any", cpu="any", workers=(0, 1), idle_timeout=2)(where)
+there = Endpoint(name=sys.argv[1], cpu="any", workers=(0, 1), idle_timeout=2, hosts="which=second")(where)
+jobs = [there.spawn(sys.argv[1]), anywhere.spawn("")]
+print(json.dumps([job.result() for job in jobs]))
+"""
+"""A call for the host with a label, which works until a file is there, and one for any host."""
+
+
+def test_a_second_host_gets_what_asks_for_it_and_may_die_and_come_back(stack: ComposeStack) -> None:
+    name = f"second-{uuid.uuid4().hex[:8]}"
+    with stack.another_host("second", "--label", "which=second"):
+        wait_until(lambda: len(stack.rows("hosts", state="ready")) == 2, 60, "both hosts are ready")
+        script = stack.start_script(SPREAD, name)
+        wait_until(lambda: stack.rows("workers", endpoint=name, state="running"), 60, "the call runs there")
+        second = stack.inspect("second")["Config"]["Hostname"]
+
+        # If its container is killed, and is there again, expect the call to run there once more
+        stack.podman("kill", stack.container("second"))
+        stack.host_file(name, "second").touch()
+        stack.podman("start", stack.container("second"))
+        printed, errors = script.communicate(timeout=120)
+
+        assert script.returncode == 0, errors
+        there, anywhere = json.loads(printed)
+        assert there == second
+        assert anywhere in (second, stack.inspect("host")["Config"]["Hostname"])
+        (job,) = stack.rows("jobs", endpoint=name)
+        assert (job["status"], job["attempts"]) == ("COMPLETED", 2)
+    wait_until(lambda: len(stack.rows("hosts")) == 1, 60, "the second host has left")
+
+
 def test_what_was_accepted_is_still_there_after_down_and_up(stack: ComposeStack) -> None:
     name = f"kept-{uuid.uuid4().hex[:8]}"
     script = stack.start_script(HELD, name, name)
