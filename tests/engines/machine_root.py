@@ -105,6 +105,7 @@ class Root:
         lines = [*over, *names, f"export PATH={self._bin}:$PATH", script]
         done = subprocess.run(
             self._machine.within(["unshare", "--mount", "/bin/bash", "-ec", "\n".join(lines)]),
+            cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
