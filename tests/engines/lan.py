@@ -6,9 +6,11 @@ iproute2. What a killed run has left is removed by the next.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 PROGRAMS = ("ip", "nsenter", "unshare")
 _BRIDGE = "fqlan"
+_LOCK = Path("/run/fqlan.lock")
 _NOBODY = "02:00:00:00:00:01"
 
 
@@ -85,8 +88,10 @@ class Lan:
     def __init__(self, *names: str, network: str = "10.213.77", first: int = 10) -> None:
         """`first`: the number of the first machine's address; this one's is 254."""
         self.address = f"{network}.254"
+        self._lock = _LOCK.open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # the names are those of every run
         self.machines = {name: Machine(name, f"{network}.{first + n}") for n, name in enumerate(names)}
-        self.close()
+        self._clear()
         _ip("link", "add", _BRIDGE, "type", "bridge")
         _ip("addr", "add", f"{self.address}/24", "dev", _BRIDGE)
         _ip("link", "set", _BRIDGE, "up")
@@ -95,6 +100,10 @@ class Lan:
 
     def close(self) -> None:
         """Remove all of it."""
+        self._clear()
+        self._lock.close()
+
+    def _clear(self) -> None:
         for machine in self.machines.values():
             machine.detach()
         subprocess.run(["ip", "link", "del", _BRIDGE], capture_output=True, check=False)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import signal
 import stat
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Mapping
 
     from tests.engines.lan import Machine
@@ -120,12 +120,12 @@ class Root:
         files = [file for file in sorted(self._logs.iterdir()) if file.name != "pids"]
         return "".join(f"\n{file.name}: {file.read_text('utf-8', 'replace')[-2000:]}" for file in files)
 
-    def close(self) -> None:
-        """End the services."""
+    def end(self, how: signal.Signals) -> None:
+        """Tell the services to end."""
         file = self._logs / "pids"
         for pid in file.read_text("ascii").split() if file.exists() else ():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(int(pid), signal.SIGTERM)
+                os.killpg(int(pid), how)
 
 
 def _open_to_everybody(python: Path, place: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,7 @@ def machines() -> Iterator[dict[str, Root]]:
 
 
 def _end(root: Root) -> None:
-    root.close()
+    root.end(signal.SIGTERM)
 
     def gone() -> bool:
         return not any(
@@ -67,7 +68,10 @@ def _end(root: Root) -> None:
             for process in psutil.process_iter(["cmdline", "environ"])
         )
 
-    wait_until(gone, 60, f"the services of {root.folder.name} end")
+    try:
+        wait_until(gone, 60, f"the services of {root.folder.name} end: {root.logs()}")
+    finally:
+        root.end(signal.SIGKILL)
 
 
 def test_the_page_leads_to_a_job_on_the_other_machines_gpu(machines: dict[str, Root]) -> None:
