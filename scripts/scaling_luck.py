@@ -89,6 +89,11 @@ LUCK = (
         ),
     ),
     Luck(
+        luck="10 of 50 hosts die at once, with 1,000 workers at work on all",
+        happens="Simulated: 1,000 are on the others a second later, none of those that lived disturbed.",
+        tests=(f"{LASTING}::test_a_thousand_workers_of_which_a_fifth_loses_its_hosts",),
+    ),
+    Luck(
         luck="a host agent killed while its workers run",
         happens="Its workers end with it, and say so; the next agent of the machine has the job run, on the GPU alone.",
         tests=(f"{HOSTS}::test_an_agent_killed_while_its_workers_go_on",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pytest
 
 from flashq_autoscaler.decide import decide
 from tests.unit.scaling_world import NOW, endpoint, host, snapshot
-from tests.unit.test_decide_closed_loop import TICK_S, one
+from tests.unit.test_decide_closed_loop import TICK_S, World, one
 
 if TYPE_CHECKING:
     from flashq_autoscaler.views import EndpointView
@@ -44,6 +45,38 @@ def test_workers_that_exit_at_once_cost_little_in_seven_days_and_others_nothing(
 def _failed(view: EndpointView, now: float) -> EndpointView:
     first = now if view.first_failure_at is None else view.first_failure_at
     return replace(view, failures=view.failures + 1, last_failure_at=now, first_failure_at=first)
+
+
+def test_a_thousand_workers_of_which_a_fifth_loses_its_hosts() -> None:
+    """Given 50 hosts with room for 25 workers each, and 1,000 at work, if 10 of the hosts die, expect 1,000 on the
+    others within seconds, no host with more than it takes, and no live worker disturbed."""
+    views = {f"e{n}": endpoint(f"e{n}", workers=(0, 20)) for n in range(50)}
+    hosts = tuple(host(f"h{n:02}", slots=25) for n in range(50))
+    world = World(views, hosts, service_s=1e9)
+    for name in views:
+        world.submit(name, 30)
+
+    def most() -> int:
+        return max(Counter(worker.host for worker in world.workers).values())
+
+    world.run(1.0)
+    assert [worker.state for worker in world.workers] == ["running"] * 1000
+    assert most() <= 25
+
+    dead = {each.id for each in hosts[:10]}
+    lost = [worker for worker in world.workers if worker.host in dead]
+    kept = {worker.id for worker in world.workers} - {worker.id for worker in lost}
+    world.workers = tuple(worker for worker in world.workers if worker.host not in dead)
+    world.hosts = hosts[10:]
+    for worker in lost:
+        world.submit(worker.endpoint)
+    assert 100 < len(lost) <= 250
+    world.run(1.0)
+
+    assert [worker.state for worker in world.workers] == ["running"] * 1000
+    assert kept <= {worker.id for worker in world.workers}
+    assert most() <= 25
+    assert not dead & {worker.host for worker in world.workers}
 
 
 def test_workers_that_hang_while_they_start_are_not_replaced_by_ever_more() -> None:
