@@ -36,6 +36,15 @@ def exception_for(failure: Failure, job: str, rebuild: Callable[[bytes], Any]) -
     return kinds[failure.kind](message, job_id=job, log=failure.log)
 
 
+def _missing(error: Exception) -> str:
+    """What to do about a module that is not there where the job ran."""
+    if not isinstance(error, ModuleNotFoundError):
+        return ""
+    return (
+        f"\n\nThe worker has no module {error.name!r}: list its package in the endpoint's dependencies=[...]"
+    )
+
+
 def _user_exception(failure: Failure, job: str, rebuild: Callable[[bytes], Any]) -> BaseException:
     note = (
         f"\nIn job {job}, on the worker:\n{failure.traceback.rstrip()}"
@@ -48,7 +57,7 @@ def _user_exception(failure: Failure, job: str, rebuild: Callable[[bytes], Any])
         except Exception:  # noqa: BLE001 — a class that is not here, or whose own code fails: the text remains
             rebuilt = None
         if isinstance(rebuilt, Exception):  # a SystemExit or CancelledError is not the caller's
-            rebuilt.add_note(note)
+            rebuilt.add_note(note + _missing(rebuilt))
             return rebuilt
     remote = errors.RemoteError(
         f"{failure.type}: {failure.message}", type_name=failure.type, traceback=failure.traceback, job_id=job

@@ -94,6 +94,7 @@ class Settings:
         if self.secret_key is None:
             raise SettingsError(
                 "no signing key: set FLASHQ_SECRET_KEY or FLASHQ_SECRET_KEY_FILE to the one of the hosts"
+                " (`flashq keys make` makes the first)"
             )
         return self.secret_key.value
 

@@ -53,6 +53,9 @@ COMMANDS = {
 }
 """Name → module:object. Also the order in which help lists them."""
 
+_NOT_BUILT = frozenset("run dev gateway top init build deploy env app apikeys".split())
+"""Commands that are planned: whoever looks for one is told that it does not exist yet."""
+
 INTERRUPTED = 130
 
 
@@ -89,6 +92,14 @@ class LazyGroup(click.Group):
         module, _, name = where.partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant. Of one that is planned it is said that it is not there yet."""
+        if args and args[0] in _NOT_BUILT and self.get_command(ctx, args[0]) is None:
+            ctx.fail(f"`flashq {args[0]}` is not built yet (see README.md, Limits)")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error of ours becomes one line and exit code 1."""

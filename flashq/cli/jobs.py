@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -24,7 +25,15 @@ from flashq.cli.connection import (
     load_settings,
 )
 from flashq.cli.render import on_terminal
-from flashq.errors import BrokerError, IdempotencyConflict, JobError, QueueFull, UnsupportedCall, WaitTimeout
+from flashq.errors import (
+    BrokerError,
+    FlashqError,
+    IdempotencyConflict,
+    JobError,
+    QueueFull,
+    UnsupportedCall,
+    WaitTimeout,
+)
 from flashq.model.visible import visible_lines, visible_output
 
 if TYPE_CHECKING:
@@ -210,7 +219,19 @@ def logs(target: str, follow: bool) -> None:
 
     with connected(settings) as broker:
         _refuse_distant_worker(broker, target, file)
+        if follow:
+            _tell_wait(broker, target)
         _print(job_logs(broker, target, follow=follow))
+
+
+def _tell_wait(broker: Broker, job: str) -> None:
+    """Why there is nothing to be seen yet, where the job waits."""
+    from flashq.store.queries_why import why
+
+    with contextlib.suppress(FlashqError):  # the logs of one that is gone may be there still
+        found = why(broker, job)
+        if found.waits:
+            click.echo(f"flashq: {job} waits: {visible_lines(found.detail)} {found.advice}", err=True)
 
 
 def _print(lines: Iterator[str]) -> None:

@@ -223,12 +223,15 @@ def retire(key: str, given: Path | None, wait_s: float, force: bool, stolen: boo
         ring = Keyring([one.key.value for one in found.entries], settings.namespace)
         chain = Keychain(ring)
         with connected(settings) as broker:
+            told = {""}
 
             def left() -> str:
                 count, uses = rotation.take_over(broker, chain, entry.id)
                 if count:
                     click.echo(f"{count} record(s) of endpoints are signed with {ring.ids[0]} now")
-                _tell_ended(uses, entry.id)
+                if (ended := _ended(uses, entry.id)) not in told:  # asked again and again: said once
+                    told.add(ended)
+                    click.echo(ended, err=True)
                 return _signing_hosts(broker, entry.id) or _left(uses, entry.id)
 
             if force:
@@ -260,15 +263,19 @@ def _signing_hosts(broker: Broker, key_id: str) -> str:
 def _left(uses: Uses, key_id: str) -> str:
     if uses.jobs:
         where = ", ".join(f"{count} of {endpoint}" for endpoint, count in sorted(uses.jobs.items()))
-        return f"jobs that {key_id} signed wait or run: {where}"
+        return (
+            f"jobs that {key_id} signed wait or run: {where}. `flashq up --resume` runs those that an earlier run left,"
+            " `flashq purge ENDPOINT` cancels what waits, --force retires the key although"
+        )
     left = [*(f"revision {digest[:12]} of {name}" for name, digest in uses.revisions), *uses.environments]
     return f"it still signs {_some(left)}" if left else ""
 
 
-def _tell_ended(uses: Uses, key_id: str) -> None:
-    if uses.ended:
-        where = ", ".join(f"{count} of {endpoint}" for endpoint, count in sorted(uses.ended.items()))
-        click.echo(f"failed jobs that {key_id} signed can then not be run again: {where}", err=True)
+def _ended(uses: Uses, key_id: str) -> str:
+    if not uses.ended:
+        return ""
+    where = ", ".join(f"{count} of {endpoint}" for endpoint, count in sorted(uses.ended.items()))
+    return f"failed jobs that {key_id} signed can then not be run again: {where}"
 
 
 # -- files -------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from flashq.cli.connection import Exit, connected, exit_codes, keyring, load_set
 from flashq.cli.render import as_json_text, entries, show
 from flashq.errors import FlashqError
 from flashq.model.lifecycle import Status
+from flashq.model.outcome import FailureKind
 from flashq.store import failed, queries_jobs, queries_queues
 from flashq.store import queries_fleet as fleet
 from flashq.store.queries import moment
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from flashq.settings import Settings
     from flashq.store.broker import Broker
 
+_REASONS = [kind.value for kind in FailureKind if kind is not FailureKind.CANCELLED]
 _HEADLINE = 100  # characters of an error in a table
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON array of objects.")
 
@@ -52,7 +54,9 @@ def queues(as_json: bool) -> None:
 @click.option("--endpoint", metavar="NAME", help="Only jobs of this endpoint.")
 @click.option("--status", type=click.Choice([s.value for s in Status], case_sensitive=False))
 @click.option("--dead", is_flag=True, help="Only those that failed or timed out for good, with the reason.")
-@click.option("--reason", metavar="WORD", help="With --dead: only those of this reason.")
+@click.option(
+    "--reason", type=click.Choice(_REASONS), metavar="WORD", help="With --dead: only those of this reason."
+)
 @click.option("--limit", type=click.IntRange(1, queries_jobs.REACH), default=50, show_default=True)
 @_JSON
 def jobs(

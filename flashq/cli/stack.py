@@ -14,6 +14,7 @@ import click
 
 from flashq._version import __version__
 from flashq.cli import example
+from flashq.cli.connection import counted
 from flashq.cli.render import as_json_text, entries, plain
 from flashq.errors import BrokerError, ConfigurationError, FlashqError
 
@@ -204,7 +205,10 @@ def _bring_down(settings: Settings, drain_s: float) -> bool:
     if "error" in said:
         raise BrokerError(said["error"])
     unfinished = said.get("unfinished", 0)
-    kept = f"; {unfinished} unfinished jobs are kept: `flashq up --resume` runs them" if unfinished else ""
+    kept = ""
+    if unfinished:
+        verb, pronoun = ("is", "it") if unfinished == 1 else ("are", "them")
+        kept = f"; {counted(unfinished, 'unfinished job')} {verb} kept: `flashq up --resume` runs {pronoun}"
     click.echo(f"down in {settings.home}{kept}")
     return True
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from flashq.model.lifecycle import JobState
+from flashq.model.lifecycle import WAITING, JobState
 from flashq.model.outcome import FailureKind
 
 
@@ -234,12 +234,14 @@ class Why:
     cause: Cause
     detail: str
     advice: str
+    waits: bool
+    """Whether it has yet to begin."""
 
 
 def explain(facts: Facts) -> Why:
     """The one cause."""
     cause, detail = _ended(facts) or _under_way(facts) or _kept_back(facts) or _lacking(facts)
-    return Why(cause, detail or TOLD[cause].meaning, TOLD[cause].advice)
+    return Why(cause, detail or TOLD[cause].meaning, TOLD[cause].advice, facts.state in WAITING)
 
 
 def _ended(facts: Facts) -> tuple[Cause, str] | None:

@@ -493,3 +493,19 @@ def test_with_nothing_configured_and_nothing_running_no_broker_is_started(
     assert "none runs for" in result.stderr
     assert "`flashq up --detach` starts one" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("queue",), "No such command 'queue'"),
+        (("xyzzy",), "No such command 'xyzzy'"),
+        (("deploy",), "`flashq deploy` is not built yet"),
+        (("gateway", "--port", "1"), "`flashq gateway` is not built yet"),
+        (("jobs", "--dead", "--reason", "foo"), "'foo' is not one of 'exception', 'unserializable'"),
+    ],
+)
+def test_a_word_that_is_none_of_ours_is_answered_with_what_was_meant(
+    tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    assert says in CommandLine("unix:///nowhere", tmp_path)(*words, code=2).stderr

@@ -88,6 +88,15 @@ def test_worker_of_a_gpu_endpoint_without_a_gpu_says_so(
     assert "exclude each other" in result.stderr
     result = cli("worker", "render", code=1)
     assert "it wants 1 GPU(s) (any)" in result.stderr
+    result = cli("worker", "render", "--gpu", "GPU-1", code=1)
+    assert "there is no GPU GPU-1 here; there are: none" in result.stderr
+
+    @Endpoint(name="render-none", cpu="any")
+    def render_none() -> None: ...
+
+    rig.register(render_none)
+    result = cli("worker", "render-none", "--gpu", "GPU-1", code=1)
+    assert "--gpu has no use for it" in result.stderr
 
 
 @pytest.mark.requires("nvml")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flashq import Endpoint
-from tests.acceptance.stage import Stage, stage
+from tests.acceptance.stage import Stage, environment, stage
 from tests.integration.command_line import CommandLine
 from tests.rig import wait_until
 
@@ -51,6 +53,13 @@ def test_from_submitted_to_ended(theatre: Stage, tmp_path: Path) -> None:
     assert cause(first.id) == "no_autoscaler"
     later = asked.with_options(delay_s=300).spawn(str(gate))
     assert cause(later.id) == "delayed"
+    following = [sys.executable, "-m", "flashq", "logs", "--follow", later.id]
+    with subprocess.Popen(following, stderr=subprocess.PIPE, env=environment(theatre), text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert f"{later.id} waits: its time, in" in process.stderr.readline()
+        finally:
+            process.kill()
 
     theatre.start_stack()
     wait_until(lambda: cause(first.id) == "running", 30)

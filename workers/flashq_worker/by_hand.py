@@ -55,7 +55,7 @@ def serve(
     if lacking := host_offers.missing(required(resources), environ, settings.container_engine):
         told = "; ".join(f"{what} ({why})" for what, why in lacking.items())
         raise ConfigurationError(f"this host lacks {told}")
-    cpu = resources.get("cpu") or {}
+    cpu, gpu = resources.get("cpu") or {}, resources.get("gpu")
     config = WorkerConfig(
         url=broker.url,
         prefix=broker.keys.prefix,
@@ -67,7 +67,7 @@ def serve(
         booked=False,
         lease_s=settings.lease_s,
         payload_limit=settings.payload_limit,
-        gpu_uuids=() if on_cpu else _named_gpus(broker, gpus) or _free_gpus(broker, resources.get("gpu")),
+        gpu_uuids=() if on_cpu else _named_gpus(broker, gpus, gpu) or _free_gpus(broker, gpu),
         cpus=float(cpu.get("cores") or 0),
         memory_bytes=int(cpu.get("memory_gib") or 0) << 30,
         engine=settings.container_engine,
@@ -76,9 +76,17 @@ def serve(
     return int(Supervisor(config, keyring, lifeline).run())
 
 
-def _named_gpus(broker: Broker, uuids: Sequence[str]) -> tuple[str, ...]:
+def _named_gpus(broker: Broker, uuids: Sequence[str], wanted: Mapping[str, Any] | None) -> tuple[str, ...]:
+    if not uuids:
+        return ()
+    if wanted is None:
+        raise ConfigurationError("it is an endpoint without GPUs: --gpu has no use for it")
     if held := _holders(broker, uuids):
         raise ConfigurationError(", ".join(f"GPU {uuid} is held by worker {held[uuid]}" for uuid in held))
+    here = {gpu.uuid for gpu in Gpus().sample().gpus}
+    if missing := [uuid for uuid in uuids if uuid not in here]:
+        known = ", ".join(sorted(here)) or "none"
+        raise ConfigurationError(f"there is no GPU {', '.join(missing)} here; there are: {known}")
     return tuple(uuids)
 
 

@@ -42,6 +42,7 @@ log = logging.getLogger("flashq.worker")
 _TEAR_DOWN_S = 10.0
 DEFAULT_STARTUP_S = 600.0
 _SHOWING_S = 1.0  # for the stack of an executor that hangs to arrive
+_NO_MODULE = " (list its package in the endpoint's dependencies=[...])"
 _LAST_NOTE_S = 1.0  # for an executor that has nothing to tear down
 _READ_AT_ITS_BEGIN = ("LD_", "MALLOC_", "GLIBC_", "LANG", "LC_")
 """Beginnings of variables that a process reads when it begins, so that a forked one does not go by them."""
@@ -298,8 +299,9 @@ class Runtime:
             self.start.ready(frame.meta["import_ms"], frame.meta["setup_ms"], at=time.monotonic())
         elif frame.type is FrameType.FAILED:
             error = frame.meta
+            hint = _NO_MODULE if error["type"] == "ModuleNotFoundError" else ""
             self._not_loaded(
-                f"the function does not load: {error['type']}: {error['message']}\n{error['traceback']}",
+                f"the function does not load: {error['type']}: {error['message']}{hint}\n{error['traceback']}",
                 deterministic=not error["machine"],
             )
 

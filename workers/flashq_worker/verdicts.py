@@ -114,7 +114,7 @@ def crashed(held: Assignment, how: str, log: str) -> Failure:
     if held.once:
         message = f"job {held.job}: the process running it {how}; it had begun, and may do so only once (at_most_once)"
         return Failure(FailureKind.LOST_ONCE, message, log=log)
-    message = f"job {held.job}: the process running it {how}, as often as it may be tried"
+    message = f"job {held.job}: the process running it {how}; it was tried as often as it may be"
     return Failure(FailureKind.CRASH, message, log=log)
 
 
