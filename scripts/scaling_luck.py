@@ -80,8 +80,8 @@ LUCK = (
     Luck(
         luck="a host that is cut off from the others for longer than a lease, or for less",
         happens="Its jobs run once more elsewhere, with one outcome each, and its GPUs are given again when they were "
-        "seen free; for less than a lease: nothing. Where the broker hears it and it hears nothing, its workers claim "
-        "their jobs once more before they are given up: two leases, and a delivery more that nobody ran.",
+        "seen free; for less than a lease: nothing. The same where the broker hears it and it hears nothing: who has "
+        "had no answer for a lease claims nothing.",
         tests=(
             f"{HOSTS}::test_jobs_of_a_machine_that_is_cut_off_run_elsewhere_once",
             f"{HOSTS}::test_a_partition_shorter_than_a_lease_replaces_nothing",

@@ -185,11 +185,8 @@ def test_jobs_of_a_machine_that_is_cut_off_run_elsewhere_once(fleet: Fleet, tmp_
     # If nothing gets through (and the runs there end just then), expect the jobs to run anew after a lease
     getattr(fleet.hosts[victim].machine, how)()
     cut = time.monotonic()
-    counted = {2}
     if how == "cut":
-        runs.open(victim)
-    else:  # What a deaf worker says is heard: with its runs' ends it claims the jobs anew, for one more lease.
-        counted = {2, 3}
+        runs.open(victim)  # deaf as it is, it could tell the broker
     wait_until(lambda: len(runs.all()) == 9, 2 * LEASE_S + PATIENCE_S, "each of the four runs again")
     assert time.monotonic() - cut > LEASE_S / 2
     assert not fleet.heard(victim)
@@ -209,7 +206,7 @@ def test_jobs_of_a_machine_that_is_cut_off_run_elsewhere_once(fleet: Fleet, tmp_
     for tag, job in jobs.items():
         assert [run.machine for run in runs.all(tag)] == [victim, "cellar1"]
         assert fleet.outcomes(job.id) == 1
-        assert int(fleet.rig.job_field(job.id, "fq_attempts")) in counted
+        assert fleet.rig.job_field(job.id, "fq_attempts") == "2"
     assert fleet.rig.job_field(quiet.id, "fq_attempts") == "1"
 
     # Expect the machine to be used as before

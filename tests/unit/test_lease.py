@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from flashq.errors import BrokerUnreachable
 from flashq.store.keys import Keys
 from flashq.store.records import Renewed
 from flashq.store.transitions import Transitions
@@ -23,12 +25,15 @@ HELD = (("job-1", 3), ("job-2", 5))
 class Answering:
     """A broker that answers every renewal alike."""
 
-    def __init__(self, answer: Renewed) -> None:
+    def __init__(self, answer: Renewed | None) -> None:
+        """None: none comes."""
         self.transitions = Transitions(Keys())
         self._answer = answer
 
     def run(self, command: Command[Any]) -> Renewed:
         assert command.script == "renew"
+        if self._answer is None:
+            raise BrokerUnreachable("no answer")
         return self._answer
 
 
@@ -42,6 +47,19 @@ class Heard:
 
     def on_verdict(self, verdict: str, jobs: Mapping[tuple[str, int], str]) -> None:
         self.verdicts.append((verdict, jobs))
+
+
+def keeper_of(answer: Renewed | None, heard: Heard) -> LeaseKeeper:
+    return LeaseKeeper(
+        cast("Broker", Answering(answer)),
+        "embed",
+        "embed-1",
+        lease_s=3.0,
+        jobs=lambda: HELD,
+        fields=dict,
+        on_renewed=heard.on_renewed,
+        on_verdict=heard.on_verdict,
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,21 +78,31 @@ def test_what_a_renewal_is_answered(
 ) -> None:
     """Given two jobs in hand, expect what was said of each, and life for the executor unless the worker is given up."""
     heard = Heard()
-    keeper = LeaseKeeper(
-        cast("Broker", Answering(answer)),
-        "embed",
-        "embed-1",
-        lease_s=3.0,
-        jobs=lambda: HELD,
-        fields=dict,
-        on_renewed=heard.on_renewed,
-        on_verdict=heard.on_verdict,
-    )
 
-    keeper.renew()
+    keeper_of(answer, heard).renew()
 
     assert heard.renewed == renewed
     assert heard.verdicts == verdicts
+
+
+@pytest.mark.parametrize(
+    ("answer", "in_touch"),
+    [(Renewed(1, "ok", ("ok", "lost")), True), (Renewed(1, "gone", ()), False), (None, False)],
+    ids=["ok", "given up", "no answer"],
+)
+def test_who_has_had_no_answer_for_a_lease_is_out_of_touch_until_there_is_one(
+    answer: Renewed | None, in_touch: bool
+) -> None:
+    """Given a worker that has just begun, if a lease passes without an answer, expect it to be out of touch then."""
+    keeper = keeper_of(answer, Heard())
+    seen = [keeper.in_touch]
+    keeper._answered_at -= 3.0
+    seen.append(keeper.in_touch)
+
+    with contextlib.suppress(BrokerUnreachable):
+        keeper.renew()
+
+    assert [*seen, keeper.in_touch] == [True, False, in_touch]
 
 
 @pytest.mark.parametrize(

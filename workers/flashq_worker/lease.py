@@ -54,14 +54,21 @@ class LeaseKeeper:
     ) -> None:
         self._broker = broker
         self._endpoint, self._worker = endpoint, worker
-        self._lease_ms = int(lease_s * 1000)
+        self._lease_s, self._lease_ms = lease_s, int(lease_s * 1000)
+        self._answered_at = time.monotonic()  # when the last renewal that was answered was sent
         self._every_s = renew_every_s(lease_s)
         self._jobs, self._fields = jobs, fields
         self._on_renewed, self._on_verdict = on_renewed, on_verdict
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
 
+    @property
+    def in_touch(self) -> bool:
+        """Whether a renewal of this lease was answered. If not, what is said may arrive, but nothing that it brings."""
+        return time.monotonic() < self._answered_at + self._lease_s
+
     def start(self) -> None:
+        self._answered_at = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
@@ -98,7 +105,7 @@ class LeaseKeeper:
 
         Raises: BrokerError.
         """
-        jobs = self._jobs()
+        jobs, sent_at = self._jobs(), time.monotonic()
         command = self._broker.transitions.renew(
             self._endpoint, self._worker, lease_ms=self._lease_ms, jobs=jobs, fields=self._fields()
         )
@@ -106,6 +113,7 @@ class LeaseKeeper:
         if renewed.verdict == "gone":  # with all that it holds: of the jobs nothing is said
             self._on_verdict("gone", {})
             return
+        self._answered_at = sent_at
         self._on_renewed()
         told = {job: verdict for job, verdict in zip(jobs, renewed.jobs, strict=True) if verdict != "ok"}
         if told or renewed.verdict != "ok":

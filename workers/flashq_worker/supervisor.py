@@ -222,7 +222,8 @@ class Supervisor:
 
     @property
     def _may_claim(self) -> bool:
-        return self._loading.may_claim and not (self._draining or self._execution.sated)
+        wanted = self._loading.may_claim and not (self._draining or self._execution.sated)
+        return wanted and self._lease.in_touch
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
