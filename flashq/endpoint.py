@@ -78,6 +78,7 @@ class Endpoint:
             startup_timeout: float = 600,
             recycle_jobs: int | None = None,
             recycle_gib: float | None = None,
+            buffer: int = 0,
         ) -> None: ...
 
     else:

@@ -100,6 +100,10 @@ ENDPOINT: dict[str, tuple[str, ...]] = {
     "max_queued": (
         "integration/test_backpressure.py::test_a_call_beyond_the_bound_is_refused_by_type_with_the_number",
     ),
+    "buffer": (
+        f"{SCALING}::test_a_buffer_is_ready_beside_the_busy_ones_and_goes_when_there_is_nothing_to_do",
+        "unit/test_decide_buffer.py::test_spares_are_started_beside_what_the_rule_wants",
+    ),
     "startup_timeout": (
         "integration/test_startup_timeout.py::test_it_is_given_up_and_its_callers_are_told_where_it_was",
     ),

@@ -44,6 +44,8 @@ PARAMETERS = {
     "scaler_value": "QUEUE_DELAY: seconds of waiting; REQUEST_COUNT: jobs per worker. Refused without `scaler_type`.",
     "python_version": "The caller's minor version, such as `'3.11'`; another one is refused, since functions travel as"
     " bytecode.",
+    "buffer": "Workers kept ready beside the busy ones while jobs wait or run, within `max`; none when there is nothing"
+    " to do. Changing it replaces no worker.",
     "startup_timeout": "Seconds that loading may take: imports, the making of an instance, its `setup`. Then the "
     "worker gives up, and says where it was; after two such starts the jobs that wait fail with that.",
     "recycle_jobs": "Jobs after which a fresh process runs the next. `None`: never.",

@@ -62,6 +62,7 @@ def endpoint_view(
             cold_s=cold_s,
             scaler_type=scaling.scaler_type,
             scaler_value=scaling.scaler_value,
+            buffer=scaling.buffer,
             concurrency=spec.resources.concurrency,
             needs=needs(spec.resources, spec.python),
             paused=record.get("paused") == "1",

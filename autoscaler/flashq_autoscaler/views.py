@@ -122,6 +122,8 @@ class EndpointView:
     """Median time from a start to ready; None until one has succeeded."""
     scaler_type: ScalerType | None = None
     scaler_value: float = 4.0
+    buffer: int = 0
+    """Workers to be ready beside those that the rule wants, while jobs wait or run."""
     concurrency: int = 1
     """Jobs that one worker runs at once."""
     needs: Needs = Needs()

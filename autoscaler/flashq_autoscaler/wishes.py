@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from flashq_autoscaler.demand import NONE, demand
 from flashq_autoscaler.drains import batch_of, replacing
-from flashq_autoscaler.fleet import fleet_of, most
+from flashq_autoscaler.fleet import Group, fleet_of, most
 from flashq_autoscaler.health import gate_of
 
 if TYPE_CHECKING:
@@ -64,13 +64,15 @@ def weigh(endpoint: EndpointView, workers: Sequence[WorkerView], now: float, par
     if not (
         endpoint.queued
         or endpoint.failures
+        or endpoint.buffer
         or endpoint.scaler_type == "REQUEST_COUNT"
         or fleet.current.capacity < endpoint.minimum
     ):
         return Case(endpoint, fleet)
-    wanted = NONE if endpoint.paused else demand(endpoint, fleet.current, now, params)
+    group, spares = _without_spares(endpoint, fleet.current)
+    wanted = NONE if endpoint.paused else demand(endpoint, group, now, params)
     minimum = _minimum_starts(endpoint, fleet, params)
-    workers_wanted = max(minimum, wanted.workers)
+    workers_wanted = max(minimum, wanted.workers + spares)
     gate = gate_of(endpoint, now, params)
     room = max(0, most(endpoint, fleet) - fleet.live)
     allowed = min(_allowed(workers_wanted, gate, fleet), room)
@@ -83,7 +85,10 @@ def weigh(endpoint: EndpointView, workers: Sequence[WorkerView], now: float, par
     if withheld is not None:
         timers.append(withheld.due_at)
     first_reason = f"minimum: {fleet.current.capacity} of {endpoint.minimum} workers"
-    reasons = [first_reason if index < minimum else wanted.reason for index in range(allowed)]
+    later = [wanted.reason] * wanted.workers + [
+        f"buffer: {endpoint.buffer} ready beside the busy ones"
+    ] * spares
+    reasons = [first_reason if index < minimum else later[index] for index in range(allowed)]
     wait_s = endpoint.waits_s[0] if endpoint.waits_s else 0.0
     nested = math.ceil(endpoint.nested / endpoint.concurrency)
     return Case(
@@ -107,9 +112,33 @@ def weigh(endpoint: EndpointView, workers: Sequence[WorkerView], now: float, par
         ),
         blocked=blocked,
         withheld=withheld,
-        keep=wanted.keep,
+        keep=max(wanted.keep, _kept(endpoint, fleet)),
         wake_at=min((at for at in timers if at is not None), default=None),
     )
+
+
+def _is_busy(endpoint: EndpointView, group: Group) -> bool:
+    """Whether there is anything to do: then it has its spare workers."""
+    return not endpoint.paused and bool(endpoint.queued or group.running)
+
+
+def _without_spares(endpoint: EndpointView, group: Group) -> tuple[Group, int]:
+    """The workers that its rule may count on, without the spare ones, and how many of these are lacking (R3).
+
+    Those that are least ready are the spare ones, so that a job that comes is not kept from an idle worker.
+    """
+    if not endpoint.buffer or not _is_busy(endpoint, group):
+        return group, 0
+    starting = min(endpoint.buffer, len(group.initializing))
+    idle = min(endpoint.buffer - starting, len(group.idle))
+    rest = Group(group.idle[idle:], group.running, group.initializing[starting:])
+    return rest, endpoint.buffer - starting - idle
+
+
+def _kept(endpoint: EndpointView, fleet: Fleet) -> int:
+    """Ready workers that stay for its buffer, however long they are idle."""
+    busy = endpoint.buffer and _is_busy(endpoint, fleet.current)
+    return len(fleet.current.running) + endpoint.buffer if busy else 0
 
 
 def _minimum_starts(endpoint: EndpointView, fleet: Fleet, params: Params) -> int:

@@ -30,6 +30,7 @@ class Scaling(_Written):
     idle_timeout: Seconds
     scaler_type: ScalerType | None
     scaler_value: Annotated[float, Field(gt=0, le=LONGEST_S)]
+    buffer: _Workers = 0
 
 
 class Gpus(_Written):

@@ -123,6 +123,11 @@ def idle_timeout(value: object) -> float:
     return number(value, minimum=0, maximum=LONGEST_S, unit="seconds")
 
 
+def buffer(value: object) -> int:
+    """Workers kept ready beside the busy ones, while there is anything to do."""
+    return whole(value, minimum=0, maximum=MAX_WORKERS, unit="workers")
+
+
 def dependencies(value: object) -> tuple[str, ...]:
     """Requirements (PEP 508) for packages of the host's index, normalised, sorted and without repeats."""
     if value is None:

@@ -163,6 +163,7 @@ class EndpointSpec(_Parameters):
     startup_timeout: Annotated[float, _by(rules.startup_timeout)] = 600
     recycle_jobs: Annotated[int | None, _by(rules.recycle_jobs)] = None
     recycle_gib: Annotated[float | None, _by(rules.recycle_gib)] = None
+    buffer: Annotated[int, _by(rules.buffer)] = 0
 
     @classmethod
     def _completed(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -294,6 +295,7 @@ def scaling(spec: EndpointSpec) -> dict[str, Any]:
         "idle_timeout": spec.idle_timeout,
         "scaler_type": spec.scaler_type,
         "scaler_value": spec.scaler_value,
+        **({"buffer": spec.buffer} if spec.buffer else {}),
     }
 
 

@@ -21,6 +21,7 @@ from tests.rig import Rig, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 pytestmark = pytest.mark.requires("valkey")
@@ -136,3 +137,29 @@ def test_worker_killed_with_its_job_is_replaced_and_the_job_runs_again(stack: St
     assert job.result(20) == "done"
     assert stack.rig.job_field(job.id, "fq_attempts") == "2"
     assert len([row for row in stack.rig.events("worker-lost") if "SIGKILL" in row["text"]]) == 1
+
+
+@Endpoint(name="buffered", cpu="any", workers=(0, 3), idle_timeout=0.5, buffer=1)
+def buffered(gate: str) -> None:
+    import time
+    from pathlib import Path
+
+    while not Path(gate).exists():
+        time.sleep(0.01)
+
+
+def test_a_buffer_is_ready_beside_the_busy_ones_and_goes_when_there_is_nothing_to_do(
+    stack: Stack, tmp_path: Path
+) -> None:
+    def states() -> list[str]:
+        return sorted(fields.get("fq_state", "") for fields in stack.workers(buffered).values())
+
+    first = buffered.spawn(str(tmp_path / "gate"))
+    wait_until(lambda: states() == ["idle", "running"], 30, "a spare")
+    second = buffered.spawn(str(tmp_path / "gate"))
+    wait_until(lambda: states() == ["idle", "running", "running"], 30, "another, as it was taken")
+    assert second.cold_start is False
+    (tmp_path / "gate").touch()
+    first.result(30)
+    second.result(30)
+    wait_until(lambda: states() == [], 30, "all are gone")

@@ -64,6 +64,7 @@ def endpoints(draw: st.DrawFn, name: str) -> EndpointView:
         cold_s=draw(estimates),
         scaler_type=draw(st.sampled_from([None, None, "QUEUE_DELAY", "REQUEST_COUNT"])),
         scaler_value=draw(st.sampled_from([1.0, 4.0])),
+        buffer=draw(st.sampled_from([0, 0, 0, 1, 3])),
         concurrency=draw(st.sampled_from([1, 1, 3])),
         needs=draw(needs),
         paused=draw(st.sampled_from([False, False, False, True])),

@@ -77,6 +77,7 @@ def test_the_parameters_are_flashs_and_flashqs_own() -> None:
         "startup_timeout",
         "recycle_jobs",
         "recycle_gib",
+        "buffer",
     ]
 
 
@@ -110,6 +111,7 @@ def test_every_default_may_be_written_out() -> None:
         ("workers", None, (0, 1)),
         ("idle_timeout", 0, 0),
         ("idle_timeout", 0.5, 0.5),
+        ("buffer", 2, 2),
         ("dependencies", [], ()),
         ("dependencies", ("Torch",), ("torch",)),
         ("dependencies", ["numpy >= 2,<3", "NumPy<3,>=2", "a_b[X,c] ; python_version>'3'"], None),
@@ -284,6 +286,8 @@ WRONG: list[tuple[str, object, str]] = [
     ("max_deliveries", 0, "at least 1 deliveries"),
     ("max_deliveries", 101, "at most 100"),
     ("max_queued", 0, "at least 1 jobs"),
+    ("buffer", -1, "at least 0"),
+    ("buffer", 1.5, "must be"),
     ("startup_timeout", 0, "more than 0"),
     ("startup_timeout", None, "a number"),
     ("recycle_jobs", 0, "at least 1 jobs"),
@@ -431,6 +435,7 @@ NEW_RESOURCES: list[dict[str, Any]] = [
 NOTHING_REPLACED: list[dict[str, Any]] = [
     {"workers": (1, 4)},
     {"idle_timeout": 5},
+    {"buffer": 1},
     {"scaler_type": "QUEUE_DELAY"},
     {"scaler_type": "QUEUE_DELAY", "scaler_value": 9},
     {"execution_timeout_ms": 10},
