@@ -52,12 +52,13 @@ def do(what: str, *args: Any) -> Any:  # noqa: C901 — one endpoint for all, so
             return "slept"
         case "stubborn":
             until = time.monotonic() + args[0]
-            while time.monotonic() < until:
+            while True:
                 try:
-                    time.sleep(0.05)
+                    while time.monotonic() < until:  # within: an interrupt may come at any of these steps
+                        time.sleep(0.05)
+                    return "slept"
                 except BaseException:  # noqa: BLE001 — swallowing everything is the point
                     continue
-            return "slept"
         case "lock":
             return lambda: __import__("threading").Lock()
         case "unpicklable":
