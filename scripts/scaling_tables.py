@@ -113,8 +113,37 @@ def scaling_goals(file: Path = FILE) -> str:
     return markdown(("what", "goal", "measured"), lines)
 
 
+def reaction_table(file: Path = RESULTS / "reaction.json") -> str:
+    """How soon the real autoscaler reacts, and what large fleets cost it."""
+    record = _record(file)
+    if record is None:
+        return ""
+    lines = [
+        (
+            f"submit to all start commands, {what}",
+            "p99 ≤ 10 ms" if what.startswith("one") else "one decision",
+            _spread(values),
+        )
+        for what, values in record["reaction"].items()
+    ]
+    for fleet in record["fleet"]:
+        what = f"the autoscaler, {fleet['endpoints']:,} endpoints, {fleet['workers']:,} idle workers"
+        lines.append((what, "–", f"{fleet['CPU, % of a core']:g} % of a core, {fleet['memory, MiB']:g} MiB"))
+    about = record["about"]
+    where = (
+        f"`{about['command']}`, {about['date'][:10]}, flashq {about['flashq']}, Python {about['python']},"
+        f" {about['machine']}, load average {about['load_average']:.1f}.\n"
+    )
+    return markdown(("what", "goal", "measured"), lines) + "\n" + where
+
+
+def _spread(values: dict[str, float]) -> str:
+    return f"p50 {values['p50']:g}, p99 {values['p99']:g}, most {values['max']:g} ({values['n']:.0f} times)"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "scaling-policies": policies_table,
     "scaling-made-traces": made_traces_table,
     "scaling-goals": scaling_goals,
+    "scaling-reaction": reaction_table,
 }
