@@ -242,6 +242,32 @@ def test_another_python_in_the_image_is_told_by_name(engine: StandIn, starting: 
     assert f"is Python {PYTHON}, and the function was made by Python 3.99" in runtime.failure
 
 
+class Slow:
+    """Takes for ever to be unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (exec, ("import time; print('it loads', flush=True); time.sleep(3600)",))
+
+
+def test_signals_reach_an_executor_in_a_container(engine: StandIn, starting: Starting) -> None:
+    """Given a function that is slow to load, expect its executor to show where it is when it is asked to."""
+    object.__setattr__(starting.record, "function", cloudpickle.dumps(Slow()))
+    runtime = starting.runtime
+    runtime.prepare("r" * 64, starting.record, {})
+
+    def written() -> str:
+        runtime.poll()
+        if runtime.process is None:
+            return ""
+        runtime.process.read_output()
+        return runtime.process.tail.text()
+
+    until(lambda: "it loads" in written())
+    assert runtime.process is not None
+    runtime.process.show_stack()
+    until(lambda: "most recent call first" in written())
+
+
 LIAR = """
 import json, os, socket, sys
 control = socket.socket(socket.AF_UNIX)
