@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -43,6 +44,12 @@ class StandIn:
         found: list[list[str]] = [json.loads(line) for line in lines]
         return [words for words in found if words[0] == first]
 
+    def close(self) -> None:
+        """Remove what its containers saw, which are over."""
+        roots = self.folder / "roots"
+        for root in roots.read_text().split() if roots.exists() else ():
+            shutil.rmtree(root, ignore_errors=True)
+
 
 def main(folder: Path, words: list[str]) -> int:
     """Be podman; the exit code."""
@@ -56,13 +63,15 @@ def main(folder: Path, words: list[str]) -> int:
     if words[0] == "version":
         sys.stdout.write("4.3.1-stand-in\n")
     if words[0] == "run":
-        run(words, (folder / "first").read_text())
+        run(folder, words, (folder / "first").read_text())
     return 0
 
 
-def run(words: list[str], first: str) -> NoReturn:
+def run(folder: Path, words: list[str], first: str) -> NoReturn:
     """Become the container's first process."""
-    root = Path(tempfile.mkdtemp(prefix="fq-stand-in-"))
+    root = Path(tempfile.mkdtemp(prefix="fq-stand-in-"))  # a short path: a socket will be in it
+    with (folder / "roots").open("a") as roots:
+        roots.write(f"{root}\n")
     for at, word in enumerate(words):
         if word == "--mount":
             fields = dict(field.partition("=")[::2] for field in words[at + 1].split(","))

@@ -44,6 +44,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", made.variables["PATH"])
         yield made
+    made.close()
 
 
 @pytest.fixture
