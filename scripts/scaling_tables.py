@@ -137,6 +137,29 @@ def reaction_table(file: Path = RESULTS / "reaction.json") -> str:
     return markdown(("what", "goal", "measured"), lines) + "\n" + where
 
 
+def agreement_table(file: Path = RESULTS / "agreement.json") -> str:
+    """The simulator beside the real stack."""
+    record = _record(file)
+    if record is None:
+        return ""
+    about = record["about"]
+    lines = []
+    for what, cell in record.items():
+        if what == "about":
+            continue
+        for part in ("real", "simulated"):
+            said = cell[part]
+            start = f"{said['start_s']:.3f}" if part == "real" else ""
+            waits = (f"{said['p50_wait_s']:.3f}", f"{said['p90_wait_s']:.3f}", f"{said['mean_wait_s']:.3f}")
+            lines.append((f"{what}, {part}", start, *waits, f"{said['gpu_s']:.1f}", f"{said['starts']:.0f}"))
+        share = cell["GPU-seconds, simulated / real"]
+        median = cell["simulated"]["p50_wait_s"] / cell["real"]["p50_wait_s"]
+        lines.append((f"{what}, simulated / real", "", f"{median:.2f}", "", "", f"{share:.2f}", ""))
+    headings = ("what", "start, s", "p50 wait, s", "p90", "mean", "GPU-s", "starts")
+    where = f"`{about['command']}`, {about['date'][:10]}, {about['machine']}, load average {about['load_average']:.1f}."
+    return f"{markdown(headings, lines)}\n{where}\n"
+
+
 def _spread(values: dict[str, float]) -> str:
     return f"p50 {values['p50']:g}, p99 {values['p99']:g}, most {values['max']:g} ({values['n']:.0f} times)"
 
@@ -146,4 +169,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "scaling-made-traces": made_traces_table,
     "scaling-goals": scaling_goals,
     "scaling-reaction": reaction_table,
+    "scaling-agreement": agreement_table,
 }
