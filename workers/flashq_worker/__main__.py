@@ -12,7 +12,7 @@ import os
 import sys
 
 from flashq import logs, private
-from flashq_worker import spare
+from flashq_worker import memory_group, spare
 from flashq_worker.config import WorkerConfig
 from flashq_worker.held_keys import HeldKeys, KeyWords
 from flashq_worker.supervisor import Supervisor
@@ -41,6 +41,11 @@ def run(lifeline: int | None) -> int:
             os.sched_setaffinity(0, config.cores)
         except OSError as error:  # some are there no longer
             log.warning("it is not kept to its cores %s: %s", config.cores, error.strerror)
+    if config.memory_group:
+        try:
+            memory_group.enter(config.memory_group)
+        except OSError as error:
+            log.warning("it is not held to its memory: %s: %s", error.filename, error.strerror)
     keys = HeldKeys(config.keys)
     words = KeyWords(sys.stdin.fileno(), waiting.rest, keys)
     return Supervisor(config, keys, lifeline, words, waiting.parked).run()

@@ -36,6 +36,7 @@ class WorkerConfig:
     gpu_uuids: tuple[str, ...] = ()  # bound through CUDA_VISIBLE_DEVICES; empty: GPUs are hidden
     cpus: float = 0.0  # cores it counts for: thread pools are sized by it; 0: not limited
     cores: tuple[int, ...] = ()  # those that it runs on; empty: all of its host
+    memory_group: str = ""  # the folder of its control group; empty: it is in none of its own
     memory_bytes: int = 0  # what its container may have; 0: not limited
     engine: str = ""  # that runs containers here, by name; empty: the first that is found
     engine_options: tuple[str, ...] = ()  # of the operator, for each container

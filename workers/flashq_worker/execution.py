@@ -445,7 +445,7 @@ class Execution:
         if self._runtime.phase is not Phase.READY:
             return
         process.kill()
-        how, tail = process.exit_description(), process.tail.text()
+        how, tail = self._runtime.exit_description(), process.tail.text()
         log.warning("the executor %s with %d job(s) in it", how, len(self._hand.running))
         if all_read:
             self._exchange.release(self._hand.take_running(beyond=self._hand.concurrency))

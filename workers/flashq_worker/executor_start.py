@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashq_worker import executor, executor_child
+from flashq_worker import executor, executor_child, memory_group
 from flashq_worker.executor_child import CannotFork
 from flashq_worker.scrub import scrubbed
 
@@ -124,6 +124,7 @@ def start(
         child = found
         ends.hand_over()
     setup: dict[str, Any] = {"env": variables, "cwd": str(cwd), "cores": [*os.sched_getaffinity(0)]}
+    setup["group"] = memory_group.own()
     child.tell({**setup, "lease_s": lease_s, "start_ns": start_ns})
     return child, ends
 

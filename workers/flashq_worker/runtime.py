@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from flashq import codec
 from flashq.errors import FlashqError, MalformedEnvelope, SpecError
-from flashq_worker import inject
+from flashq_worker import inject, memory_group
 from flashq_worker.breakdown import Start
 from flashq_worker.containers import images, runner
 from flashq_worker.containers.container import Container, needs
@@ -91,6 +91,7 @@ class Runtime:
         self._sources = ShippedSources(config.home / "sources")
         self._spawn_again = False  # what was forked did not load: whether a spawned one does is to be seen
         self._parked = parked
+        self._killed_before = 0  # for want of memory, when the executor began
         self._unforkable: set[str] = set()  # revisions of which that is known
         self._hangs_at = float("inf")  # when loading will have taken too long
         self._shows = False  # the executor was told to show where it is
@@ -247,6 +248,7 @@ class Runtime:
             self._fail(str(error), deterministic=True)
             return
         self.start.how = self.process.how
+        self._killed_before = memory_group.kills(config.memory_group)
         self.process.load(
             record.function,
             mode=mode,
@@ -261,6 +263,14 @@ class Runtime:
         )
         self.phase = Phase.LOADING
         self._hangs_at, self._shows = time.monotonic() + self._startup_timeout_s, False
+
+    def exit_description(self) -> str:
+        """How the executor ended; and whether that was for want of the memory of its size."""
+        assert self.process is not None
+        how, config = self.process.exit_description(), self._config
+        if "SIGKILL" in how and memory_group.kills(config.memory_group) > self._killed_before:
+            how += f" (out of memory: its endpoint's size has {config.memory_bytes / 2**30:g} GiB)"
+        return how
 
     @property
     def _startup_timeout_s(self) -> float:
@@ -309,7 +319,7 @@ class Runtime:
         """The executor ended while it was to load."""
         assert self.process is not None
         self.process.kill()
-        how, tail = self.process.exit_description(), self.process.tail.text()
+        how, tail = self.exit_description(), self.process.tail.text()
         deterministic = "SIGKILL" not in how  # out of memory, as a rule
         if self._image and self.process.exit_code in (runner.TROUBLE, runner.UNFIT):
             deterministic = self.process.exit_code == runner.UNFIT

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from flashq_worker import executor_child
 from flashq_worker.held_keys import word
 from flashq_worker.host.cores import choose
+from flashq_worker.host.memory import MemoryGroups
 from flashq_worker.host.worker_zygote import CALLS, HostWorkerZygote
 from flashq_worker.scrub import scrubbed
 from flashq_worker.spare import park_word
@@ -129,12 +130,14 @@ class HostWorkers:
         self._command = command
         self._calls = calls
         self._running: dict[str, _Running] = {}
+        self._memory = MemoryGroups()
         self._spare: _Begun | None = None
         self._zygote: HostWorkerZygote | None = None
         self._lifeline, self._held_end = os.pipe2(os.O_CLOEXEC)
 
     def close(self) -> None:
         """Let go of the lifeline: what still runs ends."""
+        self._memory.tidy(self._running)
         self.drop_spare()
         if self._zygote is not None:
             self._zygote.close()
@@ -160,7 +163,9 @@ class HostWorkers:
         cores = choose(
             config.cpus, os.sched_getaffinity(0), (running.cores for running in self._running.values())
         )
-        config = replace(config, cores=cores)
+        self._memory.tidy(self._running)
+        group = self._memory.make(config.worker, config.memory_bytes)
+        config = replace(config, cores=cores, memory_group=group)
         process = self._take_spare(config, log)
         if process is None:
             begun = self._begin(log)
@@ -291,6 +296,8 @@ class HostWorkers:
                 del self._running[worker]
                 how = running.process.how
                 found.append(Ended(worker, running.endpoint, how, code, running.gpu_uuids, running.killed))
+        if found:
+            self._memory.tidy(self._running)
         return found
 
     def terminate(self, why: str) -> None:
