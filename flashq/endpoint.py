@@ -43,8 +43,8 @@ class Endpoint:
 
         def __init__(
             self,
-            *,
             name: str | None = None,
+            *,
             id: str | None = None,  # noqa: A002 — Flash's name
             gpu: GpuGroup | GpuType | str | Sequence[GpuGroup | GpuType | str] | None = None,
             cpu: CpuInstanceType | str | Sequence[CpuInstanceType | str] | None = None,
@@ -84,9 +84,9 @@ class Endpoint:
     else:
 
         def __init__(
-            self, **parameters: Any
+            self, name: Any = None, **parameters: Any
         ) -> None:  # whatever is given, wrong names too, is judged in one place
-            self._name = parameters.get("name")
+            self._name = name
             try:
                 from flashq.model.spec import EndpointSpec
             except (
@@ -94,7 +94,7 @@ class Endpoint:
             ):  # in an endpoint's own environment: its functions are there, and `local`
                 self._spec = None
             else:
-                self._spec = EndpointSpec(**parameters)
+                self._spec = EndpointSpec(name=name, **parameters)
 
     @overload
     def __call__(self, function: type[T]) -> EndpointClass[T]: ...  # type: ignore[overload-overlap]

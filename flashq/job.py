@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Coroutine
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, cast
@@ -205,12 +206,16 @@ class Call:
         return self.ended.done and self.ended.error is None
 
 
-class EndpointJob(Generic[R]):
-    """One call of an endpoint. It runs whether or not anybody waits for it."""
+class EndpointJob(Coroutine[Any, Any, R]):
+    """One call of an endpoint. It runs whether or not anybody waits for it.
+
+    As it is awaited, so may it be given to whatever takes a coroutine: `asyncio.run(f(x))`, `create_task(f(x))`.
+    """
 
     def __init__(self, client: Client, call: Call) -> None:
         self._client = client
         self._call = call
+        self._waiting: Coroutine[Any, Any, R] | None = None
         self._value: Any = _NOTHING
         self._failure: BaseException | None = None
         self._decode = threading.Lock()
@@ -310,6 +315,24 @@ class EndpointJob(Generic[R]):
 
     def __await__(self) -> Generator[Any, None, R]:
         return self.wait().__await__()
+
+    # What drives a coroutine (a task, the loop of `asyncio.run`); nobody else calls these.
+    def send(self, value: Any) -> Any:
+        """Go on waiting for its value; StopIteration carries that."""
+        if self._waiting is None:
+            self._waiting = self.wait()
+        return self._waiting.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise an error in whoever waits: a task was cancelled. The job goes on."""
+        if self._waiting is None:
+            self._waiting = self.wait()
+        return self._waiting.throw(*error)
+
+    def close(self) -> None:
+        """Give up waiting. The job goes on."""
+        if self._waiting is not None:
+            self._waiting.close()
 
     def stream(self) -> Stream[Any]:
         """What it yields, as it comes: for a function that is a generator. To be read once, by one reader.

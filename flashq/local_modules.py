@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MAIN = frozenset({"__main__", "__mp_main__"})
 _PROVIDED = frozenset({"flashq", "flashq_worker", "flashq_autoscaler", "cloudpickle"})
+_STAND_IN = Path(__file__).resolve().parent / "compat" / "stand_in"
 _INSTALLED_PARTS = frozenset({"site-packages", "dist-packages"})
 _NOT_THERE = "it is the program itself, of which nothing but the function is on a worker"
 
@@ -54,7 +55,7 @@ def find(name: str) -> Found:
         if place.folders:
             return Found(Kind.FOLDER, own[0], package=True) if own else Found(Kind.INSTALLED)
         return Found(Kind.MADE)
-    if _is_installed(place.file):
+    if _is_installed(place.file) and not _is_stand_in(place.file):
         return Found(Kind.INSTALLED)
     return _own(place.file, package=bool(place.folders))
 
@@ -145,6 +146,11 @@ def _is_installed(file: str) -> bool:
     return not _INSTALLED_PARTS.isdisjoint(path.parts) or any(
         path.is_relative_to(folder) for folder in _installed_folders()
     )
+
+
+def _is_stand_in(file: str) -> bool:
+    """Whether a module stands in for one that workers have not: it has to travel, wherever flashq is installed."""
+    return Path(file).resolve().is_relative_to(_STAND_IN)
 
 
 def _place(name: str) -> _Place | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
+import logging
 import sys
 import types
 import uuid
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from flashq.store.command import Command
     from flashq.store.records import Registered
     from flashq.store.transitions import Transitions
+
+log = logging.getLogger("flashq")
 
 #: Names this program in the endpoint's record, so that each can be told when another takes a name over.
 PROGRAM = uuid.uuid4().hex[:16]
@@ -109,6 +113,7 @@ def draft(spec: EndpointSpec, function: Callable[..., Any]) -> Draft:
         )
     parts = (code.digest, specs.environment_digest(spec), specs.resource_digest(spec))
     process = specs.process(spec)
+    _import(shipped.with_endpoints, spec.name)
     calls = {(id(called.code), called.name): called for called in _called(code, shipped.modules)}
     return Draft(
         spec=spec,
@@ -122,6 +127,23 @@ def draft(spec: EndpointSpec, function: Callable[..., Any]) -> Draft:
         ),
         calls=tuple(calls.values()),
     )
+
+
+def _import(modules: Iterable[str], endpoint: str) -> None:
+    """Import what the function imports only when it runs, where that defines endpoints: what it calls has to be known.
+
+    One that can't be imported here is left out: its endpoints can't be called from a job.
+    """
+    for name in modules:
+        if name not in sys.modules:
+            try:
+                importlib.import_module(name)
+            except Exception as error:  # noqa: BLE001 -- it is the user's module
+                log.warning(
+                    "flashq: endpoint %s imports %s when it runs, whose endpoints it can't call, since importing that"
+                    " fails here: %s: %s",
+                    *(endpoint, name, type(error).__name__, error),
+                )
 
 
 def _called(code: CodeDescription, modules: Iterable[str]) -> Iterator[EndpointFunction[..., Any]]:

@@ -20,8 +20,11 @@ from flashq.revision import RevisionWarning
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from flashq.model.bundle import Module
     from flashq.model.imports import Imported
     from flashq.revision import CodeDescription
+
+_OF_ENDPOINTS = ("flashq", "runpod_flash")
 
 
 class Shipped(NamedTuple):
@@ -30,6 +33,8 @@ class Shipped(NamedTuple):
     digest: str
     raw: bytes
     modules: tuple[str, ...]
+    with_endpoints: tuple[str, ...] = ()
+    """Those of them that may define endpoints: they import flashq."""
 
 
 def bundle(endpoint: str, function: Callable[..., Any], code: CodeDescription) -> Shipped:
@@ -49,7 +54,14 @@ def bundle(endpoint: str, function: Callable[..., Any], code: CodeDescription) -
             RevisionWarning,
             stacklevel=5,
         )
-    return Shipped(digest, raw, tuple(modules))
+    defining = (name for name, module in modules.items() if _may_define_endpoints(module))
+    return Shipped(digest, raw, tuple(modules), tuple(defining))
+
+
+def _may_define_endpoints(module: Module) -> bool:
+    package = module.name if module.package else module.name.rpartition(".")[0]
+    imported = imports_of(module.source, package, deep=False)
+    return any(each.name.partition(".")[0] in _OF_ENDPOINTS for each in imported)
 
 
 def _file_imports(function: Callable[..., Any]) -> Iterator[Imported]:

@@ -1,0 +1,38 @@
+"""What whoever runs a Flash program may decide of how a cloud's names are read. One for the process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VOLUME = "/runpod-volume"
+"""Where Flash mounts a network volume; programs have it written in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """`exact`: GPU models and data centres are conditions, as in the cloud, and an endpoint waits for them; else GPUs
+    are a preference and data centres are left out.
+
+    `volumes`: for names of network volumes, folders on the hosts; one that is not in it is /runpod-volume.
+    """
+
+    exact: bool = False
+    volumes: Mapping[str, str] = field(default_factory=dict)
+
+
+_chosen = Choices()
+
+
+def choose(choices: Choices) -> None:
+    """These hold for endpoints that are made from now on."""
+    global _chosen
+    _chosen = choices
+
+
+def chosen() -> Choices:
+    """What holds now."""
+    return _chosen

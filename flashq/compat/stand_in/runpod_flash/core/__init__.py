@@ -1,0 +1,1 @@
+"""Where Flash keeps its resources."""

@@ -1,0 +1,5 @@
+"""Sizes of CPU workers."""
+
+from flashq.compat.names import CpuInstanceType
+
+__all__ = ["CpuInstanceType"]

@@ -1,0 +1,8 @@
+"""GPUs."""
+
+from flashq.compat.names import (
+    GpuGroup,
+    GpuType,
+)
+
+__all__ = ["GpuGroup", "GpuType"]

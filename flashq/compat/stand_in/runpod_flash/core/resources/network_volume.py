@@ -1,0 +1,5 @@
+"""Network volumes."""
+
+from flashq.compat.names import NetworkVolume
+
+__all__ = ["NetworkVolume"]

@@ -1,0 +1,5 @@
+"""Refused."""
+
+from flashq.compat.names import ResourceManager
+
+__all__ = ["ResourceManager"]

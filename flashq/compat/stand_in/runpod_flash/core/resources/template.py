@@ -1,0 +1,8 @@
+"""Templates of pods."""
+
+from flashq.compat.names import (
+    KeyValuePair,
+    PodTemplate,
+)
+
+__all__ = ["KeyValuePair", "PodTemplate"]

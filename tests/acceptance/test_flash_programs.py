@@ -1,0 +1,186 @@
+"""Programs written for Flash run as they are: `python -m flashq.compat script.py`, on a whole deployment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.acceptance.stage import Stage, stage
+from tests.nvml.machine import Device, Machine
+from tests.rig import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.timeout(120)
+COMPAT = ["-m", "flashq.compat"]
+
+
+@pytest.fixture(scope="module")
+def theatre() -> Iterator[Stage]:
+    with stage() as made:
+        yield made
+
+
+@pytest.mark.requires("valkey")
+def test_a_flash_project_runs_unchanged(theatre: Stage, tmp_path: Path) -> None:
+    # Given a project of several files as Flash's users write them: functions and a class, which call each other across
+    # files by imports inside functions, one decorated the older way, and tests under `if __name__ == "__main__"`
+    theatre.start_stack()
+    program = theatre.start(
+        """
+        import asyncio
+        import logging
+        from runpod_flash import Endpoint, LiveServerless, CpuLiveServerless, remote
+        from runpod_flash.core.resources import CpuInstanceType
+
+        logger = logging.getLogger(__name__)
+
+        @Endpoint(name="flash pipeline", cpu="cpu3c-1-2", workers=(0, 2))
+        async def classify(text: str) -> dict:
+            from workers.text import clean, model
+
+            cleaned = await clean({"text": text})
+            return {"label": await model.label(cleaned["text"]), "size": await model.size(cleaned["text"])}
+
+        @remote(resource_config=CpuLiveServerless(name="flash-older", instanceIds=[CpuInstanceType.CPU3C_1_2]))
+        def older(a, b=1):
+            import runpod_flash
+            return [a + b, runpod_flash.Endpoint.__module__]
+
+        async def both():
+            return await asyncio.gather(classify("  a  b "), older(1, b=2))
+
+        if __name__ == "__main__":
+            tell(one=asyncio.run(classify(" x ")), both=asyncio.run(both()), argv=sys.argv, file=__file__)
+        """,
+        modules={
+            "workers/__init__.py": "",
+            "workers/text.py": """
+                from runpod_flash import CpuInstanceType, Endpoint
+
+                @Endpoint(name="flash-clean", cpu=CpuInstanceType.CPU3C_1_2, idle_timeout=3)
+                async def clean(data: dict) -> dict:
+                    import re
+                    return {"text": re.sub(r"\\s+", " ", data["text"].strip())}
+
+                @Endpoint(name="flash-model", cpu="cpu3c-1-2")
+                class Model:
+                    def __init__(self, scale: int) -> None:
+                        self.scale = scale
+
+                    async def label(self, text: str) -> str:
+                        return text.upper()
+
+                    def size(self, text: str) -> int:
+                        return len(text) * self.scale
+
+                model = Model(scale=10)
+            """,
+        },
+        command=[*COMPAT, "script.py", "--flag", "a"],
+    )
+    said = program.end(90)
+
+    # Expect what Flash gives, and one line for the name that had to change
+    assert said["one"] == {"label": "X", "size": 10}
+    assert said["both"] == [{"label": "A B", "size": 30}, [3, "flashq.compat.endpoint"]]
+    assert said["argv"] == ["script.py", "--flag", "a"]
+    assert said["file"] == str(program.folder / "script.py")
+    told = [line for line in program.errors.splitlines() if " waits: " not in line]
+    assert told == ["flashq: the endpoint 'flash pipeline' is named 'flash-pipeline' here"]
+
+
+@pytest.mark.requires("valkey", "nvml")
+def test_a_gpu_that_no_host_has_is_another_one_unless_names_are_exact(tmp_path: Path) -> None:
+    # Given one host, whose GPU is an L4, and a program that names an H200
+    with stage() as theatre:
+        machine = Machine(tmp_path, Device("GPU-l4"))
+        home = {"FLASHQ_HOME": str(theatre.folder() / "h"), **machine.environ({})}
+        theatre.start(command=["-m", "flashq", "host"], env=home)
+        theatre.start(command=["-m", "flashq", "autoscaler"])
+        source = """
+        import asyncio
+        from runpod_flash import DataCenter, Endpoint, GpuType
+
+        @Endpoint(name="flash-gpu", gpu=GpuType.NVIDIA_H200, datacenter=DataCenter.EU_RO_1)
+        async def where() -> str:
+            return os.environ["CUDA_VISIBLE_DEVICES"]
+
+        tell(where=asyncio.run(where()))
+        """
+
+        # If it runs, expect that GPU to be used, and a line for each thing that is not as it says
+        program = theatre.start(source, command=[*COMPAT, "script.py"])
+        assert program.end(60)["where"] == "GPU-l4"
+        lines = program.errors.splitlines()
+        assert len(lines) == 2
+        assert "such as NVIDIA H200, are preferred" in lines[0]
+        assert "such as EU-RO-1, are the cloud's" in lines[1]
+
+        # If its names are to be exact, expect it to wait, and to be told for what
+        program = theatre.start(source, command=[*COMPAT, "--exact", "script.py"])
+        wait_until(lambda: "flash-gpu waits:" in program.errors, 30)
+        assert "are preferred" not in program.errors
+        program.process.terminate()
+        program.ended()
+
+
+# -- the program that runs it ------------------------------------------------------------------------
+
+
+def run(folder: Path, source: str, *words: str) -> subprocess.CompletedProcess[str]:
+    (folder / "script.py").write_text(source, "utf-8")
+    command = [sys.executable, *COMPAT, *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=50)
+
+
+def test_a_traceback_begins_in_the_program(tmp_path: Path) -> None:
+    done = run(tmp_path, "def f():\n    raise KeyError('x')\n\nf()\n", "script.py")
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "Traceback (most recent call last):",
+        f'  File "{tmp_path}/script.py", line 4, in <module>',
+        "    f()",
+        f'  File "{tmp_path}/script.py", line 2, in f',
+        "    raise KeyError('x')",
+        "KeyError: 'x'",
+    ]
+
+
+def test_what_is_refused_is_shown_where_it_is_written(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        "from runpod_flash import Endpoint\nEndpoint(name='x', image='vllm/vllm-openai')\n",
+        "script.py",
+    )
+
+    assert done.returncode == 1
+    assert f'"{tmp_path}/script.py", line 2' in done.stderr
+    assert "NotSupportedError: Endpoint(image='vllm/vllm-openai'): an image that serves" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "the following arguments are required"),
+        (["nothing.py"], 2, "flashq: can't open 'nothing.py': No such file or directory"),
+        (["--volume", "x", "script.py"], 2, "--volume x: wants NAME=FOLDER with an absolute folder"),
+        (["script.py"], 3, ""),
+        (["-m", "script"], 3, ""),
+        (["-h"], 0, ""),
+    ],
+)
+def test_exit_codes_are_the_programs_or_2(tmp_path: Path, words: list[str], code: int, said: str) -> None:
+    done = run(
+        tmp_path, "import runpod_flash\nraise SystemExit(3 if __name__ == '__main__' else 4)\n", *words
+    )
+
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
