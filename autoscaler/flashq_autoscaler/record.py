@@ -8,19 +8,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from flashq.errors import FlashqError
+from flashq_autoscaler.plan import Plan
 from flashq_autoscaler.views import Params, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from flashq_autoscaler.plan import Plan
 
 log = logging.getLogger("flashq.autoscaler")
 MOST_BYTES = 8 * 2**20
@@ -31,6 +30,9 @@ _VERSION = 1
 
 class RecordError(FlashqError):
     """A record of decisions that cannot be read: which line, and why."""
+
+
+_SNAPSHOT, _PARAMS, _PLAN = TypeAdapter(Snapshot), TypeAdapter(Params), TypeAdapter(Plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +46,7 @@ class Recorded:
 
 def plan_json(plan: Plan) -> Any:
     """A plan as JSON has it, to be compared."""
-    return json.loads(_line(asdict(plan)))
-
-
-def _line(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), default=sorted)  # sets
+    return json.loads(_PLAN.dump_json(plan))
 
 
 class Recorder:
@@ -60,31 +58,24 @@ class Recorder:
 
     def write(self, snapshot: Snapshot, params: Params, plan: Plan) -> None:
         """Add one."""
-        line = _line(
-            {"v": _VERSION, "snapshot": asdict(snapshot), "params": asdict(params), "plan": asdict(plan)}
-        )
         try:
-            self._append(line + "\n")
-        except OSError as error:
+            parts = _SNAPSHOT.dump_json(snapshot), _PARAMS.dump_json(params), _PLAN.dump_json(plan)
+            self._append(b'{"v":%d,"snapshot":%b,"params":%b,"plan":%b}\n' % (_VERSION, *parts))
+        except (OSError, ValueError) as error:  # a disk, or text from a record that is none
             if not self._failed:
-                log.warning(
-                    "decisions are not recorded: %s: %s", error.filename or self._file, error.strerror
-                )
+                log.warning("decisions are not recorded: %s: %s", self._file, error)
             self._failed = True
         else:
             self._failed = False
 
-    def _append(self, line: str) -> None:
+    def _append(self, line: bytes) -> None:
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "a", encoding="ascii") as file:
+        with os.fdopen(descriptor, "ab") as file:
             file.write(line)
             full = file.tell() > self._most_bytes
         if full:
             self._file.replace(self._file.with_suffix(".old.jsonl"))
-
-
-_SNAPSHOT, _PARAMS = TypeAdapter(Snapshot), TypeAdapter(Params)
 
 
 def read(file: Path) -> Iterator[Recorded]:

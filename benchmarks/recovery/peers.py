@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def wait_gone(processes: Sequence[psutil.Process]) -> None:
     time.sleep(_CLOSED_S)
 
 
-class Peer:
+class Peer(ABC):
     """One system on one broker: its client, its workers, one more worker that lives."""
 
     name: str
@@ -128,9 +129,9 @@ class Peer:
         )
 
     # -- what differs --------------------------------------------------------------------------------
+    @abstractmethod
     def command(self, unit: str, queues: Sequence[str]) -> list[str]:
         """The worker's command line."""
-        raise NotImplementedError
 
     # -- workers -------------------------------------------------------------------------------------
     def start_unit(self, number: int) -> None:

@@ -70,8 +70,8 @@ class _Parameters(BaseModel):
 
     @classmethod
     def _conflicts(cls, given: dict[str, Any]) -> list[tuple[str, str]]:
-        """Parameters that may each be right and are wrong together, with why."""
-        raise NotImplementedError
+        """Parameters that may each be right and are wrong together, with why; here: none."""
+        return []
 
     @classmethod
     def _problem(cls, name: int | str, item: Any) -> SpecError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -84,6 +85,14 @@ def test_what_cannot_be_written_hinders_nobody(tmp_path: Path, caplog: pytest.Lo
     for _ in range(3):
         recorder.write(WANTS_ONE, DEFAULTS, decide(WANTS_ONE))
     assert caplog.text.count("decisions are not recorded") == 1
+
+
+def test_a_name_that_is_no_text_hinders_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder(tmp_path)
+    seen = snapshot(endpoint(queued=3), [replace(worker("w1", "running"), id="w\udcff")])
+    recorder.write(seen, DEFAULTS, decide(seen))
+    assert "decisions are not recorded" in caplog.text
+    assert [entry.snapshot for entry in read(recorded(tmp_path, WANTS_ONE))] == [WANTS_ONE]
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,19 @@ def test_groups_of_workers_that_are_gone_go(tmp_path: Path) -> None:
     own, told = version_2(tmp_path, procs=MINE, shared="memory")
     groups = MemoryGroups(tmp_path, told)
     for worker in ("gone", "runs"):
-        (own / f"flashq-worker-{worker}").mkdir()
+        assert groups.make(worker, 1 << 30)
+        (own / f"flashq-worker-{worker}" / "memory.max").unlink()  # the kernel's files go with their folder
     groups.tidy({"runs"})
     assert [folder.name for folder in own.glob("flashq-worker-*")] == ["flashq-worker-runs"]
+
+
+def test_groups_that_another_agent_has_just_made_stay(tmp_path: Path) -> None:
+    own, told = version_2(tmp_path, procs=MINE, shared="memory")
+    for worker in ("fresh", "left-over"):
+        (own / f"flashq-worker-{worker}").mkdir()
+    os.utime(own / "flashq-worker-left-over", (0, 0))
+    MemoryGroups(tmp_path, told).tidy(set())
+    assert [folder.name for folder in own.glob("flashq-worker-*")] == ["flashq-worker-fresh"]
 
 
 def test_what_the_kernel_killed_is_counted(tmp_path: Path) -> None:

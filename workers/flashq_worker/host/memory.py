@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from typing import TYPE_CHECKING
 
 from flashq_worker import memory_group
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flashq.host")
 _AGENT = "flashq-agent"
+_LEFT_S = 600.0  # a group of nobody we know is left over, not just made by another agent on this machine
 
 
 class MemoryGroups:
@@ -33,6 +35,7 @@ class MemoryGroups:
         except OSError as error:
             self.lacking = f"{error.filename or root}: {error.strerror}"
         self._said = False
+        self._ours: set[str] = set()  # workers whose groups this agent made
 
     def _found(self, root: Path, told: str | None) -> Path | None:
         parent = memory_group.of_this_process(root, told)
@@ -74,6 +77,7 @@ class MemoryGroups:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
             else:
+                self._ours.add(worker)
                 return str(folder)
         if not self._said:
             self._said = True
@@ -81,10 +85,16 @@ class MemoryGroups:
         return ""
 
     def tidy(self, running: Collection[str]) -> None:
-        """Remove the groups of workers that run no more; one in which a process is ending yet goes the next time."""
+        """Remove the groups of workers that run no more; one in which a process is ending yet goes the next time.
+
+        Those of another host agent on this machine are its own to remove, but for what one that was killed left.
+        """
         if self._parent is None:
             return
         for folder in self._parent.glob(f"{memory_group.PREFIX}*"):
-            if folder.name.removeprefix(memory_group.PREFIX) not in running:
+            worker = folder.name.removeprefix(memory_group.PREFIX)
+            if worker not in running:
                 with contextlib.suppress(OSError):
-                    folder.rmdir()
+                    if worker in self._ours or time.time() - folder.stat().st_mtime > _LEFT_S:
+                        folder.rmdir()  # refused while a process is in it
+                        self._ours.discard(worker)
