@@ -3,10 +3,10 @@
 It runs on Debian 12, as root:
 
     apt-get install --no-install-recommends podman netavark aardvark-dns runc iptables catatonit debootstrap
-    pip install podman-compose
 
-Where a registry answers, debootstrap is not needed. What is worth keeping between runs (base images, wheels) lies in
-the cache folder, `~/.cache/flashq-engines` as a rule, and may be deleted at any time while no test runs.
+podman-compose is in the virtual environment, pinned with the rest. Where a registry answers, debootstrap is not needed.
+What is worth keeping between runs (base images, wheels) lies in the cache folder, `~/.cache/flashq-engines` as a rule,
+and may be deleted at any time while no test runs.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ runroot = "{run}/storage"
 
 
 def find_program(name: str) -> str | None:
-    """A program on PATH, or beside the Python of this virtual environment."""
+    """A program beside the Python of this virtual environment, whose versions are pinned, or on PATH."""
     beside = Path(sys.executable).parent / name
-    return shutil.which(name) or (str(beside) if beside.exists() else None)
+    return str(beside) if beside.exists() else shutil.which(name)
 
 
 def missing_engine(programs: Sequence[str] = PROGRAMS) -> str | None:

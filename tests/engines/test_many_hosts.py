@@ -65,6 +65,12 @@ def where(folder: str = "", job: str = "") -> tuple[str, str]:
     import time
     from pathlib import Path
 
+    def computes(pid: str) -> bool:
+        try:
+            return ") Z " not in Path(f"/proc/{pid}/stat").read_text()  # an init may take its time to reap
+        except OSError:
+            return False
+
     machine, gpus = socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if folder:
         told = Path(folder, "told")
@@ -72,7 +78,7 @@ def where(folder: str = "", job: str = "") -> tuple[str, str]:
         beside = "-"
         for line in before:
             _, _, _, others, pid = line.split()[:5]
-            if gpus and set(others.split(",")) & set(gpus.split(",")) and Path(f"/proc/{pid}").exists():
+            if gpus and set(others.split(",")) & set(gpus.split(",")) and computes(pid):
                 beside = pid
         with told.open("ab", buffering=0) as file:
             file.write(f"run {job} {machine} {gpus or '-'} {os.getpid()} {beside}\n".encode())
