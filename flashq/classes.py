@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from flashq.endpoint_function import EndpointFunction
 from flashq.errors import NotSupportedError, SpecError
 from flashq.kinds import kind_of
+from flashq.nested import UNPINNED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 HOOKS = ("setup", "teardown")
+_EXECUTOR = "flashq_worker.executor.delivery"
+_pinned: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
+"""In an executor: what the handles were made with that the job's program made, by endpoint."""
 
 
 class EndpointClass(Generic[T]):
@@ -31,6 +36,7 @@ class EndpointClass(Generic[T]):
         self.__flashq_endpoint__ = name
         self._cls = cls
         self._spec = spec
+        self._default: EndpointInstance[T] | None = None
         functools.update_wrapper(self, cls, updated=())
 
     def __repr__(self) -> str:
@@ -44,7 +50,18 @@ class EndpointClass(Generic[T]):
         if self._cls.__init__ is not object.__init__ or args or kwargs:
             bound = inspect.signature(self._cls).bind(*args, **kwargs)
             args, kwargs = bound.args, bound.kwargs  # the same revision, however they are given
-        return EndpointInstance(self.name, self._cls, self._spec, args, kwargs)
+        made_by_job = self._spec is None and _in_job()
+        return EndpointInstance(self.name, self._cls, self._spec, args, kwargs, made_by_job=made_by_job)
+
+    @property
+    def __flashq_default__(self) -> EndpointFunction[..., Any] | None:
+        """Stands for the handle that a job makes without arguments; None where there have to be some."""
+        if self._default is None:
+            try:
+                self._default = self()
+            except TypeError:
+                return None
+        return self._default.__flashq_function__
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type[T]]:
         """A class that is derived from this one is derived from the class itself, and no endpoint yet."""
@@ -65,10 +82,16 @@ class EndpointInstance(Generic[T]):
         spec: EndpointSpec | None,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        *,
+        made_by_job: bool = False,
     ) -> None:
         self._name, self._cls, self._spec = name, cls, spec
         self._args, self._kwargs = args, dict(kwargs)
         self._build = builder(cls, args, self._kwargs)
+        if made_by_job:
+            setattr(self._build, UNPINNED, _why_unpinned(name, args, self._kwargs))
+        elif spec is None and _EXECUTOR in sys.modules:
+            _pinned.setdefault(name, []).append((args, self._kwargs))
         self._local: T | None = None
         self._methods: dict[str, EndpointFunction[..., Any]] = {}
 
@@ -115,6 +138,38 @@ class EndpointInstance(Generic[T]):
         without_self = signature.replace(parameters=list(signature.parameters.values())[1:])
         vars(run)["__signature__"] = without_self
         return run
+
+
+def _in_job() -> bool:
+    """Whether a job makes this handle; not the import of a module, whose handles its program has made, too."""
+    executor = sys.modules.get(_EXECUTOR)
+    if executor is None or executor.LINE is None:
+        return False
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and _is_being_imported(frame.f_globals):
+            return False
+        frame = frame.f_back
+    return True
+
+
+def _is_being_imported(names: Mapping[str, Any]) -> bool:
+    return bool(getattr(names.get("__spec__"), "_initializing", False))
+
+
+def _why_unpinned(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Which revision a job may call is signed where its program runs: with the arguments of that handle, or none."""
+    known = _pinned.get(name) or [((), {})]
+    try:
+        same = any(bool(args == others[0] and kwargs == others[1]) for others in known)
+    except Exception:  # noqa: BLE001 -- values of users, which may compare as they like
+        same = False
+    if same:
+        return ""
+    return (
+        f"this handle of the class endpoint {name!r} has other arguments than the one that the program has signed, and"
+        " they are part of its code: make it at the top of a module, or of its file, and not inside a job"
+    )
 
 
 def made(cls: type[T], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> T:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from flashq.endpoint_function import EndpointFunction
 
 _EXECUTOR = "flashq_worker.executor.calls"
+UNPINNED = "__flashq_unpinned__"
+"""Attribute of what may not be called from the job that made it: why."""
 
 
 def current_caller() -> Client | JobCaller:
@@ -123,6 +125,8 @@ class JobCaller:
         *,
         detached: bool,
     ) -> EndpointJob[Any]:
+        if why := getattr(function.code, UNPINNED, ""):
+            raise errors.UnsupportedCall(why)
         call = Call("", function.name)
         try:
             payload = self._calls.pickled(args, kwargs)

@@ -86,6 +86,8 @@ class Draft:
     """What its revision's digest is of, but for what it calls."""
     calls: tuple[EndpointFunction[..., Any], ...]
     """The endpoints that it may call from inside its jobs."""
+    defaults: tuple[EndpointFunction[..., Any], ...] = ()
+    """Handles without arguments of classes that it refers to: its jobs may make such."""
 
     @property
     def name(self) -> str:
@@ -114,7 +116,7 @@ def draft(spec: EndpointSpec, function: Callable[..., Any]) -> Draft:
     parts = (code.digest, specs.environment_digest(spec), specs.resource_digest(spec))
     process = specs.process(spec)
     _import(shipped.with_endpoints, spec.name)
-    calls = {(id(called.code), called.name): called for called in _called(code, shipped.modules)}
+    calls, defaults = _called(code, shipped.modules)
     return Draft(
         spec=spec,
         function=function,
@@ -125,7 +127,8 @@ def draft(spec: EndpointSpec, function: Callable[..., Any]) -> Draft:
             *([shipped.digest] if shipped.digest else []),
             *([specs.canonical_json(process)] if process else []),
         ),
-        calls=tuple(calls.values()),
+        calls=calls,
+        defaults=defaults,
     )
 
 
@@ -146,15 +149,24 @@ def _import(modules: Iterable[str], endpoint: str) -> None:
                 )
 
 
-def _called(code: CodeDescription, modules: Iterable[str]) -> Iterator[EndpointFunction[..., Any]]:
-    """The endpoints that a function captures, and those that the modules shipped with it define."""
+_Called = tuple["EndpointFunction[..., Any]", ...]
+
+
+def _called(code: CodeDescription, modules: Iterable[str]) -> tuple[_Called, _Called]:
+    """The endpoints that a function captures, and those that the modules shipped with it define.
+
+    Those that may be called, and for classes the handles that a job may make.
+    """
     defined = (value for name in modules for value in vars(sys.modules.get(name, _NOTHING)).values())
+    calls, defaults = {}, {}
     for value in (*code.endpoints, *defined):
         if isinstance(value, type) or not isinstance(getattr(value, ENDPOINT_MARK, None), str):
             continue
-        called = getattr(value, "__flashq_function__", None)
-        if called is not None:  # else a class, of which no handle was made
-            yield called
+        if (called := getattr(value, "__flashq_function__", None)) is not None:
+            calls[id(called.code), called.name] = called
+        elif (default := getattr(value, "__flashq_default__", None)) is not None:
+            defaults[default.name] = default
+    return tuple(calls.values()), tuple(defaults.values())
 
 
 _NOTHING = types.ModuleType("nothing")

@@ -145,19 +145,7 @@ class Submission:
 
     def _prepare(self, function: EndpointFunction[Any, Any]) -> None:
         """Make the registration of an endpoint, and of all that its jobs' calls may lead to."""
-        drafts: dict[str, Draft] = {}
-        pending = [function]
-        while pending:
-            called = pending.pop()
-            known = drafts.get(called.name)
-            if known is None:
-                drafts[called.name] = draft(called.spec, called.code)
-                pending += drafts[called.name].calls
-            elif known.function is not called.code:
-                raise errors.SerializationError(
-                    f"endpoint {function.name} may call two things named {called.name!r}: handles of one class with"
-                    " other arguments cannot be called from inside jobs; give each a name, as Endpoint(name=…)"
-                )
+        drafts = _drafts(function)
         reached = {name: _reached(name, drafts) for name in drafts}
         digests = {name: each.digest(reached[name].values()) for name, each in drafts.items()}
         limit = self._client.settings.payload_limit
@@ -293,6 +281,30 @@ class Submission:
             case _:
                 waiting.reject(call, errors.BrokerError(f"endpoint {call.endpoint} could not be registered"))
         call.acknowledged.set(None)
+
+
+def _drafts(function: EndpointFunction[Any, Any]) -> dict[str, Draft]:
+    """An endpoint, and all that its jobs' calls may lead to; by name. Raises SerializationError."""
+    drafts: dict[str, Draft] = {}
+    pending = [function]
+    while pending:
+        called = pending.pop()
+        known = drafts.get(called.name)
+        if known is None:
+            drafts[called.name] = draft(called.spec, called.code)
+            pending += drafts[called.name].calls
+        elif known.function is not called.code:
+            raise errors.SerializationError(
+                f"endpoint {function.name} may call two things named {called.name!r}: handles of one class with"
+                " other arguments cannot be called from inside jobs; give each a name, as Endpoint(name=…)"
+            )
+        if not pending:  # a handle that is there stands for its class; of other classes jobs may make one
+            others = (made for each in drafts.values() for made in each.defaults if made.name not in drafts)
+            pending += [made for made in [next(others, None)] if made is not None]
+    for name, each in drafts.items():
+        made = tuple(one for one in each.defaults if drafts[one.name].function is one.code)
+        drafts[name] = replace(each, calls=(*each.calls, *made))
+    return drafts
 
 
 def _reached(name: str, drafts: Mapping[str, Draft]) -> dict[str, Draft]:

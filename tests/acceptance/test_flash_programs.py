@@ -42,9 +42,10 @@ def test_a_flash_project_runs_unchanged(theatre: Stage, tmp_path: Path) -> None:
 
         @Endpoint(name="flash pipeline", cpu="cpu3c-1-2", workers=(0, 2))
         async def classify(text: str) -> dict:
-            from workers.text import clean, model
+            from workers.text import Model, clean
 
             cleaned = await clean({"text": text})
+            model = Model()
             return {"label": await model.label(cleaned["text"]), "size": await model.size(cleaned["text"])}
 
         @remote(resource_config=CpuLiveServerless(name="flash-older", instanceIds=[CpuInstanceType.CPU3C_1_2]))
@@ -70,7 +71,7 @@ def test_a_flash_project_runs_unchanged(theatre: Stage, tmp_path: Path) -> None:
 
                 @Endpoint(name="flash-model", cpu="cpu3c-1-2")
                 class Model:
-                    def __init__(self, scale: int) -> None:
+                    def __init__(self, scale: int = 10) -> None:
                         self.scale = scale
 
                     async def label(self, text: str) -> str:
@@ -78,8 +79,6 @@ def test_a_flash_project_runs_unchanged(theatre: Stage, tmp_path: Path) -> None:
 
                     def size(self, text: str) -> int:
                         return len(text) * self.scale
-
-                model = Model(scale=10)
             """,
         },
         command=[*COMPAT, "script.py", "--flag", "a"],

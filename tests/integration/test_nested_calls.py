@@ -282,3 +282,36 @@ def test_two_handles_of_one_class_cannot_both_be_called(stack: Stack) -> None:
 
     with pytest.raises(SerializationError, match="two things named 'nested-scaled'"):
         torn.remote()
+
+
+@Endpoint(name="nested-sized", cpu="any", workers=(0, 1), idle_timeout=30)
+class Sized:
+    def __init__(self, size: int = 3) -> None:
+        self.size = size
+
+    def times(self, x: int) -> int:
+        return self.size * x
+
+
+@Endpoint(name="nested-makes-handles", cpu="any", workers=(0, 1), idle_timeout=30)
+def makes_handles(which: str) -> int:
+    made: dict[str, Any] = {
+        "default": lambda: Sized(),
+        "said": lambda: Sized(size=4),
+        "signed": lambda: (scaled, Scaled(7))[1],
+        "unsigned": lambda: (scaled, Scaled(8))[1],
+    }
+    return int(made[which]().times.remote(2))
+
+
+@pytest.mark.parametrize(("which", "expected"), [("default", 6), ("signed", 14)])
+def test_a_job_makes_a_handle_with_the_arguments_that_were_signed(
+    stack: Stack, which: str, expected: int
+) -> None:
+    assert makes_handles.remote(which) == expected
+
+
+@pytest.mark.parametrize("which", ["said", "unsigned"])
+def test_a_handle_that_a_job_makes_with_other_arguments_is_refused(stack: Stack, which: str) -> None:
+    with pytest.raises(UnsupportedCall, match="other arguments than the one that the program has signed"):
+        makes_handles.remote(which)
