@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from flashq.classes import EndpointClass, check_class
+from flashq.deployed import DeployedFunction
 from flashq.endpoint_function import EndpointFunction
 from flashq.errors import EndpointExists, SpecError
 from flashq.kinds import kind_of
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
     from enum import Enum
 
+    from flashq.job import EndpointJob
     from flashq.model.resources import CpuInstanceType, GpuGroup, GpuType
     from flashq.model.retry import Retries
     from flashq.model.spec import EndpointSpec
@@ -35,17 +37,23 @@ class Endpoint:
 
     Parameters are those of the reference page; a wrong one raises SpecError (NotSupportedError where this
     version cannot honour it) naming it, and all wrong ones are named at once.
+
+    Client mode: ``Endpoint(id="embed")`` decorates nothing; it is called as functions are (``remote``, ``spawn``,
+    ``map``, ``stream``, ``with_options``, ``await``), and its calls go to the endpoint that something else deployed
+    under this name. A class's methods are attributes: ``Endpoint(id="model").predict.remote(x)``.
     """
 
     if TYPE_CHECKING:
         _spec: EndpointSpec | None
         _name: str | None
 
-        def __init__(
-            self,
+        @overload
+        def __new__(cls, *, id: str) -> DeployedEndpoint: ...
+        @overload
+        def __new__(
+            cls,
             name: str | None = None,
             *,
-            id: str | None = None,  # noqa: A002 — Flash's name
             gpu: GpuGroup | GpuType | str | Sequence[GpuGroup | GpuType | str] | None = None,
             cpu: CpuInstanceType | str | Sequence[CpuInstanceType | str] | None = None,
             workers: int | tuple[int, int] = (0, 1),
@@ -79,9 +87,14 @@ class Endpoint:
             recycle_jobs: int | None = None,
             recycle_gib: float | None = None,
             buffer: int = 0,
-        ) -> None: ...
+        ) -> Endpoint: ...
+        def __new__(cls, *given: Any, **parameters: Any) -> Any: ...
 
     else:
+
+        def __new__(cls, name: Any = None, **parameters: Any) -> Endpoint:
+            by_name = parameters.get("id") is not None
+            return object.__new__(DeployedEndpoint if by_name else cls)
 
         def __init__(
             self, name: Any = None, **parameters: Any
@@ -114,6 +127,32 @@ class Endpoint:
         assert spec.name is not None
         _claim_name(spec.name, function)
         return made(spec.name, function, spec)
+
+
+class DeployedEndpoint(Endpoint):
+    """What `Endpoint(id="embed")` is: called as a function is. See `flashq.deployed`."""
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, **parameters: Any) -> None:
+            super().__init__(**parameters)
+            self._spec = None  # it says nothing, and would have to travel with functions that use this
+            self._function = DeployedFunction(parameters["id"])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> EndpointJob[Any]:  # type: ignore[override]
+        """Submit a call: `await ep(x)` gives its value."""
+        job: EndpointJob[Any] = self._function(*args, **kwargs)
+        return job
+
+    def __repr__(self) -> str:
+        return repr(self._function)
+
+    def __getattr__(self, name: str) -> Any:
+        function = vars(self).get("_function")
+        if function is None or (name.startswith("_") and name != "__flashq_endpoint__"):
+            raise AttributeError(name)
+        known = name in vars(function) or hasattr(type(function), name)
+        return getattr(function, name) if known else function.method(name)
 
 
 def _named(target: Any) -> Any:

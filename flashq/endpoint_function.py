@@ -29,6 +29,9 @@ R = TypeVar("R")
 class EndpointFunction(Generic[P, R]):
     """A function whose calls run on workers. Its signature, name and docstring are the function's own."""
 
+    deployed = False
+    """Whether it stands for what something else registered, of which no code is here."""
+
     def __init__(
         self,
         name: str,
@@ -55,8 +58,7 @@ class EndpointFunction(Generic[P, R]):
         self._terms: Terms | None = None
         functools.update_wrapper(self, function)
         targets: dict[str, str] = getattr(self.code, "__flashq_targets__", {})
-        kind = targets[target] if target else kind_of(function)
-        self._yields = kind in STREAMS
+        self._kind = targets[target] if target else kind_of(function)
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.name!r}: {self.__wrapped__.__qualname__}>"
@@ -140,6 +142,10 @@ class EndpointFunction(Generic[P, R]):
             raise UnsupportedCall(f"endpoint {self.name!r} yields nothing: call it with remote, or await it")
         client = current_caller()
         return client.stream(lambda: client.submit(self, args, kwargs, blocking=False), owned=True)
+
+    @property
+    def _yields(self) -> bool:
+        return self._kind in STREAMS
 
     def _check_returns(self) -> None:
         if self._yields:

@@ -88,6 +88,8 @@ class Draft:
     """The endpoints that it may call from inside its jobs."""
     defaults: tuple[EndpointFunction[..., Any], ...] = ()
     """Handles without arguments of classes that it refers to: its jobs may make such."""
+    by_name: tuple[str, ...] = ()
+    """Those that something else deploys: whatever revision is current may be called."""
 
     @property
     def name(self) -> str:
@@ -116,7 +118,7 @@ def draft(spec: EndpointSpec, function: Callable[..., Any]) -> Draft:
     parts = (code.digest, specs.environment_digest(spec), specs.resource_digest(spec))
     process = specs.process(spec)
     _import(shipped.with_endpoints, spec.name)
-    calls, defaults = _called(code, shipped.modules)
+    calls, defaults, by_name = _called(code, shipped.modules)
     return Draft(
         spec=spec,
         function=function,
@@ -129,6 +131,7 @@ def draft(spec: EndpointSpec, function: Callable[..., Any]) -> Draft:
         ),
         calls=calls,
         defaults=defaults,
+        by_name=by_name,
     )
 
 
@@ -152,21 +155,29 @@ def _import(modules: Iterable[str], endpoint: str) -> None:
 _Called = tuple["EndpointFunction[..., Any]", ...]
 
 
-def _called(code: CodeDescription, modules: Iterable[str]) -> tuple[_Called, _Called]:
+def _called(code: CodeDescription, modules: Iterable[str]) -> tuple[_Called, _Called, tuple[str, ...]]:
     """The endpoints that a function captures, and those that the modules shipped with it define.
 
-    Those that may be called, and for classes the handles that a job may make.
+    Those that may be called, for classes the handles that a job may make, and names of what something else deploys.
     """
     defined = (value for name in modules for value in vars(sys.modules.get(name, _NOTHING)).values())
     calls, defaults = {}, {}
+    by_name: set[str] = set()
     for value in (*code.endpoints, *defined):
         if isinstance(value, type) or not isinstance(getattr(value, ENDPOINT_MARK, None), str):
             continue
-        if (called := getattr(value, "__flashq_function__", None)) is not None:
+        if is_by_name(value):
+            by_name.add(getattr(value, ENDPOINT_MARK))
+        elif (called := getattr(value, "__flashq_function__", None)) is not None:
             calls[id(called.code), called.name] = called
         elif (default := getattr(value, "__flashq_default__", None)) is not None:
             defaults[default.name] = default
-    return tuple(calls.values()), tuple(defaults.values())
+    return tuple(calls.values()), tuple(defaults.values()), tuple(sorted(by_name))
+
+
+def is_by_name(value: Any) -> bool:
+    """Whether an endpoint in some variable is one that something else deploys: `Endpoint(id=…)`, or a method of one."""
+    return getattr(value, "deployed", False) is True
 
 
 _NOTHING = types.ModuleType("nothing")

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flashq import class_identity, codec, errors, notices
+from flashq.by_name import Current, CurrentOnes, read_current
 from flashq.ending import conflict, full, spent
 from flashq.job import Call, EndpointJob
 from flashq.model.envelope import CALL_LIFETIME_MS, Header
@@ -52,6 +53,7 @@ class Submission:
         self._registered: dict[tuple[str, str], Registration] = {}
         self._lock = threading.Lock()
         self.room = Room()
+        self.current = CurrentOnes(lambda name: read_current(client.broker, client.keyring, name))
 
     def submit(
         self,
@@ -83,6 +85,8 @@ class Submission:
     def _make(
         self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> _Made:
+        if function.deployed:
+            return self._make_by_name(function, args, kwargs)
         if function.spec.batch is not None and (len(args) != 1 or kwargs):
             raise TypeError(f"endpoint {function.name!r} gathers calls: each gives one item, by its place")
         registration = self.registration(function)
@@ -102,6 +106,31 @@ class Submission:
         command, digest = self._command(head, payload, terms, same)
         call = Call(job_id, registration.endpoint, digest, keep_s=terms.keep_s)
         return _Made(call, registration, command, len(payload) + _OVERHEAD)
+
+    def _make_by_name(
+        self, function: EndpointFunction[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> _Made:
+        """A call of what something else registered: of the revision that is current."""
+        current = self.current.of(function.name)
+        current.kind(function.target)
+        _check_python(current)
+        payload = codec.dump_arguments(
+            args, kwargs, self._client.settings.payload_limit, settle=class_identity.settle
+        )
+        terms = function.terms
+        same = stands_for("pickle", args, kwargs, function.target) if terms.key else ("", "")
+        job_id = new_job_id(function.name, self._client.now_ms(), os.urandom(RANDOM_BYTES))
+        head = Header(
+            direction=Direction.CALL,
+            endpoint=function.name,
+            job=job_id,
+            revision=current.revision,
+            target=function.target,
+            env_tag=current.env_tag,
+        )
+        command, digest = self._command(head, payload, terms, same)
+        call = Call(job_id, function.name, digest, keep_s=terms.keep_s)
+        return _Made(call, None, command, len(payload) + _OVERHEAD)
 
     def relay(self, head: Header, payload: bytes, terms: Terms) -> EndpointJob[Any]:
         """Submit a call that somebody else pickled: of `head`'s endpoint, revision, target, parent and depth.
@@ -152,6 +181,7 @@ class Submission:
         for name, each in drafts.items():
             self._warn_without_gpu(each.spec)
             calls = {called.name: digests[called.name] for called in each.calls}
+            calls |= dict.fromkeys(each.by_name, "")
             made = prepare(each, self._client.keyring, limit, digests[name], calls)
             by_name = self._prepared.setdefault(each.function, {})
             by_name[name] = (self._is_of(each.function, each.spec), made)
@@ -245,6 +275,7 @@ class Submission:
             if answer is None:
                 self._client.waiting.reject(made.call, error or errors.BrokerError("no answer"))
             elif answer.verdict == "unregistered" and made.registration is None:
+                self.current.forget(made.call.endpoint)
                 gone = f"endpoint {made.call.endpoint} is not on record any more: it was undeployed"
                 self._client.waiting.reject(made.call, errors.EndpointNotFound(gone))
             else:
@@ -255,13 +286,14 @@ class Submission:
     def _accept(self, call: Call, answer: Submitted) -> None:
         waiting = self._client.waiting
         call.durability = self._client.durability
+        if not answer.current:
+            self.current.forget(call.endpoint)
         match answer.verdict:
             case "ok":
                 call.cold = answer.cold
                 ours = sum(endpoint == call.endpoint for endpoint, _ in self._registered)
-                if (
-                    not answer.current and ours < 2
-                ):  # else they are of this program: a class with other arguments
+                # Two are of this program: a class with other arguments; none is a call by name.
+                if not answer.current and ours == 1:
                     self._client.told.once(
                         f"other:{call.endpoint}",
                         f"endpoint {call.endpoint!r} was registered anew by another program; "
@@ -326,6 +358,14 @@ class _Made(NamedTuple):
     registration: Registration | None  # None: it is somebody else's to register
     command: Command[Submitted]
     size: int
+
+
+def _check_python(current: Current) -> None:
+    if current.python != codec.PYTHON:
+        raise errors.PythonMismatch(
+            f"endpoint {current.endpoint} runs Python {current.python} and this is {codec.PYTHON}: pickled arguments "
+            "need the same minor version; `flashq call` and the gateway send JSON"
+        )
 
 
 def _in_event_loop() -> bool:

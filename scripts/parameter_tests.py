@@ -24,6 +24,7 @@ PLACEMENT = "unit/test_decide_placement.py"
 DEMAND = "unit/test_decide_demand.py"
 SCALING = "integration/test_scaling.py"
 LOOP = "integration/test_autoscaler_loop.py"
+CLIENT_MODE = "integration/test_client_mode.py"
 DELIVERY = "integration/test_delivery.py"
 OFFERS = "integration/test_host_offers.py"
 RUNTIME = "integration/test_runtime.py"
@@ -35,7 +36,7 @@ ENDPOINT: dict[str, tuple[str, ...]] = {
         f"{NAMING}::test_a_new_name_is_a_new_endpoint",
         f"{SPEC}::test_a_name_is_taken_from_the_function_where_none_was_given",
     ),
-    "id": (REFUSED,),
+    "id": (f"{CLIENT_MODE}::test_calls_by_name_reach_the_function_from_a_program_that_has_none_of_its_code",),
     "gpu": (
         f"{PLACEMENT}::test_which_gpus_a_worker_gets",
         f"{LOOP}::test_gpus_are_given_to_one_worker_each_and_foreign_ones_to_none",

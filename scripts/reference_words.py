@@ -17,6 +17,8 @@ DEFAULTS = {
 PARAMETERS = {
     "name": "Names the endpoint and its queue: letters, digits, `_` and `-`, at most 64, no `--`. Same name, same"
     " settings: reused; same name, other settings: updated.",
+    "id": "Client mode: the name of an endpoint that something else deployed, to be called by that name. Given alone;"
+    " decorates nothing.",
     "gpu": "A `GpuGroup`, a `GpuType`, a string such as `'RTX 4090'`, or a list of these, the preferred first"
     " (`'any'` at its end: any other after them).",
     "cpu": "A CPU worker instead of a GPU worker: an instance name, or `'any'` (takes what the host leaves it).",

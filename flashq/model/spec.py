@@ -119,15 +119,22 @@ def _against_batches(given: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
+def _beside_id(given: dict[str, Any], spec: type[BaseModel]) -> list[tuple[str, str]]:
+    if given.get("id") is None:
+        return []
+    unset = {name: (None, field.default) for name, field in spec.model_fields.items() if name != "id"}
+    why = "is what the endpoint was deployed with: give its id alone"
+    return [(name, why) for name, value in given.items() if name in unset and value not in unset[name]][:1]
+
+
 class EndpointSpec(_Parameters):
     """Every parameter of `Endpoint(...)` by its name, with its default, in canonical form."""
 
     where: ClassVar[str] = "Endpoint"
 
     name: Annotated[str | None, _by(rules.name)] = None
-    id: Annotated[None, _not_yet("calling an endpoint that something else deployed is not possible yet")] = (
-        None
-    )
+    id: Annotated[str | None, _by(rules.name)] = None
+    """Of an endpoint that something else deployed, to be called by name; then nothing else is given."""
     gpu: Annotated[GpuRequest | None, _by(rules.gpu)] = None
     """None exactly when `cpu` is set."""
     cpu: Annotated[CpuRequest | None, _by(rules.cpu)] = None
@@ -173,7 +180,7 @@ class EndpointSpec(_Parameters):
 
     @classmethod
     def _conflicts(cls, given: dict[str, Any]) -> list[tuple[str, str]]:
-        found = []
+        found = _beside_id(given, cls)
         if given.get("cpu") is not None:
             if given.get("gpu") is not None:
                 found.append(("gpu", "gpu and cpu exclude each other; give one of them"))

@@ -122,7 +122,6 @@ OPTION_CASES = [
 
 # What a later version will do may not be taken and ignored by this one.
 LATER: dict[str, Any] = {
-    "id": "deployed-one",
     "template": "abc",
 }
 

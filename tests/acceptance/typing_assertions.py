@@ -141,8 +141,8 @@ def a_queue_is_looked_after() -> None:
 
 
 def parameters_are_known_to_editors() -> None:
-    Endpoint(name=5)  # type: ignore[arg-type]
-    Endpoint(name="x", worker=3)  # type: ignore[call-arg]
+    Endpoint(name=5)  # type: ignore[call-overload]
+    Endpoint(name="x", worker=3)  # type: ignore[call-overload]
     Endpoint(name="x", env={"A": 1})  # type: ignore[dict-item]
     Endpoint(name="x", workers=3, gpu=[GpuGroup.ANY], result_ttl=5, ttl=1.5, priority=2)
 
@@ -154,3 +154,11 @@ def an_endpoint_can_be_passed_on(function: EndpointFunction[[str], int]) -> Endp
 def so_it_is_with(anything: Any) -> None:
     assert_type(an_endpoint_can_be_passed_on(length), EndpointJob[int])
     an_endpoint_can_be_passed_on(cut)  # type: ignore[arg-type]
+
+
+def an_endpoint_by_name_takes_and_gives_anything() -> None:
+    called = Endpoint(id="embed")
+    assert_type(called("a", b=2), EndpointJob[Any])
+    called.remote(1)
+    called.predict.spawn(1)
+    Endpoint(id="embed", workers=3)  # type: ignore[call-overload]

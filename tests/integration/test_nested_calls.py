@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flashq import Endpoint, EndpointJob
-from flashq.errors import JobCancelled, JobTimedOut, SerializationError, UnsupportedCall
+from flashq.errors import EndpointNotFound, JobCancelled, JobTimedOut, SerializationError, UnsupportedCall
 from tests.integration.stack import Stack
 from tests.rig import Rig, wait_until
 
@@ -315,3 +315,19 @@ def test_a_job_makes_a_handle_with_the_arguments_that_were_signed(
 def test_a_handle_that_a_job_makes_with_other_arguments_is_refused(stack: Stack, which: str) -> None:
     with pytest.raises(UnsupportedCall, match="other arguments than the one that the program has signed"):
         makes_handles.remote(which)
+
+
+by_name = Endpoint(id="nested-leaf")
+nowhere = Endpoint(id="nested-nowhere")
+
+
+@Endpoint(name="nested-by-name", **BRIEF)
+def calls_by_name(x: float, there: bool = True) -> float:
+    called = by_name if there else nowhere
+    return float(called.remote(x)) * 10
+
+
+def test_what_something_else_deployed_is_called_by_name(stack: Stack) -> None:
+    assert leaf.remote(1.0) == calls_by_name.remote(1.0) / 10
+    with pytest.raises(EndpointNotFound, match="no endpoint 'nested-nowhere'"):
+        calls_by_name.remote(1.0, there=False)

@@ -293,6 +293,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("recycle_jobs", 0, "at least 1 jobs"),
     ("recycle_jobs", 1.5, "whole number"),
     ("recycle_gib", 0, "more than 0"),
+    ("id", "no name", "letters, digits"),
     ("recycle_gib", float("nan"), "number"),
     ("max_queued", 1.5, "whole number"),
 ]
@@ -310,7 +311,6 @@ def test_a_wrong_value_is_refused_with_the_parameters_name_and_what_is_allowed(
 
 
 UNSUPPORTED: list[tuple[str, object]] = [
-    ("id", "abc123"),
     ("accelerate_downloads", False),
     ("flashboot", False),
     ("template", object()),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashq import codec
 from flashq.client import Client
-from flashq.errors import BrokerError, FlashqError, QueueFull, UnsupportedCall
+from flashq.errors import BrokerError, EndpointNotFound, FlashqError, QueueFull, UnsupportedCall
 from flashq.model.envelope import Header, open_sealed
 from flashq.model.keyring import Direction
 from flashq.model.outcome import Failure
@@ -194,6 +194,7 @@ class HostCalls:
         revision = self._permitted(endpoint, said["revision"]).get(callee)
         if revision is None:
             raise UnsupportedCall(f"endpoint {endpoint} may not call {callee!r:.80}")
+        revision = revision or self._current(callee)
         if not 0 < depth <= MOST_DEPTH:
             raise UnsupportedCall(
                 f"{MOST_DEPTH} jobs above each other are the most: {callee} is called too deep"
@@ -208,6 +209,14 @@ class HostCalls:
             depth=depth,
         )
         return head, terms
+
+    def _current(self, callee: str) -> str:
+        """The current revision of what is called by its name alone: something else deploys it."""
+        broker = self._connected().broker
+        found = broker.execute("HGET", broker.keys.of("endpoint", callee), "revision")
+        if not found:
+            raise EndpointNotFound(f"no endpoint {callee!r} is registered")
+        return text(found)
 
     def _permitted(self, endpoint: str, digest: str) -> Mapping[str, str]:
         """The endpoints that jobs of a revision may call, and their revisions, by its signed record."""
