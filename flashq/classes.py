@@ -193,6 +193,7 @@ def builder(cls: type[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     build.__module__ = cls.__module__
     build.__qualname__ = cls.__qualname__
     build.__flashq_targets__ = methods_of(cls)  # type: ignore[attr-defined]
+    build.__flashq_class__ = cls  # type: ignore[attr-defined]
     return build
 
 

@@ -165,6 +165,21 @@ def dump_function(
         ) from error
 
 
+def dump_type(kind: Any, by_value: Collection[str], settle: Callable[[type[Any]], None]) -> bytes:
+    """Pickle the type of a parameter; nothing where that cannot be: its values stay what JSON gives."""
+    try:
+        return _cloudpickled(kind, by_value, settle)
+    except Exception:  # noqa: BLE001 — see dump_arguments
+        return b""
+
+
+def dump_types(types: Mapping[str, Mapping[str, bytes]]) -> bytes:
+    """Of each target its parameters' pickled types, for executors, which have no msgpack; empty where there is none."""
+    if not any(types.values()):
+        return b""
+    return pickle.dumps({target: dict(found) for target, found in types.items() if found}, protocol=5)
+
+
 @dataclass(frozen=True, slots=True)
 class Revision:
     """What a worker needs to run an endpoint: the payload of a signed revision record."""
@@ -184,6 +199,8 @@ class Revision:
     bundle: bytes = b""  # the user's modules that it imports: see flashq.model.bundle
     calls: dict[str, str] = field(default_factory=dict)  # the endpoints that its jobs may call: revisions
     process: dict[str, Any] = field(default_factory=dict)  # see flashq.model.spec.process
+    schemas: str = ""  # of each target's parameters, as JSON: see flashq.signature
+    types: bytes = b""  # the parameters' Python types, pickled
 
     def pack(self) -> bytes:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -193,6 +210,8 @@ class Revision:
             ("bundle", b""),
             ("calls", {}),
             ("process", {}),
+            ("schemas", ""),
+            ("types", b""),
         ):
             if values[name] == unset:
                 del values[name]

@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flashq import class_identity, codec, shipping
+from flashq import class_identity, codec, shipping, signature
 from flashq.kinds import kind_of
 from flashq.model import spec as specs
 from flashq.model.envelope import Header, seal
@@ -195,6 +195,13 @@ def prepare(
     public = specs.canonical_json(specs.public(spec))
     pickled = codec.dump_function(function, code.by_value, class_identity.settle)
     codec.check_size(len(pickled), payload_limit, f"the function {function.__qualname__}")
+    described = signature.describe(
+        _callables(function),
+        batch=spec.batch is not None,
+        methods=bool(_targets(function)),
+        by_value=code.by_value,
+        settle=class_identity.settle,
+    )
     revision = codec.Revision(
         function=pickled,
         qualname=function.__qualname__,
@@ -209,6 +216,8 @@ def prepare(
         bundle=drafted.bundle,
         calls=dict(calls),
         process=specs.process(spec),
+        schemas=described.schemas,
+        types=described.types,
     )
     header = Header(
         direction=Direction.REVISION,
@@ -240,6 +249,12 @@ def prepare(
 def _targets(function: Callable[..., Any]) -> dict[str, str]:
     """Of a class endpoint's code: the methods that may be called, each with its kind."""
     return dict(getattr(function, "__flashq_targets__", {}))
+
+
+def _callables(function: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    """What may be called, by target."""
+    cls = getattr(function, "__flashq_class__", None)
+    return {name: getattr(cls, name) for name in _targets(function)} or {"": function}
 
 
 def _mode(function: Callable[..., Any]) -> str:

@@ -189,7 +189,7 @@ class LocalWorker:
             targets = self._load(endpoint, row.revision)
             target = targets.of({"target": held.header.target})
             if (endpoint, row.revision) in self._gathers:
-                target = Target(_alone(target.run), streams=False)
+                target = target._replace(run=_alone(target.run), streams=False)
         except FlashqError as error:
             return verdicts.refused(row, error)
         except BaseException as error:  # noqa: BLE001 — unpickling the function runs user code
@@ -209,7 +209,7 @@ class LocalWorker:
             if opened.header.revision != revision:
                 raise WrongBinding(f"a record of another revision is filed under {revision[:12]}")
             record = codec.Revision.unpack(opened.payload)
-            found = Targets(cloudpickle.loads(record.function), record.mode, record.targets)
+            found = Targets(cloudpickle.loads(record.function), record.mode, record.targets, record.types)
             self._loaded[endpoint, revision] = found
             if record.batch_ms is not None:
                 self._gathers.add((endpoint, revision))
@@ -226,7 +226,7 @@ class LocalWorker:
         delivery.begin(run, held.header.endpoint)
         started = perf_counter()
         try:
-            args, kwargs = outcome.arguments(held.header.encoding, held.payload)
+            args, kwargs = target.arguments(held.header.encoding, held.payload)
             value = target.run(*args, **kwargs)
             if target.streams and inspect.isasyncgen(value):
                 value = runner.run(self._awaited(held, self._ayielded(held, value, outcomes)))

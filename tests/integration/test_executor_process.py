@@ -300,7 +300,7 @@ def test_json_that_is_no_call(payload: str) -> None:
         assert frame.blob == b""
 
 
-@pytest.mark.parametrize("expression", ["object()", "float('nan')", "{(1, 2): 3}", "'\\ud800'", "b'bytes'"])
+@pytest.mark.parametrize("expression", ["object()", "float('nan')", "{(1, 2): 3}", "'\\ud800'"])
 def test_a_value_that_is_not_json(expression: str) -> None:
     """Given a JSON job whose value has no JSON form, expect an "unserializable" error."""
     with Rig() as rig:

@@ -188,12 +188,14 @@ class ExecutorProcess:
         batch_ms: int | None = None,
         sources: Path | None = None,
         imports: Path | None = None,
+        types: bytes = b"",
     ) -> None:
         """Have it load the `function` cloudpickled by Python `python` ("3.11"). READY or FAILED follows.
 
         `targets`: it makes an instance, of which these methods (with their modes) may be called. `batch_ms`: jobs are
         run together, up to `concurrency` of those that come within so long.
         `sources`: a folder of modules that come before all others. `imports`: a file to note in what it imports.
+        `types`: what calls in JSON are made values of.
         """
         meta: dict[str, Any] = {
             "mode": mode,
@@ -209,7 +211,9 @@ class ExecutorProcess:
             meta["targets"] = dict(targets)
         if batch_ms is not None:
             meta["batch_ms"] = batch_ms
-        self._send(FrameType.LOAD, meta, function)
+        if types:
+            meta["types_at"] = len(function)
+        self._send(FrameType.LOAD, meta, function + types)
 
     def run(
         self,

@@ -260,6 +260,7 @@ class Runtime:
             batch_ms=record.batch_ms,
             sources=None if self._image else sources,
             imports=places.modules(kind.environment) if kind is not None and not self._env else None,
+            types=record.types,
         )
         self.phase = Phase.LOADING
         self._hangs_at, self._shows = time.monotonic() + self._startup_timeout_s, False

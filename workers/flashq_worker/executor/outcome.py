@@ -95,7 +95,7 @@ def _encoded(run: Mapping[str, Any], value: Any, what: str) -> bytes:
     """The bytes of a value. Raises Unserializable."""
     try:
         if run["encoding"] == "json":
-            blob = _encode_json(value).encode()
+            blob = _json(value).encode()
         elif type(value) in _PLAIN:
             blob = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         else:
@@ -106,6 +106,15 @@ def _encoded(run: Mapping[str, Any], value: Any, what: str) -> bytes:
         message = f"{what} takes {len(blob):,} bytes encoded; the limit is {_blob_limit:,}"
         raise Unserializable({"type": "", "message": message, "traceback": ""})
     return bytes(blob)
+
+
+def _json(value: Any) -> str:
+    try:
+        return _encode_json(value)
+    except TypeError:  # it is, or has in it, more than JSON's own kinds
+        from flashq_worker.executor import to_json
+
+        return to_json.encode(value)
 
 
 def _no_bytes(run: Mapping[str, Any], value: Any, what: str, error: BaseException) -> dict[str, Any]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from flashq_worker.executor.frames import Frame, FrameDecoder
     from flashq_worker.executor.outcome import Outcome
-    from flashq_worker.executor.targets import Targets
+    from flashq_worker.executor.targets import Target, Targets
 
 
 @dataclass
@@ -148,7 +148,7 @@ class AsyncRunner(asyncio.Protocol):
         result: Outcome | None = None
         if attempt.reason is None:
             target = self._targets.of(frame.meta)
-            result = await (self._stream if target.streams else self._call)(attempt, target.run)
+            result = await (self._stream if target.streams else self._call)(attempt, target)
         if result is None or attempt.reason is not None:
             elapsed = outcome.milliseconds_since(started)
             result = outcome.interrupted(frame.meta, elapsed, attempt.reason or "cancel")
@@ -161,23 +161,23 @@ class AsyncRunner(asyncio.Protocol):
             self._begin(self._waiting.popleft())
         self._end_when_done()
 
-    async def _call(self, attempt: _Attempt, function: Callable[..., Any]) -> Outcome:
+    async def _call(self, attempt: _Attempt, target: Target) -> Outcome:
         frame, started = attempt.frame, perf_counter()
         try:
-            args, kwargs = outcome.arguments(frame.meta["encoding"], frame.blob)
-            value = function(*args, **kwargs)
+            args, kwargs = target.arguments(frame.meta["encoding"], frame.blob)
+            value = target.run(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
         except BaseException as error:  # noqa: BLE001 - sys.exit and the like end the job, not the executor
             return outcome.raised(frame.meta, outcome.milliseconds_since(started), error)
         return outcome.returned(frame.meta, outcome.milliseconds_since(started), value)
 
-    async def _stream(self, attempt: _Attempt, function: Callable[..., Any]) -> Outcome:
+    async def _stream(self, attempt: _Attempt, target: Target) -> Outcome:
         """Send what a generator yields as it comes."""
         frame, started, number = attempt.frame, perf_counter(), 0
         try:
-            args, kwargs = outcome.arguments(frame.meta["encoding"], frame.blob)
-            async with contextlib.aclosing(_as_async(function(*args, **kwargs))) as values:
+            args, kwargs = target.arguments(frame.meta["encoding"], frame.blob)
+            async with contextlib.aclosing(_as_async(target.run(*args, **kwargs))) as values:
                 async for value in values:
                     number += 1
                     made = outcome.chunk(frame.meta, number, value)

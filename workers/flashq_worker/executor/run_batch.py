@@ -18,12 +18,11 @@ from flashq_worker.executor.frames import FrameType
 from flashq_worker.executor.interrupt import Inbox, JobInterrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from socket import socket
 
     from flashq_worker.executor.frames import Frame
     from flashq_worker.executor.outcome import Outcome
-    from flashq_worker.executor.targets import Targets
+    from flashq_worker.executor.targets import Target, Targets
 
 _Run = tuple[str, int]  # job and fence
 
@@ -107,10 +106,10 @@ def run(inbox: BatchInbox, targets: Targets, endpoint: str, size: int, wait_s: f
         if frame.type is not FrameType.RUN:
             raise frames.FrameError(f"a {frame.type.name} frame, after LOAD")
         inbox.gather(frame, size, wait_s)
-        function = targets.of(frame.meta).run
+        target = targets.of(frame.meta)
         alone = False
         while members := inbox.members:  # again, where one of them ran out of time, or they are to run alone
-            results = _attempt(inbox, function, members[:1] if alone else members, endpoint)
+            results = _attempt(inbox, target, members[:1] if alone else members, endpoint)
             alone = alone or results is None
             for result in results or ():
                 if os.getpid() != pid:
@@ -122,9 +121,7 @@ def run(inbox: BatchInbox, targets: Targets, endpoint: str, size: int, wait_s: f
         del frame
 
 
-def _attempt(
-    inbox: BatchInbox, function: Callable[..., Any], members: list[Frame], endpoint: str
-) -> list[Outcome] | None:
+def _attempt(inbox: BatchInbox, target: Target, members: list[Frame], endpoint: str) -> list[Outcome] | None:
     """Run these together: nothing where that was interrupted, None where each is to run alone."""
     alone = members[0].meta if len(members) == 1 else None
     delivery.begin(alone, endpoint)
@@ -132,7 +129,7 @@ def _attempt(
     try:
         try:
             inbox.arm()
-            results = _execute(function, members)
+            results = _execute(target, members)
         finally:
             inbox.disarm()
     except JobInterrupt:
@@ -142,13 +139,13 @@ def _attempt(
     return [] if inbox.finish() is not None else results
 
 
-def _execute(function: Callable[..., Any], members: list[Frame]) -> list[Outcome] | None:
+def _execute(target: Target, members: list[Frame]) -> list[Outcome] | None:
     started = perf_counter()
     items: list[tuple[Frame, Any]] = []
     results: list[Outcome] = []
     for frame in members:
         try:
-            items.append((frame, _item(frame)))
+            items.append((frame, _item(target, frame)))
         except JobInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - unpickling runs user code
@@ -156,7 +153,7 @@ def _execute(function: Callable[..., Any], members: list[Frame]) -> list[Outcome
     if not items:
         return results
     try:
-        values = list(function([item for _, item in items]))
+        values = list(target.run([item for _, item in items]))
         if len(values) != len(items):
             raise ValueError(f"a batch of {len(items)} items was answered with {len(values)} values")
     except JobInterrupt:
@@ -172,8 +169,8 @@ def _execute(function: Callable[..., Any], members: list[Frame]) -> list[Outcome
     return results
 
 
-def _item(frame: Frame) -> Any:
-    args, kwargs = outcome.arguments(frame.meta["encoding"], frame.blob)
+def _item(target: Target, frame: Frame) -> Any:
+    args, kwargs = target.arguments(frame.meta["encoding"], frame.blob)
     if len(args) != 1 or kwargs:
         raise TypeError("each call of a batch endpoint gives one item, by its place")
     return args[0]

@@ -8,19 +8,17 @@ from __future__ import annotations
 import contextlib
 import os
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flashq_worker.executor import delivery, frames, outcome, output
 from flashq_worker.executor.frames import FrameType
 from flashq_worker.executor.interrupt import JobInterrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flashq_worker.executor.frames import Frame
     from flashq_worker.executor.interrupt import Inbox
     from flashq_worker.executor.outcome import Outcome
-    from flashq_worker.executor.targets import Targets
+    from flashq_worker.executor.targets import Target, Targets
 
 
 def run(inbox: Inbox, targets: Targets, endpoint: str) -> None:
@@ -50,7 +48,7 @@ def _attempt(inbox: Inbox, targets: Targets, frame: Frame, endpoint: str) -> Out
             inbox.arm()
             target = targets.of(frame.meta)
             execute = _stream if target.streams else _execute
-            result = execute(inbox, target.run, frame)
+            result = execute(inbox, target, frame)
         finally:
             inbox.disarm()
     except JobInterrupt:
@@ -63,23 +61,23 @@ def _attempt(inbox: Inbox, targets: Targets, frame: Frame, endpoint: str) -> Out
     return result
 
 
-def _execute(inbox: Inbox, function: Callable[..., Any], frame: Frame) -> Outcome:
+def _execute(inbox: Inbox, target: Target, frame: Frame) -> Outcome:
     started = perf_counter()
     try:
-        args, kwargs = outcome.arguments(frame.meta["encoding"], frame.blob)
-        value = function(*args, **kwargs)
+        args, kwargs = target.arguments(frame.meta["encoding"], frame.blob)
+        value = target.run(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001 - sys.exit and KeyboardInterrupt end the job, not the executor
         return outcome.raised(frame.meta, outcome.milliseconds_since(started), error)
     return outcome.returned(frame.meta, outcome.milliseconds_since(started), value)
 
 
-def _stream(inbox: Inbox, function: Callable[..., Any], frame: Frame) -> Outcome:
+def _stream(inbox: Inbox, target: Target, frame: Frame) -> Outcome:
     """Send what a generator yields as it comes; its outcome is what it returns."""
     started = perf_counter()
     number = 0
     try:
-        args, kwargs = outcome.arguments(frame.meta["encoding"], frame.blob)
-        values = function(*args, **kwargs)
+        args, kwargs = target.arguments(frame.meta["encoding"], frame.blob)
+        values = target.run(*args, **kwargs)
         with contextlib.closing(values):
             while True:
                 try:

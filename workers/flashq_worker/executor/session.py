@@ -92,7 +92,7 @@ def _serve(sock: socket.socket, inbox: BatchInbox, start_ns: int, *, forked: boo
             import asyncio  # noqa: F401 - takes its time, which is that of imports
         import_ms = outcome.milliseconds_since(started)
         started = time.perf_counter()
-        targets = Targets(function, load.meta["mode"], load.meta.get("targets", {}))
+        targets = Targets(function, load.meta["mode"], load.meta.get("targets", {}), _types(load))
     except BaseException as error:  # noqa: BLE001 - user code runs here: imports, __setstate__, sys.exit
         output.flush()
         said = {**outcome.described(error), "machine": outcome.of_machine(error)}
@@ -153,10 +153,15 @@ def _unpickled(load: Frame, *, forked: bool) -> Callable[..., Any]:
         if forked:
             _refuse_hidden(Path(load.meta["sources"]))
         sys.path.insert(0, load.meta["sources"])
-    function: Callable[..., Any] = pickle.loads(load.blob)
+    function: Callable[..., Any] = pickle.loads(load.blob)  # reads no further than its end
     if not callable(function):
         raise TypeError(f"the endpoint's code is no function but a {type(function).__qualname__}")
     return function
+
+
+def _types(load: Frame) -> bytes:
+    """What follows the function."""
+    return load.blob[load.meta["types_at"] :] if "types_at" in load.meta else b""
 
 
 def _refuse_hidden(sources: Path) -> None:
