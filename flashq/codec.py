@@ -201,6 +201,7 @@ class Revision:
     process: dict[str, Any] = field(default_factory=dict)  # see flashq.model.spec.process
     schemas: str = ""  # of each target's parameters, as JSON: see flashq.signature
     types: bytes = b""  # the parameters' Python types, pickled
+    texts: list[list[Any]] = field(default_factory=list)  # for tracebacks: see flashq.sources.Text
 
     def pack(self) -> bytes:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -212,6 +213,7 @@ class Revision:
             ("process", {}),
             ("schemas", ""),
             ("types", b""),
+            ("texts", []),
         ):
             if values[name] == unset:
                 del values[name]

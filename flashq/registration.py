@@ -218,6 +218,7 @@ def prepare(
         process=specs.process(spec),
         schemas=described.schemas,
         types=described.types,
+        texts=[list(text) for text in code.texts],
     )
     header = Header(
         direction=Direction.REVISION,

@@ -30,10 +30,19 @@ from flashq.local_modules import MAIN, find, module_exists
 from flashq.model.bundle import Kind
 from flashq.model.graph import Item, Node, graph_digest, plain, word
 from flashq.model.imports import Imported, imports_of
-from flashq.sources import class_text, function_text, imported_modules, names_and_imports
+from flashq.sources import (
+    MOST_SHOWN,
+    class_text,
+    function_block,
+    function_text,
+    imported_modules,
+    names_and_imports,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from flashq.sources import Text
 
 ENDPOINT_MARK = "__flashq_endpoint__"
 """Attribute by which an endpoint in a captured value is known; holds its name."""
@@ -56,6 +65,8 @@ class CodeDescription:
     """The endpoints that it captures, and so may call from inside its jobs."""
     uncomparable: tuple[str, ...]
     """Types of captured values that count by their type alone."""
+    texts: tuple[Text, ...]
+    """The lines of what is pickled by value, for tracebacks: the nearest first, as much as may be shown."""
 
 
 def code_digest(function: Callable[..., Any]) -> str:
@@ -84,6 +95,7 @@ def describe(function: Callable[..., Any]) -> CodeDescription:
         imports=frozenset(walk.imports),
         endpoints=tuple(walk.endpoints),
         uncomparable=tuple(sorted(set(walk.uncomparable))),
+        texts=tuple(walk.texts),
     )
 
 
@@ -99,6 +111,8 @@ class _Walk:
         self.endpoints: list[Any] = []
         self._kind = functools.cache(lambda name: find(name).kind)
         self.uncomparable: list[str] = []
+        self.texts: dict[Text, None] = {}
+        self._shown = 0
         self._index: dict[object, int] = {}
         self._values: list[Any] = []  # also keeps them alive, so that an id stands for one value
 
@@ -140,6 +154,12 @@ class _Walk:
         """Note a module whose file, if it is the user's, has to be there on the worker."""
         if isinstance(module, str) and module not in MAIN and module not in self.by_value:
             self.imports.add(Imported(module, optional))
+
+    def show(self, text: Text) -> None:
+        """Note lines for tracebacks, while there is room for them."""
+        if text not in self.texts and self._shown + len(text.lines) <= MOST_SHOWN:
+            self._shown += len(text.lines)
+            self.texts[text] = None
 
     def parts(self, node: Node, kind: str, named: Iterable[tuple[Any, Any]]) -> None:
         """Add named values to a node, in no order."""
@@ -223,7 +243,10 @@ def _endpoint_name(value: Any) -> str | None:
 
 
 def _function(walk: _Walk, function: types.FunctionType) -> Node:
-    code, text = function.__code__, function_text(function)
+    code, block = function.__code__, function_block(function)
+    text = function_text(function, block)
+    if block is not None:
+        walk.show(block)
     node = Node(
         word("function"),
         [walk.item(text), walk.item(code), walk.item(function.__defaults__)],

@@ -15,23 +15,45 @@ import sys
 import tokenize
 from functools import lru_cache
 from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
-def function_text(function: FunctionType) -> str | None:
-    """A function's lines from `def` on, without its decorators; None for a lambda or without a source."""
+MOST_SHOWN = 256 * 1024
+"""Characters of source that go with a revision for its tracebacks."""
+
+
+class Text(NamedTuple):
+    """Lines of a file as they are in it, from a line (the first is 1) on: what tracebacks show of a function."""
+
+    file: str
+    line: int
+    lines: str
+
+
+def function_block(function: FunctionType) -> Text | None:
+    """A function's lines, decorators and all; None without a source."""
     code = function.__code__
     lines = _lines(code.co_filename, function.__globals__)[code.co_firstlineno - 1 :]
-    if not lines or not code.co_name.isidentifier():
-        return None
     try:
-        block = inspect.getblock(lines)
-        inside = block[0][:1].isspace()  # in a class or a function: parsed inside something, too
-        tree = ast.parse("if 1:\n" + "".join(block) if inside else "".join(block))
+        block = inspect.getblock(lines) if lines else []
     except (SyntaxError, ValueError, tokenize.TokenError):
+        return None
+    return Text(code.co_filename, code.co_firstlineno, "".join(block)) if block else None
+
+
+def function_text(function: FunctionType, text: Text | None) -> str | None:
+    """The lines of a function's block from `def` on, without its decorators; None for a lambda or without a block."""
+    code = function.__code__
+    if text is None or not code.co_name.isidentifier():
+        return None
+    block = text.lines.split("\n")  # as files are read: not at form feeds
+    try:
+        inside = text.lines[:1].isspace()  # in a class or a function: parsed inside something, too
+        tree = ast.parse(f"if 1:\n{text.lines}" if inside else text.lines)
+    except (SyntaxError, ValueError):
         return None
     body = tree.body[0].body if inside and isinstance(tree.body[0], ast.If) else tree.body
     node = body[0] if body else None

@@ -457,6 +457,41 @@ cell("offset = 5; tell(first=first, later=later, second=second, blocking=blockin
     }
 
 
+def test_a_traceback_shows_lines_that_no_worker_has_a_file_of(theatre: Stage) -> None:
+    """Given a cell whose function calls another, and a method, if one raises, expect the lines of all three."""
+    program = """
+cell('''
+from flashq import Endpoint
+
+def divide(number):
+    return 1 / number  # helper's line
+
+class Kept:
+    def method(self, number):
+        return divide(number)  # method's line
+
+@Endpoint(name="program", cpu="any")
+def work(number):
+    halves = [
+        number,
+    ]
+    return Kept().method(halves[0])  # function's line
+''', 1)
+try:
+    namespace["work"].remote(0)
+except ZeroDivisionError as error:
+    tell(notes="".join(error.__notes__))
+"""
+    notes = theatre.run(CELLS + program, serve=NAME)["notes"]
+    for name, line, text in (
+        ("work", 16, "function's"),
+        ("method", 9, "method's"),
+        ("divide", 5, "helper's"),
+    ):
+        assert f'File "<cell 1>", line {line}, in {name}\n' in notes
+        assert f"# {text} line" in notes
+
+
 def test_a_changed_global_is_a_changed_function(theatre: Stage) -> None:
     # Given a notebook in which a cell changes a value that a function captures, and defines it again
     said = theatre.run(

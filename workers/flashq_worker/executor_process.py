@@ -23,7 +23,7 @@ from flashq_worker.executor.frames import Frame, FrameDecoder, FrameType
 from flashq_worker.output_tail import OutputTail
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from flashq_worker.containers.container import Container
     from flashq_worker.executor_child import Child
@@ -189,6 +189,7 @@ class ExecutorProcess:
         sources: Path | None = None,
         imports: Path | None = None,
         types: bytes = b"",
+        texts: Sequence[Sequence[Any]] = (),
     ) -> None:
         """Have it load the `function` cloudpickled by Python `python` ("3.11"). READY or FAILED follows.
 
@@ -196,6 +197,7 @@ class ExecutorProcess:
         run together, up to `concurrency` of those that come within so long.
         `sources`: a folder of modules that come before all others. `imports`: a file to note in what it imports.
         `types`: what calls in JSON are made values of.
+        `texts`: lines for its tracebacks (see flashq.sources.Text).
         """
         meta: dict[str, Any] = {
             "mode": mode,
@@ -211,6 +213,8 @@ class ExecutorProcess:
             meta["targets"] = dict(targets)
         if batch_ms is not None:
             meta["batch_ms"] = batch_ms
+        if texts:
+            meta["texts"] = texts
         if types:
             meta["types_at"] = len(function)
         self._send(FrameType.LOAD, meta, function + types)

@@ -258,6 +258,7 @@ class Runtime:
             python=record.python,
             targets=record.targets,
             batch_ms=record.batch_ms,
+            texts=record.texts,
             sources=None if self._image else sources,
             imports=places.modules(kind.environment) if kind is not None and not self._env else None,
             types=record.types,

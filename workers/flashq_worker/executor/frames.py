@@ -51,8 +51,9 @@ class FrameType(IntEnum):
     LOAD = 1
     """Supervisor: load a function. Meta mode ("sync", "async", "generator", "async_generator"), concurrency, endpoint,
     revision, python, limit (bytes of one result), targets? (of a class: its methods, each with its mode), batch_ms?
-    (how long a batch is gathered), sources (a folder of modules, or ""), imports (a file to note modules in, or "");
-    types_at? (where in the blob the types of parameters begin); blob: the function, or what makes the instance."""
+    (how long a batch is gathered), texts? (lines for tracebacks, each with its file and number: [file, number, lines]),
+    sources (a folder of modules, or ""), imports (a file to note modules in, or ""), types_at? (where in the blob the
+    types of parameters begin); blob: the function, or what makes the instance."""
     RUN = 2
     """Supervisor: run a job. Meta job, fence, attempt, encoding, target? (of a class: the method), credit? (chunks
     it may send); blob: payload."""

@@ -24,6 +24,7 @@ from flashq_worker.executor import (
     output,
     run_batch,
     run_sync,
+    texts,
     watchdog,
 )
 from flashq_worker.executor.frames import FrameError, FrameType
@@ -153,6 +154,7 @@ def _unpickled(load: Frame, *, forked: bool) -> Callable[..., Any]:
         if forked:
             _refuse_hidden(Path(load.meta["sources"]))
         sys.path.insert(0, load.meta["sources"])
+    texts.show(load.meta.get("texts", ()))
     function: Callable[..., Any] = pickle.loads(load.blob)  # reads no further than its end
     if not callable(function):
         raise TypeError(f"the endpoint's code is no function but a {type(function).__qualname__}")
