@@ -159,10 +159,27 @@ def dump_function(
     try:
         return _cloudpickled(function, by_value, settle)
     except Exception as error:
-        raise errors.SerializationError(
-            f"the function {function.__qualname__} cannot be pickled: {type(error).__name__}: {error}. It travels "
-            "by value with the globals it uses; create such objects inside the function."
-        ) from error
+        raise unpicklable(function, "", error) from error
+
+
+def unpicklable(function: Callable[..., Any], what: str, error: Exception) -> errors.SerializationError:
+    """The error of a function that cannot be pickled, for want of `what` it takes along, in words."""
+    because = f", because of {what}" if what else ""
+    return errors.SerializationError(
+        f"the function {function.__qualname__} cannot be pickled{because}: {type(error).__name__}: {error}. It travels "
+        "by value with the globals it uses; create such objects inside the function."
+    )
+
+
+def trouble(
+    value: Any, by_value: Collection[str] = (), settle: Callable[[type[Any]], None] | None = None
+) -> Exception | None:
+    """What pickling a value raises; None: nothing. See `dump_arguments`."""
+    try:
+        _cloudpickled(value, by_value, settle)
+    except Exception as error:  # noqa: BLE001 — see dump_arguments
+        return error
+    return None
 
 
 def dump_type(kind: Any, by_value: Collection[str], settle: Callable[[type[Any]], None]) -> bytes:

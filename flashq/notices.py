@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,17 @@ class Told:
         if what not in self._told:
             self._told.add(what)
             log.warning("flashq: %s", text)
+
+
+_OURS = str(Path(__file__).parent) + os.sep
+
+
+def level_of_caller() -> int:
+    """The `stacklevel` by which a warning, raised where this is called, names the user's line."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame, level = frame.f_back, level + 1
+    return level if frame is not None else 1
 
 
 _DRIVER = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")  # Linux, containers, WSL2

@@ -13,11 +13,13 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flashq import class_identity, codec, shipping, signature
+from flashq import captures, class_identity, codec, shipping, signature
+from flashq.errors import SerializationError
 from flashq.kinds import kind_of
 from flashq.model import spec as specs
 from flashq.model.envelope import Header, seal
 from flashq.model.keyring import Direction
+from flashq.notices import level_of_caller
 from flashq.revision import ENDPOINT_MARK, RevisionWarning, describe
 
 if TYPE_CHECKING:
@@ -113,7 +115,7 @@ def draft(spec: EndpointSpec, function: Callable[..., Any]) -> Draft:
         warnings.warn(
             f"endpoint {spec.name} captures {', '.join(code.uncomparable)}: a change in such a value is not noticed",
             RevisionWarning,
-            stacklevel=5,
+            stacklevel=level_of_caller(),
         )
     parts = (code.digest, specs.environment_digest(spec), specs.resource_digest(spec))
     process = specs.process(spec)
@@ -193,7 +195,7 @@ def prepare(
     spec, function, code = drafted.spec, drafted.function, drafted.code
     environment, resources = specs.environment_digest(spec), specs.resource_digest(spec)
     public = specs.canonical_json(specs.public(spec))
-    pickled = codec.dump_function(function, code.by_value, class_identity.settle)
+    pickled = _pickled(function, code.by_value)
     codec.check_size(len(pickled), payload_limit, f"the function {function.__qualname__}")
     described = signature.describe(
         _callables(function),
@@ -245,6 +247,18 @@ def prepare(
         by_value=code.by_value,
         calls=drafted.calls,
     )
+
+
+def _pickled(function: Callable[..., Any], by_value: frozenset[str]) -> bytes:
+    try:
+        return codec.dump_function(function, by_value, class_identity.settle)
+    except SerializationError:
+        found = captures.culprit(
+            function, lambda value: codec.trouble(value, by_value, class_identity.settle)
+        )
+        if found is None:
+            raise
+        raise codec.unpicklable(function, *found) from found[1]
 
 
 def _targets(function: Callable[..., Any]) -> dict[str, str]:

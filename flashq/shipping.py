@@ -15,6 +15,7 @@ from flashq.errors import FlashqError
 from flashq.local_modules import changed_files, find, read
 from flashq.model import bundle as bundles
 from flashq.model.imports import imports_of
+from flashq.notices import level_of_caller
 from flashq.revision import RevisionWarning
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def bundle(endpoint: str, function: Callable[..., Any], code: CodeDescription) -
         warnings.warn(
             f"{file} changed since this program imported it: workers get it as it is now",
             RevisionWarning,
-            stacklevel=5,
+            stacklevel=level_of_caller(),
         )
     defining = (name for name, module in modules.items() if _may_define_endpoints(module))
     return Shipped(digest, raw, tuple(modules), tuple(defining))

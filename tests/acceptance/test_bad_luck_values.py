@@ -19,6 +19,7 @@ from flashq.errors import (
     SerializationError,
     UnsupportedCall,
 )
+from flashq.revision import RevisionWarning
 from tests.acceptance.stage import Stage, stage
 from tests.rig import wait_until
 
@@ -195,19 +196,60 @@ def test_the_argument_that_cannot_be_pickled_is_named(theatre: Stage) -> None:
         keyword.spawn(size=1, lock=threading.Lock())
 
 
-@pytest.mark.filterwarnings("ignore::flashq.revision.RevisionWarning")
-def test_a_function_that_captures_what_cannot_be_pickled_is_refused_at_once(theatre: Stage) -> None:
-    # Given a closure over a lock
-    lock = threading.Lock()
+LOCK = threading.Lock()
 
-    @Endpoint(name="values-capture", cpu="any")
-    def capture() -> bool:
-        return lock.locked()
 
-    # If it is called, expect an error that names the function or what it captures, and no job
-    with pytest.raises(SerializationError, match=r"lock|capture"):
+class Guarded:
+    """Has a lock beside a method."""
+
+    lock = LOCK
+
+    def method(self) -> bool:
+        return self.lock.locked()
+
+
+def helper() -> bool:
+    return LOCK.locked()
+
+
+def _captures(how: str) -> Any:
+    lock, holder = threading.Lock(), {"deep": [threading.Lock()]}
+    functions = {
+        "closure": lambda: lock.locked(),
+        "dict": lambda: holder["deep"][0].locked(),
+        "global": lambda: LOCK.locked(),
+        "helper": lambda: helper(),
+        "class": lambda: Guarded().method(),
+        "default": lambda it=lock: it.locked(),  # type: ignore[misc]
+    }
+    return functions[how]
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        ("closure", r"the variable lock \(_thread\.lock\)"),
+        ("dict", r"the variable holder \(dict\)"),
+        ("global", r"the global LOCK \(_thread\.lock\)"),
+        ("helper", r"the global LOCK \(_thread\.lock\) of helper"),
+        ("class", r"the attribute lock \(_thread\.lock\) of Guarded"),
+        ("default", r"the default of it \(_thread\.lock\)"),
+    ],
+)
+def test_a_function_that_captures_what_cannot_be_pickled_is_refused_at_once(
+    theatre: Stage, how: str, named: str
+) -> None:
+    # Given a function that takes a lock along, on any way
+    capture = Endpoint(name=f"values-capture-{how}", cpu="any")(_captures(how))
+
+    # If it is called, expect an error that names what it captures, a warning that names this line, and no job
+    with (
+        pytest.warns(RevisionWarning, match="captures .*_thread.lock") as warned,
+        pytest.raises(SerializationError, match=rf"cannot be pickled, because of {named}: .*lock"),
+    ):
         capture.spawn()
-    assert theatre.states("values-capture") == {}
+    assert {each.filename for each in warned} == {__file__}
+    assert theatre.states(f"values-capture-{how}") == {}
 
 
 @BOTH
