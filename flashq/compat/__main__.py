@@ -10,7 +10,7 @@ import types
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashq.compat import Choices, install
+from flashq.compat import Choices, install, variables
 from flashq.errors import FlashqError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def main(words: Sequence[str]) -> None:
     if wrong := [name for name, folder in volumes.items() if not (name and folder.startswith("/"))]:
         parser.error(f"--volume {wrong[0]}: wants NAME=FOLDER with an absolute folder")
     try:
+        variables.load(Path.cwd())
         install(Choices(exact=given.exact, volumes=volumes))
         sys.argv = [given.program, *given.arguments]
         if given.module:

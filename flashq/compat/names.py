@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flashq.compat.client import EndpointJob
 from flashq.compat.cloud import (
     CPU_DATACENTERS,
     CudaVersion,
@@ -26,7 +27,6 @@ from flashq.compat.resources import (
     ServerlessResource,
     remote,
 )
-from flashq.job import EndpointJob
 from flashq.model.resources import CpuInstanceType, GpuGroup, GpuType, ServerlessScalerType
 
 DEFAULT_WORKERS_MIN = 0

@@ -63,6 +63,13 @@ def test_resource_classes_know_every_field(flash: ModuleType) -> None:
     assert sorted(each.value for each in flash.CPU_DATACENTERS) == THEIRS["CPU_DATACENTERS"]
 
 
+def test_endpoints_and_jobs_have_flashs_methods(flash: ModuleType) -> None:
+    routes = {"get", "post", "put", "patch", "delete"}
+    endpoint = flash.Endpoint(name="flash-methods")
+    assert {name for name in THEIRS["methods"]["Endpoint"] if not hasattr(endpoint, name)} <= routes
+    assert all(hasattr(flash.EndpointJob, name) for name in THEIRS["methods"]["EndpointJob"])
+
+
 @pytest.mark.parametrize("module", STAND_IN)
 def test_every_module_gives_what_it_lists(flash: ModuleType, module: str) -> None:
     # Given the modules that programs import names from, expect the same objects everywhere
