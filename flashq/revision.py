@@ -135,6 +135,7 @@ class _Walk:
         if name is not None:
             self.uses(getattr(value, "__module__", None), optional=True)
             self.endpoints.append(value)
+            self.show(function_block(getattr(value, "code", None)))  # for its `local`
             return word(f"endpoint {name}")
         if isinstance(value, types.FunctionType | type):
             reference = self._reference(value)
@@ -155,9 +156,9 @@ class _Walk:
         if isinstance(module, str) and module not in MAIN and module not in self.by_value:
             self.imports.add(Imported(module, optional))
 
-    def show(self, text: Text) -> None:
+    def show(self, text: Text | None) -> None:
         """Note lines for tracebacks, while there is room for them."""
-        if text not in self.texts and self._shown + len(text.lines) <= MOST_SHOWN:
+        if text is not None and text not in self.texts and self._shown + len(text.lines) <= MOST_SHOWN:
             self._shown += len(text.lines)
             self.texts[text] = None
 
@@ -245,8 +246,7 @@ def _endpoint_name(value: Any) -> str | None:
 def _function(walk: _Walk, function: types.FunctionType) -> Node:
     code, block = function.__code__, function_block(function)
     text = function_text(function, block)
-    if block is not None:
-        walk.show(block)
+    walk.show(block)
     node = Node(
         word("function"),
         [walk.item(text), walk.item(code), walk.item(function.__defaults__)],

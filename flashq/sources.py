@@ -33,8 +33,10 @@ class Text(NamedTuple):
     lines: str
 
 
-def function_block(function: FunctionType) -> Text | None:
-    """A function's lines, decorators and all; None without a source."""
+def function_block(function: Any) -> Text | None:
+    """A function's lines, decorators and all; None without a source, and for what is no function of Python."""
+    if not isinstance(function, FunctionType):
+        return None
     code = function.__code__
     lines = _lines(code.co_filename, function.__globals__)[code.co_firstlineno - 1 :]
     try:

@@ -6,7 +6,7 @@ What was sent with the function is shown even where a file of that name is here:
 from __future__ import annotations
 
 import linecache
-from itertools import chain, repeat
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ def show(texts: Iterable[tuple[str, int, str]]) -> None:
         lines = [f"{line}\n" for line in text.removesuffix("\n").split("\n")]
         if number + len(lines) > _MOST_LINES:
             continue
-        entry = linecache.cache.get(file)
-        known = list(entry[2]) if entry is not None and len(entry) == 4 and entry[1] is None else []
-        known = list(chain(known, repeat("\n", number - 1 - len(known))))
+        known = list(linecache.getlines(file))  # of a file that is here, what was not sent
+        known.extend(repeat("\n", number - 1 - len(known)))
         known[number - 1 : number - 1 + len(lines)] = lines
         # Without a time of change linecache never looks for the file.
         linecache.cache[file] = (sum(map(len, known)), None, known, file)
