@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from flashq.endpoint_function import EndpointFunction
 from flashq.errors import NotSupportedError, SpecError
-from flashq.kinds import kind_of
-from flashq.nested import UNPINNED
+from flashq.kinds import UNPINNED, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

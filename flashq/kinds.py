@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STREAMS = ("generator", "async_generator")
+UNPINNED = "__flashq_unpinned__"
+"""Attribute of what may not be called from the job that made it: why."""
 
 
 def kind_of(function: Callable[..., Any] | None) -> str:

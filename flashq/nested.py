@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from flashq import errors
 from flashq.failures import exception_for
 from flashq.job import Call, EndpointJob, Reply
+from flashq.kinds import UNPINNED
 from flashq.model.lifecycle import JobState
 from flashq.model.outcome import Ending, Failure, FailureKind
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from flashq.endpoint_function import EndpointFunction
 
 _EXECUTOR = "flashq_worker.executor.calls"
-UNPINNED = "__flashq_unpinned__"
-"""Attribute of what may not be called from the job that made it: why."""
 
 
 def current_caller() -> Client | JobCaller:
