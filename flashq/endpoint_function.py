@@ -126,9 +126,11 @@ class EndpointFunction(Generic[P, R]):
         job = self(*args, **kwargs)
         try:
             with shown.output(job):
+                job._call.ended.wait()  # noqa: SLF001 — `result` would say that the job goes on
                 return job.result()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             job.cancel()
+            interrupt.add_note(f"job {job.id} is cancelled")
             raise
 
     def stream(self, *args: P.args, **kwargs: P.kwargs) -> Stream[Any]:

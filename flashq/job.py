@@ -298,9 +298,18 @@ class EndpointJob(Coroutine[Any, Any, R]):
         """Block for its value.
 
         Raises: the function's own exception; a JobError where it ended without a value; a SubmitError or
-        BrokerError where it was not accepted; WaitTimeout after `timeout` seconds (the job goes on).
+        BrokerError where it was not accepted; WaitTimeout after `timeout` seconds (the job goes on). Interrupted
+        (Ctrl-C), it leaves the job as it is, and says which that is.
         """
-        if not self._call.ended.wait(timeout):
+        try:
+            ended = self._call.ended.wait(timeout)
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(
+                f"job {self.id} is not cancelled: `flashq job {self.id}` shows how it is, `flashq cancel {self.id}`"
+                f' stops it, flashq.fetch_job("{self.id}").result() waits for it again'
+            )
+            raise
+        if not ended:
             raise WaitTimeout(f"job {self.id} has not ended within {timeout:g} s; it goes on")
         return self._value_or_raise()
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flashq import Endpoint
+from flashq import Endpoint, fetch_job
 from tests.acceptance.stage import PREAMBLE, Stage, environment, stage
 from tests.rig import wait_until
 
@@ -409,28 +409,48 @@ def test_ctrl_c_during_map_ends_the_program_and_cancels_its_jobs(theatre: Stage,
     wait_until(lambda: not under_way(theatre, "map-interrupted"), what="nothing is under way")
 
 
-def test_ctrl_c_during_remote_cancels_the_job(theatre: Stage) -> None:
-    # Given a program that waits in `remote` for a job that would run for long
-    program = theatre.start(
-        """
-        from flashq import Endpoint
+WAITS = """
+from flashq import Endpoint
 
-        @Endpoint(name="map-interrupted", cpu="any")
-        def slow(number):
-            import time
-            time.sleep(60)
+@Endpoint(name="map-interrupted", cpu="any")
+def slow(number):
+    import time
+    time.sleep(60)
 
-        tell(calling=True)
-        slow.remote(1)
-        """,
-        serve="map-interrupted",
-    )
+tell(calling=True)
+"""
+
+
+def _interrupted(theatre: Stage, wait: str) -> tuple[str, str]:
+    """What a program wrote that got Ctrl-C while it waited for its job, and that job."""
+    program = theatre.start(WAITS + wait, serve="map-interrupted")
     program.wait_for("calling")
-    wait_until(lambda: "running" in theatre.states("map-interrupted").values(), 20, "its job runs")
 
-    # If Ctrl-C is pressed, expect the program to end and the job to be cancelled
+    def running() -> list[str]:
+        return [job for job, state in theatre.states("map-interrupted").items() if state == "running"]
+
+    wait_until(running, 20, "its job runs")
+    (job,) = running()
     program.process.send_signal(signal.SIGINT)
     assert program.ended(20) != 0
+    return program.errors, job
+
+
+def test_ctrl_c_during_remote_cancels_the_job(theatre: Stage) -> None:
+    """Given a program that waits in `remote`, if Ctrl-C is pressed, expect its job to be cancelled, and that said."""
+    errors, job = _interrupted(theatre, "slow.remote(1)")
+    wait_until(lambda: not under_way(theatre, "map-interrupted"), what="nothing is under way")
+    assert f"job {job} is cancelled" in errors
+    assert "flashq cancel" not in errors
+
+
+def test_ctrl_c_during_result_leaves_the_job_and_says_what_can_be_done_with_it(theatre: Stage) -> None:
+    """Given a program that waits in `result`, if Ctrl-C is pressed, expect the job to go on, and to be told which."""
+    errors, job = _interrupted(theatre, "slow.spawn(1).result()")
+    assert f"job {job} is not cancelled" in errors
+    assert f"`flashq cancel {job}`" in errors
+    assert theatre.states("map-interrupted")[job] == "running"
+    assert fetch_job(job).cancel().result(10) == "requested"
     wait_until(lambda: not under_way(theatre, "map-interrupted"), what="nothing is under way")
 
 
