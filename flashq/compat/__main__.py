@@ -26,12 +26,12 @@ def main(words: Sequence[str]) -> None:
         prog="python -m flashq.compat",
         description="Run a program written for runpod_flash on your own hosts.",
         epilog=_EXAMPLE,
-        usage="%(prog)s [--exact] [--volume NAME=FOLDER] (script.py | -m module) [argument ...]",
+        usage="%(prog)s [--exact] [--volume NAME=FOLDER] [--with PACKAGE] (script.py | -m module) [argument ...]",
     )
     parser.add_argument(
         "--exact",
         action="store_true",
-        help="wait for hosts with the GPU models that are named, and with the label datacenter=NAME of a data centre",
+        help="wait for hosts with the GPU models and CPU sizes that are named, and with the label datacenter=NAME",
     )
     parser.add_argument(
         "--volume",
@@ -39,6 +39,14 @@ def main(words: Sequence[str]) -> None:
         default=[],
         metavar="NAME=FOLDER",
         help="the folder on the hosts that a network volume is; by default /runpod-volume",
+    )
+    parser.add_argument(
+        "--with",
+        action="append",
+        default=[],
+        dest="packages",
+        metavar="PACKAGE",
+        help="a dependency of every endpoint with GPUs, as torch is in Flash's image",
     )
     parser.add_argument("-m", dest="module", action="store_true", help="run a module by its name")
     parser.add_argument("program", help=argparse.SUPPRESS)
@@ -49,7 +57,7 @@ def main(words: Sequence[str]) -> None:
         parser.error(f"--volume {wrong[0]}: wants NAME=FOLDER with an absolute folder")
     try:
         variables.load(Path.cwd())
-        install(Choices(exact=given.exact, volumes=volumes))
+        install(Choices(exact=given.exact, volumes=volumes, packages=tuple(given.packages)))
         sys.argv = [given.program, *given.arguments]
         if given.module:
             runpy.run_module(given.program, run_name="__main__", alter_sys=True)

@@ -18,9 +18,11 @@ class Choices:
     are a preference and data centres are left out.
 
     `volumes`: for names of network volumes, folders on the hosts; one that is not in it is /runpod-volume.
+    `packages`: requirements that endpoints with GPUs have beside their own, since Flash's image for these has some.
     """
 
     exact: bool = False
+    packages: tuple[str, ...] = ()
     volumes: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -68,10 +68,10 @@ class Endpoint:
         self.scaler_type = scaler_type or ServerlessScalerType.QUEUE_DELAY
         given: dict[str, Any] = {
             "gpu": translate.gpu(gpu),
-            "cpu": cpu,
+            "cpu": translate.cpu(cpu),
             "workers": workers,
             "idle_timeout": idle_timeout,
-            "dependencies": dependencies,
+            "dependencies": translate.dependencies(dependencies, on_gpu=cpu is None and id is None),
             "system_dependencies": system_dependencies,
             "accelerate_downloads": accelerate_downloads,
             "volume": translate.volume(volume),
@@ -140,8 +140,11 @@ class Endpoint:
         return await client.job_of(job_id).cancel()
 
     def _called(self) -> Any:
+        """What it has decorated; a name alone stands for what something else deployed under it."""
+        if self._callable is None and self.name is not None and not self._functions:
+            self._callable = DeployedFunction(translate.name(self.name))
         if self._callable is None:
-            raise ValueError("Endpoint(name=...) is nothing to be run before it has decorated a function")
+            raise ValueError("Endpoint: a class's methods are called; nothing without a name is run")
         return self._callable
 
 

@@ -12,10 +12,15 @@ _told: set[str] = set()
 
 def once(what: str, text: str) -> None:
     """Say something, unless it was said before, or this is a job's process: its program has been told."""
-    executor = sys.modules.get(_EXECUTOR)
-    if what not in _told and (executor is None or executor.CALLS is None):
+    if what not in _told and not in_job():
         _told.add(what)
         log.warning("flashq: %s", text)
+
+
+def in_job() -> bool:
+    """Whether this is a process that runs jobs."""
+    executor = sys.modules.get(_EXECUTOR)
+    return executor is not None and executor.CALLS is not None
 
 
 def forget() -> None:

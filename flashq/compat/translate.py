@@ -14,7 +14,8 @@ from flashq.compat import told
 from flashq.compat.choices import VOLUME, chosen
 from flashq.compat.cloud import NetworkVolume, PodTemplate
 from flashq.errors import NotSupportedError, SpecError
-from flashq.model.resources import GpuGroup, GpuType
+from flashq.model.resources import GpuGroup, GpuType, parse_cpu
+from flashq.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +58,27 @@ def gpu(given: Any) -> Any:
         " another model is used (--exact waits for one)",
     )
     return [*wanted, GpuGroup.ANY]
+
+
+def cpu(given: Any) -> Any:
+    """A size of CPU worker; on the private broker, where one machine is all there is, whatever that has left.
+
+    A cloud has a core for each worker that waits to be called again; there, one endpoint would wait for another's.
+    """
+    if given is None or chosen().exact or told.in_job() or Settings.load().redis_url is not None:
+        return given
+    told.once(
+        "cpu",
+        f"sizes of CPU workers, such as {parse_cpu(given).instance}, are not counted on this machine: workers share"
+        " what it has (--exact counts them)",
+    )
+    return "any"
+
+
+def dependencies(given: Any, *, on_gpu: bool) -> Any:
+    """Its requirements, and for endpoints with GPUs those that were chosen beside."""
+    beside = chosen().packages if on_gpu else ()
+    return [*(given or ()), *beside] if beside else given
 
 
 def datacenter(given: Any) -> Any:

@@ -40,7 +40,7 @@ def test_a_flash_project_runs_unchanged(theatre: Stage, tmp_path: Path) -> None:
 
         logger = logging.getLogger(__name__)
 
-        @Endpoint(name="flash pipeline", cpu="cpu3c-1-2", workers=(0, 2))
+        @Endpoint(name="flash pipeline", cpu="cpu3c-1-2", workers=(0, 2), idle_timeout=1)
         async def classify(text: str) -> dict:
             from workers.text import Model, clean
 
@@ -48,7 +48,9 @@ def test_a_flash_project_runs_unchanged(theatre: Stage, tmp_path: Path) -> None:
             model = Model()
             return {"label": await model.label(cleaned["text"]), "size": await model.size(cleaned["text"])}
 
-        @remote(resource_config=CpuLiveServerless(name="flash-older", instanceIds=[CpuInstanceType.CPU3C_1_2]))
+        config = CpuLiveServerless(name="flash-older", instanceIds=[CpuInstanceType.CPU3C_1_2], idleTimeout=1)
+
+        @remote(resource_config=config)
         def older(a, b=1):
             import runpod_flash
             return [a + b, runpod_flash.Endpoint.__module__]
@@ -64,12 +66,12 @@ def test_a_flash_project_runs_unchanged(theatre: Stage, tmp_path: Path) -> None:
             "workers/text.py": """
                 from runpod_flash import CpuInstanceType, Endpoint
 
-                @Endpoint(name="flash-clean", cpu=CpuInstanceType.CPU3C_1_2, idle_timeout=3)
+                @Endpoint(name="flash-clean", cpu=CpuInstanceType.CPU3C_1_2, idle_timeout=1)
                 async def clean(data: dict) -> dict:
                     import re
                     return {"text": re.sub(r"\\s+", " ", data["text"].strip())}
 
-                @Endpoint(name="flash-model", cpu="cpu3c-1-2")
+                @Endpoint(name="flash-model", cpu="cpu3c-1-2", idle_timeout=1)
                 class Model:
                     def __init__(self, scale: int = 10) -> None:
                         self.scale = scale

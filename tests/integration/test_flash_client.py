@@ -114,8 +114,10 @@ def test_what_cannot_be_run_is_refused(stage: Rig) -> None:
         wait(Endpoint(id="flash-client-nowhere").run([1]))
     with pytest.raises(NotSupportedError, match="webhook"):
         wait(Endpoint(id="flash-client-nowhere").run({}, webhook="https://example.com"))
-    with pytest.raises(ValueError, match="decorated a function"):
-        wait(Endpoint(name="flash-client-none").run({}))
+    with pytest.raises(EndpointNotFound):
+        wait(Endpoint(name="flash-client-nowhere").run({}))
+    with pytest.raises(ValueError, match="nothing without a name"):
+        wait(Endpoint().run({}))
     with pytest.raises(ValueError, match="decorates nothing"):
         Endpoint(id="flash-client-nowhere")(print)
     with pytest.raises(SpecError, match="idle_timeout"):

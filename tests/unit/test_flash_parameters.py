@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hosts of a broker, and nothing said or chosen."""
+    monkeypatch.setenv("FLASHQ_REDIS_URL", "redis://localhost")
     yield
     choose(Choices())
     told.forget()
@@ -132,6 +134,37 @@ def test_any_gpu_is_any_gpu(gpu: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert spec.gpu is not None
     assert spec.gpu.any
     assert not caplog.records
+
+
+def test_sizes_of_cpu_workers_are_counted_where_there_are_hosts(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def size(instance: Any) -> str:
+        cpu = spec_of(Endpoint(cpu=instance)).cpu
+        assert cpu is not None
+        return cpu.instance
+
+    # Given the private broker, whose machine is all there is, expect its workers to share that, and one line
+    monkeypatch.delenv("FLASHQ_REDIS_URL")
+    assert [size(each) for each in ("cpu3g-2-8", ["cpu3g-4-16", "cpu5c-8-16"])] == ["any", "any"]
+    assert len(caplog.messages) == 1
+    assert "such as cpu3g-2-8, are not counted on this machine" in caplog.text
+    with pytest.raises(ValueError, match="no such CPU instance type"):
+        Endpoint(cpu="cpu9")
+
+    # If names are exact, or there is a broker of many machines, expect what the program says
+    choose(Choices(exact=True))
+    assert size("cpu3g-4-16") == "cpu3g-4-16"
+    choose(Choices())
+    monkeypatch.setenv("FLASHQ_REDIS_URL", "redis://localhost")
+    assert size("cpu3g-4-16") == "cpu3g-4-16"
+
+
+def test_endpoints_with_gpus_have_the_packages_that_are_given_beside() -> None:
+    choose(Choices(packages=("torch",)))
+
+    assert spec_of(Endpoint(dependencies=["numpy"])).dependencies == ("numpy", "torch")
+    assert spec_of(Endpoint(cpu="any", dependencies=["numpy"])).dependencies == ("numpy",)
 
 
 def test_data_centres_are_left_out_and_said_to_be_once(caplog: pytest.LogCaptureFixture) -> None:
