@@ -279,9 +279,10 @@ def _private(settings: Settings) -> Report:
 
     said = embedded.look(settings)
     if said is None or said["phase"] != "ready":
-        problem = None if said is None else f"it is {said['phase']}"
-        return Report(broker=None, running=False, home=str(settings.home), problem=problem)
+        problem = embedded.last_problem(settings) if said is None else f"it is {said['phase']}"
+        return Report(broker=None, running=False, home=str(settings.home), problem=problem or None)
     hosts, autoscalers, problem = _fleet(said["url"], settings)
+    problem = problem or said.get("problem") or None
     for name, process in said["processes"].items():
         if process["failing"]:
             problem = f"{name} keeps ending ({process['last_end']}): see {settings.home}/logs/{name}.log"

@@ -5,6 +5,9 @@ it to stay, it stops everything at once. It is one thread in one loop; `_pump` i
 waits, and it answers everybody there, also while it starts or stops.
 
     starting (lock, broker, what an earlier run left) → ready → stopping (drain, processes, broker) → gone
+
+Where `flashq up` keeps it and the broker dies, it is started again, with all beside it; where that fails, or happens
+too often, the stack ends, and the reason is kept for the next who looks.
 """
 
 from __future__ import annotations
@@ -38,6 +41,10 @@ if TYPE_CHECKING:
 _LOCK_PATIENCE_S = 60.0
 _DRAIN_S = 30.0
 _LOADING_PATIENCE_S = 3600.0
+_MOST_DEATHS, _DEATHS_WITHIN_S = 5, 120.0
+"""So often may the broker of a stack that is kept die before it is given up."""
+_TOLD_S = 3600.0
+"""For so long `status` says that the broker was started again."""
 
 
 class Keeper:
@@ -62,6 +69,8 @@ class Keeper:
         self._sockets = self._places.sockets()
         self._owner = False  # of the home's lock, sockets and record
         self._processes: Processes | None = None
+        self._deaths: list[float] = []  # when the broker died, and was started again
+        self._death = ""
 
     def run(self) -> int:
         """Start, look after, stop. The exit code: 1 where the stack failed, which everybody was told."""
@@ -87,6 +96,26 @@ class Keeper:
         control = self._sockets / "control.sock"
         self._control.listen(control)
         write_private(self._places.record, json.dumps({"pid": os.getpid(), "control": str(control)}).encode())
+        while True:
+            try:
+                return self._run_stack(lock)
+            except BrokerError as error:
+                if not self._is_worth_another():
+                    raise
+                self._death = f"{error}, and was started again at {time.strftime('%H:%M:%S')}"
+                self._say(f"{error}; starting again")
+                self._stop_processes()
+                self._plan = self._plan._replace(leftovers=Leftovers.CONTINUE)
+
+    def _is_worth_another(self) -> bool:
+        """Whether a broker that died is to be started again: it did answer, somebody keeps it, and it is no habit."""
+        if self._phase != "ready" or self._ending() or not self._is_up():
+            return False
+        self._phase, now = "starting", time.monotonic()
+        self._deaths = [*(death for death in self._deaths if now - death < _DEATHS_WITHIN_S), now]
+        return len(self._deaths) < _MOST_DEATHS
+
+    def _run_stack(self, lock: int) -> None:
         self._processes = processes = Processes(self._plan, self._places, self._sockets, self._password)
         self._doing = "the broker reads its data"
         processes.start(lock)
@@ -188,6 +217,7 @@ class Keeper:
         if listen is not None:
             line.listen(*listen)
         self._phase = "ready"
+        self._places.problem.unlink(missing_ok=True)
         self._say(f"ready, {self._held} jobs of an earlier run held")
         for connection in self._waiting():
             asked, connection.asked = connection.asked, None
@@ -262,8 +292,12 @@ class Keeper:
             "connections": len(self._control.connections),
             "held": self._held,
             "listen": self._plan.listen,
+            "problem": self._death if self._died_lately() else "",
             "processes": {} if processes is None else processes.states(),
         }
+
+    def _died_lately(self) -> bool:
+        return bool(self._deaths) and time.monotonic() - self._deaths[-1] < _TOLD_S
 
     # -- ending --------------------------------------------------------------------------------------
     def _end(self, problem: str) -> None:
@@ -278,11 +312,24 @@ class Keeper:
                 self._processes.drain(self._until_impatient, _DRAIN_S if wait_s is None else wait_s)
             if self._stop is not None:
                 unfinished = self._with_broker(lambda line: line.count_unfinished())
-            self._processes.stop(lambda happened, timeout_s: self._wait(happened, timeout_s, _never))
+            self._stop_processes()
+        if problem and self._is_up():
+            self._note(problem)
         if self._owner:
             self._clear()
         for connection in self._control.connections:
             connection.send({"stopped": True, "unfinished": unfinished})
+
+    def _stop_processes(self) -> None:
+        if self._processes is not None:
+            self._processes.stop(lambda happened, timeout_s: self._wait(happened, timeout_s, _never))
+            self._processes = None
+
+    def _note(self, problem: str) -> None:
+        """Keep why a stack that was to stay has ended: nobody may be there to be told."""
+        said = f"what `flashq up` kept running ended at {time.strftime('%Y-%m-%d %H:%M:%S')}: {problem}"
+        with contextlib.suppress(OSError):  # it may be the disk that is full
+            write_private(self._places.problem, said.encode())
 
     def _clear(self) -> None:
         """Leave no file behind that says we are there."""

@@ -146,6 +146,11 @@ def look(settings: Settings, *, patience_s: float = SILENCE_S) -> dict[str, Any]
     return None
 
 
+def last_problem(settings: Settings) -> str:
+    """Why what `flashq up` kept running in `settings.home` has ended; empty where it was told to, or runs again."""
+    return Places(settings.home).last_problem()
+
+
 def stop(settings: Settings, *, drain_s: float) -> dict[str, Any] | None:
     """End the stack of `settings.home`, giving workers `drain_s` to finish what they do; returns when it has.
 
@@ -188,6 +193,7 @@ def _join_running(places: Places, message: dict[str, Any]) -> Membership | None:
 
 def _start(places: Places, plan: Plan, message: dict[str, Any]) -> Membership | None:
     """Start a keeper and become its first member; None where somebody told it to stop meanwhile."""
+    problem = places.last_problem()
     log = places.log("keeper")
     since = log.stat().st_size if log.exists() else 0
     ours, theirs = socket.socketpair()
@@ -208,6 +214,8 @@ def _start(places: Places, plan: Plan, message: dict[str, Any]) -> Membership | 
     if "error" in status:
         link.close()
         raise BrokerError(f"no private broker: {status['error']}")
+    if problem:
+        _say(problem)
     if not message["up"]:
         _say(f"started a private broker in {places.home}; it ends with this script. `flashq up` keeps one.")
     if status["held"]:

@@ -4,6 +4,7 @@
     <home>/broker/           the broker's data                logs/            what keeper, broker, … print
     <home>/run/join.lock     held while joining or starting   run/keeper.lock  held while a stack lives
     <home>/run/keeper.json   where the keeper answers         run/*.sock       control and broker
+    <home>/run/problem.txt   why a stack that `flashq up` kept has ended
 
 The sockets move to a short private folder elsewhere where the home's path is too long for one.
 """
@@ -43,6 +44,7 @@ class Places:
         self.join_lock = self.run / "join.lock"
         self.keeper_lock = self.run / "keeper.lock"
         self.record = self.run / "keeper.json"
+        self.problem = self.run / "problem.txt"
 
     def prepare(self) -> Places:
         """Make what is missing, for the user alone. Raises SettingsError where that cannot be."""
@@ -60,6 +62,13 @@ class Places:
                 " that can be written"
             ) from None
         return self
+
+    def last_problem(self) -> str:
+        """Why what `flashq up` kept running has ended; empty where it was ended in order, or runs again."""
+        try:
+            return self.problem.read_text("utf-8")
+        except OSError:
+            return ""
 
     def log(self, name: str) -> Path:
         """A log file, begun anew when it has become long."""

@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from flashq.cli import flashq
+from flashq.embedded import look
 from tests.integration.embedded_rig import EmbeddedRig
 from tests.rig import wait_until
 
@@ -233,6 +234,31 @@ def test_up_detach_serves_scripts_until_down(machine: Machine) -> None:
     assert machine.flashq("down").startswith(f"down in {machine.home}")
     machine.await_nothing_left()
     assert machine.status(code=3)["running"] is False
+
+
+def test_a_broker_that_dies_under_up_is_started_again_and_no_call_is_lost(machine: Machine) -> None:
+    """Given a stack that is kept, if its broker is killed while a job runs and others wait, expect all of them done by
+    the same stack, and `status` to say what happened."""
+    machine.flashq("up", "--detach")
+    pid = machine.status()["pid"]
+    script = machine.run_program(
+        """
+        jobs = [slow.spawn(folder, 0.5) for _ in range(6)]
+        print([job.result() for job in jobs])
+        """
+    )
+    wait_until((machine.folder / "began").exists, 30)
+    broker = look(machine.settings)
+    assert broker is not None
+    os.kill(broker["processes"]["broker"]["pid"], signal.SIGKILL)
+
+    assert machine.finish(script) == f"{['done'] * 6}\n"
+    report = machine.status()
+    assert (report["pid"], report["source"]) == (pid, "flashq up")
+    assert "the private broker ended (signal SIGKILL)" in report["problem"]
+    assert "was started again" in report["problem"]
+    machine.flashq("down")
+    assert machine.status(code=3)["problem"] is None
 
 
 def test_up_in_the_foreground_ends_with_ctrl_c(machine: Machine) -> None:

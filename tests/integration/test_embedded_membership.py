@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import stat
@@ -295,6 +296,51 @@ def test_a_broker_that_dies_ends_the_stack_with_the_reason(rig: EmbeddedRig) -> 
 
     rig.await_nothing_left()
     assert not membership.alive
+
+
+def test_why_a_stack_that_was_kept_has_ended_is_said_to_the_next_who_comes(
+    rig: EmbeddedRig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Given a stack that `flashq up` keeps, if its broker dies and cannot be started again, expect the reason to be
+    there for whoever looks, and said by the next start, once."""
+    membership = rig.join(up=True)
+    membership.keep()
+    broker = membership.status["processes"]["broker"]["pid"]
+    membership.leave()
+    for file in (rig.home / "broker/appendonlydir").iterdir():
+        file.write_bytes(b"*3\r\nnonsense")
+    os.kill(broker, signal.SIGKILL)
+    rig.await_nothing_left()
+
+    said = embedded.last_problem(rig.settings)
+    assert "what `flashq up` kept running ended at 20" in said
+    assert "the private broker ended (exit code 1)" in said
+
+    shutil.rmtree(rig.home / "broker")
+    capfd.readouterr()
+    rig.join().leave()
+    assert f"flashq: {said}\n" in capfd.readouterr().err
+    rig.await_nothing_left()
+    assert embedded.last_problem(rig.settings) == ""
+
+
+def test_a_broker_that_dies_again_and_again_is_given_up(rig: EmbeddedRig) -> None:
+    membership = rig.join(up=True)
+    pids = set()
+
+    def killed() -> bool:
+        status = embedded.look(rig.settings)
+        if status is not None and status["phase"] == "ready":
+            pids.add(pid := status["processes"]["broker"]["pid"])
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not membership.alive
+
+    wait_until(killed, 30, "the stack ends")
+
+    assert len(pids) == 5
+    assert "the private broker ended (signal SIGKILL)" in embedded.last_problem(rig.settings)
+    rig.await_nothing_left()
 
 
 def test_a_broker_that_cannot_start_says_why(rig: EmbeddedRig) -> None:
