@@ -34,6 +34,9 @@
     │   └── JobNotFound
     ├── EndpointNotFound                    no endpoint of this name is registered
     ├── EnvironmentBuildError               dependencies could not be installed
+    ├── BuildError                          a project could not be built into an artifact
+    ├── ArtifactError                       an artifact is not what it claims to be, or was altered
+    ├── DeployError                         what was deployed before stays as it is
     ├── EnvelopeError                       a signed record is not what it claims to be
     │   ├── MalformedEnvelope
     │   ├── UnknownKey
@@ -253,6 +256,18 @@ class EnvironmentBuildError(FlashqError):
     def __init__(self, message: str, log_tail: str = "") -> None:
         super().__init__(f"{message}\n{log_tail.rstrip()}" if log_tail else message)
         self.log_tail = log_tail
+
+
+class BuildError(FlashqError):
+    """A project could not be built: a line for each thing that is wrong with it."""
+
+
+class ArtifactError(FlashqError):
+    """An artifact is not what it claims to be: it was altered, or nothing of flashq's made it."""
+
+
+class DeployError(FlashqError):
+    """An app could not be deployed, with the reason; what was deployed before stays as it is."""
 
 
 class EnvelopeError(FlashqError):

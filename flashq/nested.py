@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from flashq.endpoint_function import EndpointFunction
 
 _EXECUTOR = "flashq_worker.executor.calls"
+DEPLOYED_AS: dict[str, str] = {}
+"""In a deployed app's executor: what its endpoints are called in its environment, where that is something else."""
 
 
 def current_caller() -> Client | JobCaller:
@@ -140,7 +142,7 @@ class JobCaller:
             )
         try:
             self._numbers[call] = self._calls.begin(
-                function.name,
+                DEPLOYED_AS.get(function.name, function.name),
                 function.target,
                 {name: _plain(value) for name, value in function.given_options.items()},
                 payload,

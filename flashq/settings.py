@@ -127,6 +127,13 @@ class Settings:
         return cls(**values, sources=sources)
 
 
+def users_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without what may hold the broker's address, its password or a key: for user code."""
+    environ = os.environ if environ is None else environ
+    ours = (PREFIX, "RQ_", "REDIS_", "VALKEY_")
+    return {name: value for name, value in environ.items() if not name.startswith(ours)}
+
+
 @dataclass(frozen=True, slots=True)
 class _Given:
     """A setting as somebody wrote it."""

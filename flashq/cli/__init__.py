@@ -27,6 +27,7 @@ COMMANDS = {
     "up": "flashq.cli.stack:up",
     "down": "flashq.cli.stack:down",
     "status": "flashq.cli.stack:status",
+    "build": "flashq.cli.build:build",
     "endpoints": "flashq.cli.endpoints:endpoints",
     "queues": "flashq.cli.listing:queues",
     "jobs": "flashq.cli.listing:jobs",
@@ -53,7 +54,7 @@ COMMANDS = {
 }
 """Name → module:object. Also the order in which help lists them."""
 
-_NOT_BUILT = frozenset("run dev gateway top init build deploy env app apikeys".split())
+_NOT_BUILT = frozenset("run dev gateway top init deploy env app apikeys".split())
 """Commands that are planned: whoever looks for one is told that it does not exist yet."""
 
 INTERRUPTED = 130

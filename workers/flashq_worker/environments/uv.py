@@ -108,6 +108,48 @@ class Uv:
             kind = Unresolvable if hopeless else EnvironmentBuildError
             raise kind(f"could not install {names}: uv pip install exited with status {status}")
 
+    def lock(self, folder: Path, requirements: Sequence[str], python: str, platform: str) -> str:
+        """What these requirements come to on another machine, with hashes, of wheels alone: requirements as text.
+
+        `python`: "3.11"; `platform`: in uv's words. Raises Unresolvable, EnvironmentBuildError.
+        """
+        wanted, locked = folder / "requirements.in", folder / "requirements.lock"
+        wanted.write_text("".join(f"{one}\n" for one in requirements), encoding="utf-8")
+        for_target = ("--only-binary", ":all:", "--python-version", python, "--python-platform", platform)
+        said = ("--quiet", "--no-header", "--no-annotate", "--generate-hashes", "--output-file", str(locked))
+        options = (*said, *for_target, *self._indexes.options)
+        if status := self._run("pip", "compile", *options, "--", str(wanted)):
+            hopeless = self._said_unresolvable and not self._said_unasked
+            kind = Unresolvable if hopeless else EnvironmentBuildError
+            names = ", ".join(requirements)
+            raise kind(f"no wheels of {names} for Python {python} on {platform}: uv exited with {status}")
+        lines = locked.read_text("utf-8").splitlines()
+        return "".join(
+            f"{line}\n" for line in lines if not line.lstrip().startswith(("#", "-")) or "--hash" in line
+        )
+
+    def install_locked(self, folder: Path, target: Path, lock: str, python: str, platform: str) -> None:
+        """Put the packages of a lock into a folder, for another machine. Raises EnvironmentBuildError."""
+        wanted = folder / "wanted.lock"
+        wanted.write_text(lock, encoding="utf-8")
+        for_target = ("--only-binary", ":all:", "--python-version", python, "--python-platform", platform)
+        said = ("--target", str(target), "--require-hashes", "--no-deps", "--link-mode", "copy")
+        options = (*said, *for_target, "--python", sys.executable, *self._indexes.options)
+        if status := self._run("pip", "install", *options, "-r", str(wanted)):
+            raise EnvironmentBuildError(f"the packages cannot be fetched: uv exited with {status}")
+
+    def install_hashed(self, environment: Path, lock: str) -> None:
+        """Install what a lock says, no more and with these hashes. Raises EnvironmentBuildError."""
+        wanted = environment / ".wanted.lock"
+        wanted.write_text(lock, encoding="utf-8")
+        options = ("--python", str(environment / "bin" / "python"), *self._indexes.options)
+        status = self._run("pip", "install", *options, "--require-hashes", "--no-deps", "-r", str(wanted))
+        wanted.unlink()
+        if status:
+            raise EnvironmentBuildError(
+                f"what the app leaves to hosts cannot be installed: uv exited with {status}"
+            )
+
     def _run(self, *arguments: str) -> int:
         """Run uv; its exit status."""
         process = subprocess.Popen(

@@ -1,0 +1,47 @@
+"""Where a deployed endpoint's function is found on a worker: in the app's own files, by module and name.
+
+Runs in the executor, so it needs the standard library alone. The signed revision holds a call of `code` with these
+arguments in place of a pickled function.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flashq import nested
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+MANIFEST = "manifest.json"
+"""Beside the folder of an app's files."""
+
+
+def code(module: str, attribute: str, roots: Sequence[str], names: Mapping[str, str]) -> Callable[..., Any]:
+    """The function, or what makes the instance of a class.
+
+    `roots`: folders in the app's files that modules are found in, beside the first. `names`: what the app's endpoints
+    are called in the environment that it is deployed to. Raises what importing the module does.
+    """
+    app = Path(sys.path[0])
+    sys.path[1:1] = [str(app / root) for root in roots if root]
+    nested.DEPLOYED_AS.update(names)
+    found: Any = getattr(importlib.import_module(module), attribute)
+    function = getattr(found, "__flashq_function__", None) or getattr(found, "__flashq_default__", None)
+    if function is None:
+        raise TypeError(f"{attribute} in {module} is no endpoint that can be run: {type(found).__qualname__}")
+    run: Callable[..., Any] = function.code
+    return run
+
+
+class Located:
+    """Pickles as the call of `code` that finds it."""
+
+    def __init__(self, module: str, attribute: str, roots: Sequence[str], names: Mapping[str, str]) -> None:
+        self._call = (module, attribute, tuple(roots), dict(names))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return code, self._call

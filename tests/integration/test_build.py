@@ -1,0 +1,235 @@
+"""`flashq build`: projects on disk, real imports in a process of their own, the real uv and tiny wheels."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.integration.environment_rig import make_wheels
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GREET = """
+from flashq import Endpoint
+from shop.words import polite
+
+@Endpoint(name="build-greet", cpu="any", dependencies=["tiny-b"], env={"TOKEN": "canary-in-env"})
+def greet(name: str) -> str:
+    "Greets somebody."
+    return polite(name)
+"""
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheels")
+    make_wheels(folder)
+    return folder
+
+
+class Project:
+    """A folder, and `flashq build` on it."""
+
+    def __init__(self, folder: Path, wheels: Path) -> None:
+        self.folder = folder
+        self._variables = {
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("FLASHQ_", "PIP_", "UV_"))
+            },
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_FIND_LINKS": str(wheels),
+            "PIP_NO_INDEX": "1",
+            "UV_CACHE_DIR": str(wheels / "cache"),
+            "FLASHQ_SECRET_KEY": "ca" * 32,
+        }
+
+    def write(self, **files: str) -> None:
+        for name, text in files.items():
+            file = self.folder / name.replace("__", "/").replace("_dot_", ".")
+            file = file if "." in file.name else file.with_suffix(".py")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(textwrap.dedent(text))
+
+    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flashq", "build", str(self.folder), *options]
+        return subprocess.run(command, env=self._variables, capture_output=True, text=True, check=False)
+
+    def build(self, *options: str) -> dict[str, Any]:
+        done = self.run("--json", *options)
+        assert done.returncode == 0, done.stderr
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told
+
+    def refused(self, *options: str) -> str:
+        done = self.run(*options)
+        assert done.returncode == 1, done.stdout
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+
+@pytest.fixture
+def project(tmp_path: Path, wheels: Path) -> Project:
+    made = Project(tmp_path / "shop-app", wheels)
+    made.write(greet=GREET, shop__words="def polite(name): return f'Dear {name}'")
+    return made
+
+
+def contents(artifact: str) -> dict[str, bytes]:
+    with tarfile.open(artifact) as tar:
+        return {one.name: tar.extractfile(one).read() for one in tar}  # type: ignore[union-attr]
+
+
+def test_an_artifact_has_endpoints_files_and_locked_dependencies_and_is_the_same_twice(
+    project: Project, tmp_path: Path
+) -> None:
+    project.write(
+        _dot_gitignore="secret.txt\nscratch/\n",
+        secret_dot_txt="canary-in-file",
+        _dot_env="TOKEN=canary-in-dotenv",
+        data__words_dot_txt="plain data",
+        scratch__notes="raise SystemExit('never imported')",
+        tests__test_greet="raise SystemExit('never imported')",
+        model="""
+            from flashq import Endpoint
+            @Endpoint(name="build-model", cpu="any")
+            class Model:
+                def __init__(self, size=2):
+                    self.size = size
+                def predict(self, x):
+                    return x * self.size
+            """,
+    )
+    first = project.build("--output", str(tmp_path / "one.tar"))
+    second = project.build("--output", str(tmp_path / "two.tar"))
+    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
+    assert first["digest"] == second["digest"]
+    assert [one["name"] for one in first["endpoints"]] == ["build-greet", "build-model"]
+    assert first["endpoints"][0]["about"] == "Greets somebody."
+
+    held = contents(str(tmp_path / "one.tar"))
+    sources = {path for path in held if path.startswith("source/")}
+    assert sources == {
+        *("source/greet.py", "source/shop/words.py", "source/data/words.txt", "source/model.py"),
+    }
+    assert sum(path.endswith("tiny_a.py") for path in held) == 1
+    holding = [path for path, raw in held.items() if b"canary" in raw]
+    assert holding == ["source/greet.py"]  # where its author wrote it
+    manifest = json.loads(held["manifest.json"])
+    (locked,) = [one for one in manifest["environments"].values() if one["lock"]]
+    assert "tiny-a==1.0" in locked["lock"]
+    assert locked["lock"].count("--hash=sha256:") == 2
+
+
+def test_the_fingerprint_is_of_sources_alone(project: Project) -> None:
+    before = project.build()
+    assert project.build("--no-deps")["fingerprint"] == before["fingerprint"]
+    project.write(shop__words="def polite(name): return name")
+    assert project.build()["fingerprint"] != before["fingerprint"]
+
+
+def test_packages_that_are_excluded_are_left_to_hosts(project: Project, tmp_path: Path) -> None:
+    project.build("--exclude", "Tiny_A", "--output", str(tmp_path / "less.tar"))
+    held = contents(str(tmp_path / "less.tar"))
+    assert not any("tiny_a" in path for path in held)
+    assert any("tiny_b" in path for path in held)
+    (environment,) = json.loads(held["manifest.json"])["environments"].values()
+    assert environment["fetched"].startswith("tiny-a==1.0 --hash=sha256:")
+
+
+WRONG: list[tuple[str, dict[str, str], str]] = [
+    (
+        "a file that defines endpoints and cannot be imported",
+        {"broken": "from flashq import Endpoint\nimport not_there\n"},
+        "broken.py:2: ModuleNotFoundError: No module named 'not_there'",
+    ),
+    ("no Python", {"broken": "from flashq import Endpoint\ndef (:\n"}, "SyntaxError"),
+    (
+        "a wrong parameter",
+        {"broken": "from flashq import Endpoint\n@Endpoint(name='x', wrokers=3)\ndef f(): ...\n"},
+        "no such parameter (did you mean",
+    ),
+    (
+        "a call while it is imported",
+        {"main": "from greet import greet\nfrom flashq import Endpoint\nprint(greet.remote('x'))\n"},
+        "main.py:3: flashq.errors.UnsupportedCall: it calls an endpoint while it is imported",
+    ),
+    (
+        "it ends the program",
+        {"main": "import flashq, sys\nsys.exit(3)\n"},
+        "it ends the program (SystemExit: 3) while it is imported",
+    ),
+    (
+        "an ignored file that is imported",
+        {"_dot_gitignore": "shop/*.py\n"},
+        "shop/words.py is imported (as shop.words), and left out by 'shop/*.py' in .gitignore",
+    ),
+    (
+        "one name twice",
+        {
+            "again": "from flashq import Endpoint\n@Endpoint(name='build-greet', cpu='any')\ndef other(): ...\n"
+        },
+        "endpoint 'build-greet' is",
+    ),
+    (
+        "a class that needs arguments",
+        {
+            "model": "from flashq import Endpoint\n@Endpoint(name='build-m', cpu='any')\nclass M:\n"
+            "    def __init__(self, size): ...\n    def run(self): ...\n"
+        },
+        "make a handle in this module, as m = M(…)",
+    ),
+    (
+        "a dependency without a wheel for the target",
+        {
+            "more": "from flashq import Endpoint\n@Endpoint(cpu='any', dependencies=['tiny-broken'])\ndef f(): ...\n"
+        },
+        "tiny-missing",
+    ),
+    (
+        "a dependency that is an option",
+        {
+            "more": "from flashq import Endpoint\n@Endpoint(cpu='any', dependencies=['-r /etc/passwd'])\ndef f(): ...\n"
+        },
+        "-r /etc/passwd",
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "files", "said"), WRONG, ids=[what for what, *_ in WRONG])
+def test_what_is_wrong_is_named(project: Project, what: str, files: dict[str, str], said: str) -> None:
+    project.write(**files)
+    assert said in project.refused()
+    assert not (project.folder / ".flashq").exists()
+
+
+def test_a_file_that_defines_nothing_may_fail_to_import(project: Project) -> None:
+    project.write(plot="import not_there_either\n")
+    done = project.run()
+    assert done.returncode == 0, done.stderr
+    assert "plot.py could not be imported: ModuleNotFoundError" in done.stderr
+
+
+def test_a_link_to_elsewhere_is_refused(project: Project) -> None:
+    (project.folder / "passwords").symlink_to("/etc/passwd")
+    assert "passwords is a link to something outside of the project" in project.refused()
+
+
+def test_a_project_without_endpoints_is_refused(tmp_path: Path, wheels: Path) -> None:
+    made = Project(tmp_path / "empty", wheels)
+    made.write(main="print('hello')\n")
+    assert "defines no endpoint" in made.refused()
+
+
+def test_user_code_sees_no_key_while_it_is_imported(project: Project) -> None:
+    project.write(peek="import os, flashq\nassert 'FLASHQ_SECRET_KEY' not in os.environ\n")
+    project.build()
