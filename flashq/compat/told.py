@@ -6,21 +6,20 @@ import logging
 import sys
 
 log = logging.getLogger("flashq")
-_EXECUTOR = "flashq_worker.executor.calls"
+_EXECUTOR = "flashq_worker.executor.session"
 _told: set[str] = set()
 
 
 def once(what: str, text: str) -> None:
-    """Say something, unless it was said before, or this is a job's process: its program has been told."""
-    if what not in _told and not in_job():
+    """Say something, unless it was said before, or this is a worker's process: its program has been told."""
+    if what not in _told and not in_worker():
         _told.add(what)
         log.warning("flashq: %s", text)
 
 
-def in_job() -> bool:
-    """Whether this is a process that runs jobs."""
-    executor = sys.modules.get(_EXECUTOR)
-    return executor is not None and executor.CALLS is not None
+def in_worker() -> bool:
+    """Whether this is a process that loads functions and runs jobs: there, a program is no file."""
+    return _EXECUTOR in sys.modules and not hasattr(sys.modules.get("__main__"), "__file__")
 
 
 def forget() -> None:

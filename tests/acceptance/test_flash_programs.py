@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.acceptance.stage import Stage, stage
+from tests.acceptance.stage import SMALL_PACKAGE, Stage, require_index, stage
 from tests.nvml.machine import Device, Machine
 from tests.rig import wait_until
 
@@ -23,14 +23,14 @@ COMPAT = ["-m", "flashq.compat"]
 @pytest.fixture(scope="module")
 def theatre() -> Iterator[Stage]:
     with stage() as made:
+        made.start_stack()
         yield made
 
 
 @pytest.mark.requires("valkey")
-def test_a_flash_project_runs_unchanged(theatre: Stage, tmp_path: Path) -> None:
+def test_a_flash_project_runs_unchanged(theatre: Stage) -> None:
     # Given a project of several files as Flash's users write them: functions and a class, which call each other across
     # files by imports inside functions, one decorated the older way, and tests under `if __name__ == "__main__"`
-    theatre.start_stack()
     program = theatre.start(
         """
         import asyncio
@@ -129,6 +129,43 @@ def test_a_gpu_that_no_host_has_is_another_one_unless_names_are_exact(tmp_path: 
         assert "are preferred" not in program.errors
         program.process.terminate()
         program.ended()
+
+
+@pytest.mark.requires("valkey")
+def test_workers_import_the_stand_in_and_say_nothing(theatre: Stage) -> None:
+    # Given a function of another module, in an environment of its own, whose file names GPUs and decorates
+    require_index()
+    said = theatre.run(
+        """
+        import asyncio
+        from helper import packages
+
+        tell(**asyncio.run(packages()))
+        job = packages()
+        tell(value=job.result(60), log=list(job.logs()))
+        """,
+        modules={
+            "helper.py": f"""
+                from runpod_flash import Endpoint, GpuType
+
+                @Endpoint(name="flash-other", gpu=GpuType.NVIDIA_H200)
+                async def other(): ...
+
+                @Endpoint(name="flash-alone", cpu="cpu3c-1-2", idle_timeout=1, dependencies=["{SMALL_PACKAGE}"])
+                async def packages() -> dict:
+                    import helper
+                    import iniconfig
+                    import runpod_flash
+                    print("running")
+                    return {{"parts": [helper.other.name, runpod_flash.GpuType.NVIDIA_L4.value, iniconfig.__name__]}}
+            """,
+        },
+        command=[*COMPAT, "script.py"],
+    )
+
+    # Expect what it imports to be there, and nothing in its log but what it printed
+    assert said["parts"] == ["flash-other", "NVIDIA L4", "iniconfig"]
+    assert said["log"] == ["running"]
 
 
 # -- the program that runs it ------------------------------------------------------------------------

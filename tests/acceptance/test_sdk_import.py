@@ -44,6 +44,7 @@ def test_importing_flashq_pulls_in_nothing_heavy() -> None:
         "import flashq; flashq.Endpoint; flashq.EndpointJob; flashq.Status",
         "from flashq import Endpoint, GpuGroup, GpuType, CpuInstanceType, FlashqError",
         "import flashq.errors",
+        "import flashq.compat; flashq.compat.install(); from runpod_flash import *; import runpod_flash.core.resources",
     ],
 )
 def test_flashq_imports_where_its_dependencies_are_missing(code: str) -> None:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flashq import local_modules
 from flashq.compat import finder, install, resources
 from flashq.errors import ConfigurationError, NotSupportedError
+from flashq.model.bundle import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,3 +110,14 @@ def test_the_finder_is_put_in_once_and_taken_out() -> None:
     assert sum(isinstance(each, finder.Finder) for each in sys.meta_path) == 1
     finder.uninstall()
     assert not any(isinstance(each, finder.Finder) for each in sys.meta_path)
+
+
+def test_the_stand_in_travels_wherever_flashq_is_installed(
+    flash: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given flashq in site-packages, whose modules workers have
+    monkeypatch.setattr(local_modules, "_is_installed", lambda file: True)
+
+    # Expect what stands in for a package that they have not to be shipped
+    assert local_modules.find("runpod_flash.core").kind is Kind.SOURCE
+    assert local_modules.find("pytest").kind is Kind.INSTALLED
