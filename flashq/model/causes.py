@@ -34,6 +34,8 @@ class Cause(StrEnum):
     RETRYING = "retrying"
     UNDEPLOYED = "undeployed"
     PAUSED = "paused"
+    BROKER_DISK = "broker_disk"
+    BROKER_MEMORY = "broker_memory"
     NO_HOST = "no_host"
     NO_SLOT = "no_slot"
     NO_CPU = "no_cpu"
@@ -46,6 +48,7 @@ class Cause(StrEnum):
     BACKOFF = "backoff"
     GIVEN_UP = "given_up"
     NO_AUTOSCALER = "no_autoscaler"
+    BUILDING = "building"
     STARTING = "starting"
     BEHIND = "behind"
     SOON = "soon"
@@ -108,6 +111,15 @@ TOLD: dict[Cause, Told] = {
     ),
     Cause.UNDEPLOYED: Told("Its endpoint is not registered any more.", "Run the program that defines it."),
     Cause.PAUSED: Told("Its endpoint is paused.", "`flashq resume ENDPOINT`."),
+    Cause.BROKER_DISK: Told(
+        "The broker cannot write to its disk, and takes nothing until it can.",
+        "Make room on the broker's disk; `flashq doctor` shows how its last writes went.",
+    ),
+    Cause.BROKER_MEMORY: Told(
+        "The broker's memory is full: it takes no new calls, streamed values, progress or output. "
+        "What is there already is run, and its outcome kept.",
+        "Raise `maxmemory`, or remove what is kept: `flashq purge`, shorter `result_ttl`.",
+    ),
     Cause.NO_HOST: Told(
         "No machine may run workers: none is connected, or all are silent or drained.",
         "`flashq host` on one; `flashq hosts` shows them; `flashq hosts resume HOST` uses a drained one.",
@@ -149,6 +161,10 @@ TOLD: dict[Cause, Told] = {
     ),
     Cause.NO_AUTOSCALER: Told(
         "Nobody starts workers: no autoscaler leads.", "`flashq up`, or `flashq autoscaler`."
+    ),
+    Cause.BUILDING: Told(
+        "The environment of a worker is made: its dependencies are installed, or its image is fetched.",
+        "Wait: it is made once on each host. There `flashq logs WORKER` shows the installer's lines.",
     ),
     Cause.STARTING: Told("A worker is starting.", "Wait; `flashq workers` shows since when."),
     Cause.BEHIND: Told(
@@ -223,6 +239,14 @@ class Facts:
     idle: int = 0
     busy: int = 0
     starting: int = 0
+    building: str = ""
+    """The host on which an environment of its endpoint, or of the worker that has it, is being made."""
+    building_s: float = 0.0
+    """For how long."""
+    broker_disk: bool = False
+    """Whether the broker's last write failed."""
+    broker_memory: str = ""
+    """How full the broker's memory is, where it takes no more."""
     autoscaler: bool = True
     """Whether one leads."""
 
@@ -261,6 +285,15 @@ def _under_way(facts: Facts) -> tuple[Cause, str] | None:
         return None
     if facts.stopping:
         return Cause.STOPPING, f"worker {facts.worker} is told to stop it"
+    if facts.broker_disk:
+        return Cause.BROKER_DISK, ""
+    if facts.broker_memory:
+        return (
+            Cause.BROKER_MEMORY,
+            f"worker {facts.worker} has it; the broker's memory: {facts.broker_memory}",
+        )
+    if facts.building:
+        return Cause.BUILDING, f"worker {facts.worker} has it; {_building(facts)}"
     if facts.state is JobState.RUNNING:
         return Cause.RUNNING, f"worker {facts.worker} runs it"
     return Cause.CLAIMED, f"worker {facts.worker} has it and is about to begin"
@@ -278,7 +311,11 @@ def _kept_back(facts: Facts) -> tuple[Cause, str] | None:
         return Cause.DELAYED, f"its time, {left}"
     if not facts.registered:
         return Cause.UNDEPLOYED, ""
-    return (Cause.PAUSED, "") if facts.paused else None
+    if facts.paused:
+        return Cause.PAUSED, ""
+    if facts.broker_disk:
+        return Cause.BROKER_DISK, ""
+    return (Cause.BROKER_MEMORY, facts.broker_memory) if facts.broker_memory else None
 
 
 def _lacking(facts: Facts) -> tuple[Cause, str]:
@@ -291,6 +328,8 @@ def _lacking(facts: Facts) -> tuple[Cause, str]:
         return Cause.BEHIND, f"{facts.busy} of at most {_workers(facts.most)} busy; {before}"
     if facts.condition in _CONDITIONS:
         return _CONDITIONS[facts.condition], facts.detail
+    if facts.starting and facts.building:
+        return Cause.BUILDING, f"{_building(facts)}; {before}"
     if facts.starting:
         return Cause.STARTING, f"{_workers(facts.starting)} starting; {before}"
     if not facts.autoscaler:
@@ -301,6 +340,10 @@ def _lacking(facts: Facts) -> tuple[Cause, str]:
     if facts.busy:
         return Cause.BEHIND, f"{_workers(facts.busy)} busy; {before}"
     return Cause.TURN, before if facts.ahead else ""
+
+
+def _building(facts: Facts) -> str:
+    return f"the environment is being built on host {facts.building} for {facts.building_s:.0f} s"
 
 
 def _workers(count: int) -> str:

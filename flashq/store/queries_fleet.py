@@ -192,7 +192,17 @@ _HOST = (
     "engine",
     "lacks",
 )
-_WORKER = ("fq_state", "fq_since", "fq_host", "hostname", "fq_env", "fq_drain", "fq_drain_why", "pid")
+_WORKER = (
+    "fq_state",
+    "fq_since",
+    "fq_host",
+    "hostname",
+    "fq_env",
+    "fq_drain",
+    "fq_drain_why",
+    "fq_building",
+    "pid",
+)
 
 
 def _records(broker: Broker, names: list[str]) -> dict[str, dict[str, str]]:
@@ -225,6 +235,10 @@ def _outdated(worker: dict[str, str], record: dict[str, str]) -> str | None:
     if _worker_state(worker, record) != "outdated":
         return None
     return "its endpoint's dependencies or resources have changed since it was ordered"
+
+
+def _building(worker: dict[str, str]) -> str | None:
+    return "its environment is being built" if whole(worker["fq_building"]) else None
 
 
 def endpoints(broker: Broker) -> list[ListedEndpoint]:
@@ -263,12 +277,6 @@ def _endpoint(name: str, record: dict[str, str], workers: dict[str, dict[str, st
     )
 
 
-def fleet_of(broker: Broker, endpoint: str) -> Counter[str | None]:
-    """How many workers of one endpoint are in which state, as they report it; none that drains. Raises BrokerError."""
-    found = _workers(broker, [endpoint])[endpoint].values()
-    return Counter(fields["fq_state"] or None for fields in found if fields["fq_drain"] != "1")
-
-
 def workers(broker: Broker) -> list[ListedWorker]:
     """Every worker, by endpoint and id. Raises BrokerError."""
     records = _records(broker, endpoint_names(broker))
@@ -284,7 +292,7 @@ def workers(broker: Broker) -> list[ListedWorker]:
             since=moment(fields["fq_since"]),
             job=held.get(worker),
             draining=fields["fq_drain"] == "1",
-            reason=fields["fq_drain_why"] or _outdated(fields, records[name]),
+            reason=fields["fq_drain_why"] or _outdated(fields, records[name]) or _building(fields),
         )
         for name, fleet in fleets.items()
         for worker, fields in fleet.items()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from flashq.errors import BrokerRefused
 from flashq.model.causes import Facts, Why, explain
-from flashq.model.lifecycle import WAITING, JobState
+from flashq.model.lifecycle import TERMINAL, WAITING, JobState
+from flashq.store import queries_workers, server
 from flashq.store.keys import HELD
 from flashq.store.queries import absent, read_hash, whole, written
-from flashq.store.queries_fleet import autoscalers, fleet_of, now_ms
+from flashq.store.queries_fleet import autoscalers, now_ms
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from flashq.store.broker import Broker
+    from flashq.store.workers import WorkerRow
 
 _JOB = ("fq_state", "fq_ep", "origin", "worker_name", "fq_cancel", "fq_reason", "fq_error", "fq_retries")
 _STATES = frozenset(JobState)
@@ -28,7 +34,7 @@ def why(broker: Broker, job_id: str) -> Why:
 
 
 def facts(broker: Broker, job_id: str, job: dict[str, str]) -> Facts:
-    """Of a job, by its hash. Of one that does not wait nothing of its endpoint is read."""
+    """Of a job, by its hash. Of one that does not wait nothing of its endpoint is read, of one that ended nothing."""
     state = JobState(job["fq_state"])
     known = Facts(
         state=state,
@@ -39,7 +45,40 @@ def facts(broker: Broker, job_id: str, job: dict[str, str]) -> Facts:
         held=job["origin"].endswith(HELD),
         retries=whole(job["fq_retries"]) or 0,
     )
-    return _waiting(broker, job_id, job, known) if state in WAITING else known
+    if state in TERMINAL:
+        return known
+    known = _of_broker(broker, known)
+    if state in WAITING:
+        return _waiting(broker, job_id, job, known)
+    return _building(known, [queries_workers.one(broker, known.worker)], now_ms(broker))
+
+
+def _of_broker(broker: Broker, known: Facts) -> Facts:
+    """Whether the broker takes what is written; where it does not say, nothing is known."""
+    try:
+        told = server.pressed(broker)
+    except BrokerRefused:
+        return known
+    full = ""
+    if told.maxmemory and told.used_memory is not None and told.used_memory > told.maxmemory:
+        full = f"{told.used_memory / 2**20:,.1f} MiB used, its limit is {told.maxmemory / 2**20:,.1f} MiB"
+    return replace(known, broker_disk=told.writes_fail, broker_memory=full)
+
+
+def _building(known: Facts, workers: Iterable[WorkerRow], at: int) -> Facts:
+    """What is being built for the longest of these workers."""
+    under_way = [(since, row.host) for row in workers if (since := _since(row)) is not None]
+    if not under_way:
+        return known
+    since, host = min(under_way)
+    return replace(known, building=host or "(unnamed)", building_s=max(0.0, (at - since) / 1000))
+
+
+def _since(row: WorkerRow) -> float | None:
+    try:
+        return row.building_ms
+    except ValueError:  # somebody else wrote it
+        return None
 
 
 def _waiting(broker: Broker, job_id: str, job: dict[str, str], known: Facts) -> Facts:
@@ -58,9 +97,10 @@ def _waiting(broker: Broker, job_id: str, job: dict[str, str], known: Facts) -> 
     due_at = withheld.get("due_at")
     if not isinstance(due_at, int | float) or due_at * 1000 < at:
         withheld = {}
-    counts = fleet_of(broker, endpoint)
+    fleet = queries_workers.of_endpoint(broker, endpoint)
+    counts = Counter(row.state for row in fleet)
     return replace(
-        known,
+        _building(known, [row for row in fleet if row.state == "initializing"], at),
         due_in_s=float(due) - at / 1000 if due and known.state is JobState.SCHEDULED else None,
         ahead=place or 0,
         registered=bool(record["revision"]),

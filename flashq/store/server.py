@@ -60,6 +60,11 @@ def parsed(info: Any, config: Any) -> Server:
     )
 
 
+def pressed(broker: Broker) -> Server:
+    """Of a server no more than how its memory and its disk are. Raises BrokerError."""
+    return parsed(broker.execute("INFO", "memory", "persistence"), None)
+
+
 def _fields(info: str) -> dict[str, str]:
     pairs = (line.partition(":") for line in info.splitlines() if line and not line.startswith("#"))
     return {name: value.strip() for name, _, value in pairs}

@@ -29,12 +29,14 @@ def facts(
     service_ms: float | None = None,
     cold_ms: float | None = None,
     why: str | None = None,
+    building_ms: int | None = None,
 ) -> dict[str, Value]:
     """Fields of a worker's hash, those that are given.
 
     `gpus`: UUIDs; `keys`: ids of the signing keys it has; `takes_ms`: it takes jobs with the ring of its bell, under a
     lease of so long; `resources`: digest of the environment and resources it was made for; `service_ms`, `cold_ms`:
-    what its jobs and its start take; `why`: why it was ordered.
+    what its jobs and its start take; `why`: why it was ordered; `building_ms`: since when its environment has been
+    under way, 0 where none is.
     """
     given: dict[str, Value | None] = {
         "fq_host": host,
@@ -48,6 +50,7 @@ def facts(
         "fq_service_ms": service_ms,
         "fq_cold_ms": cold_ms,
         "fq_why": why,
+        "fq_building": building_ms,
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -136,6 +139,11 @@ class WorkerRow:
     @property
     def cold_ms(self) -> float | None:
         return self._number("fq_cold_ms")
+
+    @property
+    def building_ms(self) -> float | None:
+        """Since when an environment has been under way for it; None: none is."""
+        return self._number("fq_building") or None
 
     @property
     def reported(self) -> bool:

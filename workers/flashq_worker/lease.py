@@ -59,6 +59,7 @@ class LeaseKeeper:
         self._every_s = renew_every_s(lease_s)
         self._jobs, self._fields = jobs, fields
         self._on_renewed, self._on_verdict = on_renewed, on_verdict
+        self._news = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
 
@@ -70,6 +71,10 @@ class LeaseKeeper:
     def start(self) -> None:
         self._answered_at = time.monotonic()
         self._thread.start()
+
+    def tell_soon(self) -> None:
+        """Renew within a second, since what `fields` says has changed; from any thread."""
+        self._news = True
 
     def stop(self) -> None:
         """End the thread; what it is doing is finished first. Safe to call twice."""
@@ -83,7 +88,8 @@ class LeaseKeeper:
         while not self._stop.wait(pause_s(self._every_s, failed=failed)):
             failed = True
             try:
-                if (now := time.monotonic()) >= next_renewal:
+                if (now := time.monotonic()) >= next_renewal or self._news:
+                    self._news = False
                     self.renew()
                     next_renewal = now + self._every_s
                 self._reap()

@@ -139,11 +139,15 @@ class Presence:
         """The executor has loaded, in an environment that took so long; False where the broker has given this up."""
         cold_ms = (time.monotonic() - self._began) * 1000 + max(0, self._joined_ms - self._ordered_ms)
         cold_ms -= environment_s * 1000  # built once: the next start finds it
-        fields = workers.facts(cold_ms=round(cold_ms, 3))
+        fields = workers.facts(cold_ms=round(cold_ms, 3), building_ms=0)
         verdict = self._broker.run(
             self._broker.transitions.ready(self._config.endpoint, self._config.worker, fields)
         )
         return verdict == "ok"
+
+    def broker_ms(self, local: float) -> int:
+        """A time of this host's monotonic clock, in seconds, by the broker's."""
+        return self._joined_ms + round((local - self._joined_at) * 1000)
 
     def local_time(self, broker_ms: int) -> float:
         """A time of the broker's clock by this host's monotonic one, in seconds."""

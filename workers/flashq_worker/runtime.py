@@ -88,6 +88,7 @@ class Runtime:
             None  # it is to be built anew; whether without what the installer's cache has
         )
         self._builds = 0
+        self._builds_since = 0.0
         self._sources = ShippedSources(config.home / "sources")
         self._spawn_again = False  # what was forked did not load: whether a spawned one does is to be seen
         self._parked = parked
@@ -110,10 +111,15 @@ class Runtime:
 
     def _prepare_environment(self, record: Revision, *, fresh: bool = False) -> None:
         self.phase = Phase.BUILDING
-        self._built = None
+        self._built, self._builds_since = None, time.monotonic()
         self._builds += 1
         given = (record, self._builds, fresh)
         threading.Thread(target=self._build, args=given, name="environment", daemon=True).start()
+
+    @property
+    def building_since(self) -> float | None:
+        """Since when its environment, or its image, has been under way; None where it is not."""
+        return self._builds_since if self.phase is Phase.BUILDING and self.process is None else None
 
     @property
     def python(self) -> str:

@@ -90,6 +90,7 @@ class Supervisor:
         self._draining = False
         self._drain_until = float("inf")
         self._gone = False
+        self._building_since: float | None = None  # as last told
         every_s = renew_every_s(config.lease_s)
         self._lease = LeaseKeeper(
             Broker(config.url, prefix=config.prefix, patience_s=min(1.0, every_s), reply_timeout_s=every_s),
@@ -260,18 +261,22 @@ class Supervisor:
             process.keepalive()
 
     def _vitals(self) -> dict[str, Value]:
-        service_s = self._pace.service_s
+        service_s, since = self._pace.service_s, self._runtime.building_since
         return facts(
             resources=self._presence.resources,
             revision=self._runtime.revision,
             keys=self._keys.ids,
             service_ms=None if service_s is None else round(service_s * 1000, 3),
+            building_ms=0 if since is None else self._presence.broker_ms(since),
         )
 
     # -- what is due ---------------------------------------------------------------------------------
     def _progress(self) -> None:
         """Everything that can be done now without waiting."""
         self._execution.terms(self._loading.progress())
+        if self._runtime.building_since != self._building_since:
+            self._building_since = self._runtime.building_since
+            self._lease.tell_soon()
         now = self._execution.progress()
         if now >= self._drain_until:
             self._give_everything_back()
