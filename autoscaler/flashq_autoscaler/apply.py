@@ -77,8 +77,8 @@ class Applier:
                 return made.drain(drain.endpoint, drain.worker, drain.reason, force=drain.busy, term=term)
             case reconcile.DeclareLost(stop):
                 return self._give_up(stop, now_ms, term)
-            case reconcile.SetCondition(endpoint, condition):
-                written, event = rows.condition_json(condition), _event(condition)
+            case reconcile.SetCondition(endpoint, condition, quiet):
+                written, event = rows.condition_json(condition), "" if quiet else _event(condition)
                 return made.set_condition(endpoint, "condition", written, event, term=term)
             case reconcile.Note(withheld):
                 written, event = rows.withheld_json(withheld), f"{withheld.code}: {withheld.detail}"
@@ -170,8 +170,8 @@ def _tell(action: Action, answer: Any) -> None:
             log.info("%s: drain %s: %s [%s]", drain.endpoint, drain.worker, drain.reason, answer)
         case reconcile.DeclareLost(stop):
             log.warning("%s: lost %s: %s [%s]", stop.endpoint, stop.worker, stop.reason, answer)
-        case reconcile.SetCondition(endpoint, condition):
-            level = logging.INFO if condition is None else logging.WARNING
+        case reconcile.SetCondition(endpoint, condition, quiet):
+            level = logging.DEBUG if quiet else logging.INFO if condition is None else logging.WARNING
             log.log(level, "%s: %s", endpoint, _event(condition))
         case reconcile.Note(withheld):
             log.info("%s: no start yet: %s: %s", withheld.endpoint, withheld.code, withheld.detail)

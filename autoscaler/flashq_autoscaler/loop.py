@@ -27,7 +27,7 @@ from flashq_autoscaler.decide import DEFAULTS, decide
 from flashq_autoscaler.health import gate_of
 from flashq_autoscaler.leader import Leadership
 from flashq_autoscaler.observe import Observer
-from flashq_autoscaler.reconcile import reconcile
+from flashq_autoscaler.reconcile import is_news, reconcile
 from flashq_autoscaler.record import Recorder
 from flashq_autoscaler.views import Unknown
 
@@ -123,13 +123,14 @@ class Autoscaler:
         failed = self._fail_hopeless(seen, term)
         plan = decide(snapshot, self._params)
         actions = reconcile(plan, snapshot)
+        news = any(is_news(action) for action in actions)
         if actions:
             self._applier.apply(actions, snapshot, term)
-            if self._recorder is not None:
+            if news and self._recorder is not None:
                 self._recorder.write(snapshot, self._params, plan)
         if seen.silent_hosts:
             self._applier.forget_hosts(seen.silent_hosts, term)
-        return bool(actions or failed), None if plan.wake_at is None else plan.wake_at - snapshot.now
+        return bool(news or failed), None if plan.wake_at is None else plan.wake_at - snapshot.now
 
     def _lead(self) -> Term | None:
         """The term to act under; None while another leads."""

@@ -44,6 +44,8 @@ class SetCondition:
 
     endpoint: str
     condition: Condition | None
+    quiet: bool = False
+    """It is the same one, of other hosts, holders or numbers: the record follows, and no event tells of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,11 @@ class Note:
 
 
 Action: TypeAlias = DeclareLost | DrainWorker | StartWorker | SetCondition | Note
+
+
+def is_news(action: Action) -> bool:
+    """Whether anything is asked for, or told, that was not before."""
+    return not (isinstance(action, SetCondition) and action.quiet)
 
 
 def reconcile(plan: Plan, snapshot: Snapshot) -> tuple[Action, ...]:
@@ -74,8 +81,12 @@ def reconcile(plan: Plan, snapshot: Snapshot) -> tuple[Action, ...]:
     conditions = {state.endpoint: state.condition for state in plan.states}
     for endpoint in sorted(endpoints, key=lambda endpoint: endpoint.name):
         condition = conditions.get(endpoint.name)
-        if endpoint.name not in plan.undecided and not _same(condition, endpoint.condition):
+        if endpoint.name in plan.undecided:
+            continue
+        if not _same(condition, endpoint.condition):
             actions.append(SetCondition(endpoint.name, condition))
+        elif _is_outdated(endpoint.condition, condition):
+            actions.append(SetCondition(endpoint.name, condition, quiet=True))
 
     noted = {endpoint.name: endpoint.withheld for endpoint in endpoints}
     for withheld in plan.withheld:
@@ -101,6 +112,13 @@ def _starts_left(plan: Plan, workers: tuple[WorkerView, ...]) -> list[Start]:
     stopped = {stop.worker for stop in plan.stops}
     live = Counter(worker.endpoint for worker in workers if is_live(worker) and worker.id not in stopped)
     return [start for start in plan.starts if live[start.endpoint] < start.ordinal]
+
+
+def _is_outdated(recorded: Condition | None, new: Condition | None) -> bool:
+    """Whether what is recorded names what has changed. How soon a start is tried again changes all the time."""
+    if recorded is None or new is None or recorded.state != "throttled":
+        return False
+    return recorded.detail != new.detail
 
 
 def _same(new: Condition | None, recorded: Condition | None) -> bool:

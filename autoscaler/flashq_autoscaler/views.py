@@ -73,9 +73,10 @@ class Condition:
     """Unhealthy only: when the next start may be tried; None when flashq has given up."""
 
     def same_as(self, other: Condition | None) -> bool:
-        """Whether `other` says the same, but for numbers that move all the time.
+        """Whether `other` says the same, but for what moves all the time.
 
-        Those are `detail`, and `workers` of an unhealthy endpoint, which follows its queue.
+        That is `detail`, which names hosts and their numbers, and `workers` of an unhealthy endpoint, which follows its
+        queue.
         """
         return (
             other is not None

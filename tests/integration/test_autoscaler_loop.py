@@ -210,6 +210,24 @@ def test_gpu_endpoint_waits_for_a_gpu_or_a_host_that_falls_back(fleet: FleetRig)
     assert not condition(fleet, "embed")
 
 
+def test_a_condition_names_the_host_that_there_is_now(fleet: FleetRig) -> None:
+    """Given an endpoint throttled by a full host, if another full one takes its place, expect that to be named."""
+    Host(fleet, "former", slots="0")
+    fleet.register("embed")
+    fleet.submit("embed")
+    scaler = autoscaler(fleet)
+    scaler.tick()
+    assert "host former runs 0 workers of at most 0" in condition(fleet, "embed")
+    since = fleet.endpoint_fields("embed")["condition_since"]
+    fleet.broker.run(fleet.transitions.host_leave("former"))
+    Host(fleet, "latter", slots="0")
+    changed, _ = scaler.tick()
+    assert "host latter runs 0 workers of at most 0" in condition(fleet, "embed")
+    assert not changed
+    assert fleet.endpoint_fields("embed")["condition_since"] == since
+    assert len(fleet.events("endpoint-condition")) == 1
+
+
 def test_gpus_are_given_to_one_worker_each_and_foreign_ones_to_none(fleet: FleetRig) -> None:
     gpu = '{"uuid": "GPU-%d", "name": "NVIDIA L4", "memory_bytes": 1, "foreign": %s}'
     gpus = f"[{gpu % (1, 'false')}, {gpu % (2, 'false')}, {gpu % (3, 'true')}]"

@@ -6,9 +6,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flashq_autoscaler.decide import decide
-from flashq_autoscaler.reconcile import DeclareLost, DrainWorker, Note, SetCondition, StartWorker, reconcile
-from flashq_autoscaler.views import Condition, Unknown, Withheld
-from tests.unit.scaling_world import GPU, NOW, endpoint, simulate_apply, snapshot, worker
+from flashq_autoscaler.reconcile import (
+    DeclareLost,
+    DrainWorker,
+    Note,
+    SetCondition,
+    StartWorker,
+    is_news,
+    reconcile,
+)
+from flashq_autoscaler.views import Condition, Needs, Unknown, Withheld
+from tests.unit.scaling_world import GPU, NOW, endpoint, host, simulate_apply, snapshot, worker
 
 if TYPE_CHECKING:
     from flashq_autoscaler.views import EndpointView, Snapshot
@@ -103,6 +111,32 @@ def test_a_condition_that_says_something_else_is_set_anew() -> None:
     recorded = Condition("throttled", "NO_HOST", "no host is connected", 1)
 
     assert actions_of(snapshot(endpoint(queued=1, needs=GPU, condition=recorded))) == ["SetCondition"]
+
+
+def test_a_condition_follows_the_host_that_it_names_and_no_event_tells_of_it() -> None:
+    """Given an endpoint throttled by one host, if another takes its place, expect the record to name that; once."""
+    wanting = endpoint(queued=1, needs=Needs(cpus=4.0))
+    before = snapshot(wanting, hosts=[host("h1", cpus=2.0)])
+    (recorded,) = decide(before).states
+    assert "host h1" in recorded.condition.detail
+    after = snapshot(replace(wanting, condition=recorded.condition), hosts=[host("h2", cpus=3.0)])
+
+    (state,) = decide(after).states
+    assert state.condition.same_as(recorded.condition)
+    assert state.condition.detail == "needs 4 cores; host h2 has 3 of 3 left beside 0 workers"
+    actions = reconcile(decide(after), after)
+    assert actions == (SetCondition("embed", state.condition, quiet=True),)
+    assert not any(is_news(action) for action in actions)
+    assert actions_of(simulate_apply(after, actions)) == []
+
+
+def test_how_soon_a_start_is_tried_again_is_not_written_all_the_time() -> None:
+    failing = endpoint(queued=1, failures=1, first_failure_at=NOW - 2, last_failure_at=NOW - 2)
+    (state,) = decide(snapshot(failing)).states
+    later = replace(snapshot(replace(failing, condition=state.condition)), now=NOW + 1)
+
+    assert decide(later).states[0].condition.detail != state.condition.detail
+    assert reconcile(decide(later), later) == ()
 
 
 def test_the_condition_of_an_endpoint_that_could_not_be_read_stays() -> None:
