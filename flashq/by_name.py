@@ -40,6 +40,8 @@ class Current:
     """Of a class: its methods, each with its kind."""
     spec: EndpointSpec
     """Its name and what its calls are submitted with; nothing else of it is known here."""
+    schemas: str = ""
+    """Of each target's parameters, as JSON: see `flashq.signature`. Empty: an earlier version registered it."""
 
     def kind(self, target: str) -> str:
         """The kind of what a call of this target runs. Raises UnsupportedCall where there is no such target."""
@@ -81,6 +83,7 @@ def read_current(broker: Broker, keys: Keys, endpoint: str) -> Current:
         mode=found.mode,
         targets=found.targets,
         spec=spec,
+        schemas=found.schemas,
     )
 
 
