@@ -38,10 +38,10 @@ class Current:
     mode: str
     targets: Mapping[str, str]
     """Of a class: its methods, each with its kind."""
+    schemas: str
+    """Of the parameters of each target: see `flashq.signature`."""
     spec: EndpointSpec
     """Its name and what its calls are submitted with; nothing else of it is known here."""
-    schemas: str = ""
-    """Of each target's parameters, as JSON: see `flashq.signature`. Empty: an earlier version registered it."""
 
     def kind(self, target: str) -> str:
         """The kind of what a call of this target runs. Raises UnsupportedCall where there is no such target."""
@@ -82,8 +82,8 @@ def read_current(broker: Broker, keys: Keys, endpoint: str) -> Current:
         python=found.python,
         mode=found.mode,
         targets=found.targets,
-        spec=spec,
         schemas=found.schemas,
+        spec=spec,
     )
 
 

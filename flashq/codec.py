@@ -28,7 +28,7 @@ from flashq.model.keyring import Direction
 from flashq.model.outcome import FAILURE_ENCODING, Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from flashq.model.envelope import Envelope, Header, Keys
 
@@ -182,6 +182,23 @@ def trouble(
     return None
 
 
+def dump_json_arguments(args: Sequence[Any], kwargs: Mapping[str, Any], limit: int) -> bytes:
+    """A call's arguments as JSON, the same bytes for the same values. Raises: SerializationError, PayloadTooLarge."""
+    try:
+        text = json.dumps(
+            {"args": list(args), "kwargs": dict(kwargs)},
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+        payload = text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise errors.SerializationError(f"the arguments cannot be written as JSON: {error}") from error
+    check_size(len(payload), limit, "the arguments")
+    return payload
+
+
 def dump_type(kind: Any, by_value: Collection[str], settle: Callable[[type[Any]], None]) -> bytes:
     """Pickle the type of a parameter; nothing where that cannot be: its values stay what JSON gives."""
     try:
@@ -219,6 +236,7 @@ class Revision:
     schemas: str = ""  # of each target's parameters, as JSON: see flashq.signature
     types: bytes = b""  # the parameters' Python types, pickled
     texts: list[list[Any]] = field(default_factory=list)  # for tracebacks: see flashq.sources.Text
+    serves: int = 0  # the port of its image's own server; 0: functions run in the image, if it has one
 
     def pack(self) -> bytes:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -231,6 +249,7 @@ class Revision:
             ("schemas", ""),
             ("types", b""),
             ("texts", []),
+            ("serves", 0),
         ):
             if values[name] == unset:
                 del values[name]

@@ -47,16 +47,20 @@ class DeployedFunction(EndpointFunction[..., Any]):
         caller = current_caller()
         return caller.submission.current.of(self.name) if isinstance(caller, Client) else None
 
+    def current(self) -> Current:
+        """What is registered under its name. Raises: EndpointNotFound, BrokerError; UnsupportedCall inside a job."""
+        current = self._current()
+        if current is None:
+            raise UnsupportedCall(f"what endpoint {self.name!r} is, is not known inside a job")
+        return current
+
     @property
     def spec(self) -> EndpointSpec:
         """Its name and the defaults of its calls.
 
         Raises: EndpointNotFound, BrokerError; UnsupportedCall inside a job.
         """
-        current = self._current()
-        if current is None:
-            raise UnsupportedCall(f"the parameters of endpoint {self.name!r} are not known inside a job")
-        return current.spec
+        return self.current().spec
 
     @property
     def terms(self) -> Terms:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from flashq.classes import EndpointClass, check_class
 from flashq.deployed import DeployedFunction
 from flashq.endpoint_function import EndpointFunction
-from flashq.errors import EndpointExists, SpecError
+from flashq.errors import EndpointExists, SpecError, UnsupportedCall
 from flashq.kinds import kind_of
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from flashq.model.resources import CpuInstanceType, GpuGroup, GpuType
     from flashq.model.retry import Retries
     from flashq.model.spec import EndpointSpec
+    from flashq.request import Request, Served
+    from flashq.routes import Routes
+
+    _Texts = Mapping[str, Any]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,6 +50,8 @@ class Endpoint:
     if TYPE_CHECKING:
         _spec: EndpointSpec | None
         _name: str | None
+        _routes: Routes | None
+        _image: str | None
 
         @overload
         def __new__(cls, *, id: str) -> DeployedEndpoint: ...
@@ -100,6 +106,8 @@ class Endpoint:
             self, name: Any = None, **parameters: Any
         ) -> None:  # whatever is given, wrong names too, is judged in one place
             self._name = name
+            self._routes = None  # of an HTTP endpoint, from the first on
+            self._image = parameters.get("image")
             try:
                 from flashq.model.spec import EndpointSpec
             except (
@@ -116,6 +124,10 @@ class Endpoint:
     @overload
     def __call__(self, function: Callable[P, R]) -> EndpointFunction[P, R]: ...
     def __call__(self, function: Any) -> Any:
+        if self._routes:
+            raise SpecError(
+                "function", f"endpoint {self._name!r} has routes: put this behind one, or into another"
+            )
         made = EndpointClass if inspect.isclass(function) else EndpointFunction
         if self._spec is None:
             return made(self._name or function.__name__, function, None)
@@ -125,8 +137,100 @@ class Endpoint:
         else:
             _check_kind(function, spec)
         assert spec.name is not None
-        _claim_name(spec.name, function)
+        _claim_name(spec.name, (function.__module__, function.__qualname__))
         return made(spec.name, function, spec)
+
+    # -- as other endpoints see it -------------------------------------------------------------------
+    @property
+    def __flashq_endpoint__(self) -> str:
+        if self._name is None or not (self._routes or self._image):
+            raise AttributeError("it answers nothing by itself")
+        return self._name
+
+    @property
+    def __flashq_function__(self) -> EndpointFunction[..., Any]:
+        """Stands for its code and parameters: any of its targets."""
+        served = self._served()
+        return served.function(next(iter(served.targets)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Inside a job it is its name: its parameters are on record.
+        return _in_a_job, (self._name, self._image)
+
+    # -- HTTP: see flashq.request --------------------------------------------------------------------
+    def get(self, path: str, *, params: _Texts | None = None, headers: _Texts | None = None) -> Request:
+        """A route's decorator, ``@api.get("/items/{id}")``; or a request, sent when awaited (or `.result()`)."""
+        return self._request("GET", path, params=params, headers=headers)
+
+    def post(
+        self, path: str, json: Any = ..., *, params: _Texts | None = None, headers: _Texts | None = None
+    ) -> Request:
+        """The same for POST: ``await api.post("/predict", {"text": "…"})``. `json`: the body; bytes are sent as they
+        are to the server of an image.
+        """
+        return self._request("POST", path, json, params, headers)
+
+    def put(
+        self, path: str, json: Any = ..., *, params: _Texts | None = None, headers: _Texts | None = None
+    ) -> Request:
+        """The same for PUT."""
+        return self._request("PUT", path, json, params, headers)
+
+    def patch(
+        self, path: str, json: Any = ..., *, params: _Texts | None = None, headers: _Texts | None = None
+    ) -> Request:
+        """The same for PATCH."""
+        return self._request("PATCH", path, json, params, headers)
+
+    def delete(self, path: str, *, params: _Texts | None = None, headers: _Texts | None = None) -> Request:
+        """The same for DELETE."""
+        return self._request("DELETE", path, params=params, headers=headers)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        json: Any = ...,
+        params: _Texts | None = None,
+        headers: _Texts | None = None,
+    ) -> Request:
+        from flashq.request import Request  # these take their time: only who answers requests needs them
+
+        return Request(method, path, self._served, self._add_route, json, params or {}, headers or {})
+
+    def _add_route(self, method: str, path: str, function: Callable[..., Any]) -> EndpointFunction[..., Any]:
+        if self._routes is None:
+            if self._name is None:
+                raise SpecError("name", "an endpoint with routes needs one: Endpoint(name=…)")
+            _claim_name(self._name, (function.__module__, f"{self._name}'s routes"))
+            from flashq.routes import Routes
+
+            self._routes = Routes(self._name, self._spec)
+        return self._routes.add(method, path, function)
+
+    def _served(self) -> Served:
+        """Where its requests go. Raises UnsupportedCall where nothing answers any."""
+        if self._routes:
+            from flashq.request import Served
+
+            routes = self._routes
+            return Served(routes.name, routes.kinds, routes.schemas, routes.functions.__getitem__)
+        if self._image is None:
+            raise UnsupportedCall(
+                f"endpoint {self._name!r} answers no requests: it has no route (@api.get(…)), and no image"
+            )
+        if self._name is None:
+            raise SpecError("name", "an endpoint whose image serves needs one: Endpoint(name=…, image=…)")
+        _claim_name(self._name, ("image", self._image))
+        from flashq import image_endpoint
+
+        return image_endpoint.served(self._name, self._spec)
+
+
+def _in_a_job(name: str | None, image: str | None) -> Endpoint:
+    made: Endpoint = object.__new__(Endpoint)
+    vars(made).update(_name=name, _spec=None, _routes=None, _image=image)
+    return made
 
 
 class DeployedEndpoint(Endpoint):
@@ -138,6 +242,18 @@ class DeployedEndpoint(Endpoint):
             super().__init__(**parameters)
             self._spec = None  # it says nothing, and would have to travel with functions that use this
             self._function = DeployedFunction(parameters["id"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _deployed, (self._function.name,)
+
+    def _add_route(self, method: str, path: str, function: Callable[..., Any]) -> EndpointFunction[..., Any]:
+        raise UnsupportedCall(f"{self!r} was deployed by something else: it takes no more routes")
+
+    def _served(self) -> Served:
+        from flashq.request import Served
+
+        current = self._function.current()
+        return Served(self._function.name, current.targets, current.schemas, self._function.method)
 
     def __call__(self, *args: Any, **kwargs: Any) -> EndpointJob[Any]:  # type: ignore[override]
         """Submit a call: `await ep(x)` gives its value."""
@@ -153,6 +269,10 @@ class DeployedEndpoint(Endpoint):
             raise AttributeError(name)
         known = name in vars(function) or hasattr(type(function), name)
         return getattr(function, name) if known else function.method(name)
+
+
+def _deployed(name: str) -> Endpoint:
+    return Endpoint(id=name)
 
 
 def _named(target: Any) -> Any:
@@ -177,9 +297,8 @@ def _check_kind(function: Callable[..., Any], spec: EndpointSpec) -> None:
         )
 
 
-def _claim_name(name: str, function: Callable[..., Any]) -> None:
+def _claim_name(name: str, identity: tuple[str, str]) -> None:
     """Redefining a function (a notebook cell run again) is an update; another function of that name is a mistake."""
-    identity = (function.__module__, function.__qualname__)
     with _endpoints_lock:
         known = _endpoints.setdefault(name, identity)
     if known != identity:

@@ -31,6 +31,8 @@ class EndpointFunction(Generic[P, R]):
 
     deployed = False
     """Whether it stands for what something else registered, of which no code is here."""
+    encoding = "pickle"
+    """Of its calls' arguments and values: "pickle", or "json"."""
 
     def __init__(
         self,
@@ -199,6 +201,12 @@ class EndpointFunction(Generic[P, R]):
             window=window,
             progress=progress,
         )
+
+    def in_json(self) -> EndpointFunction[P, Any]:
+        """The same endpoint, its calls made in JSON, as they are over HTTP: arguments become what annotations say."""
+        made = self.with_options()
+        made.encoding = "json"
+        return made
 
     def local(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run the function here, as if undecorated (a coroutine function gives a coroutine)."""

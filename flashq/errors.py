@@ -243,6 +243,15 @@ class EndpointNotFound(FlashqError):
     """No endpoint of this name is registered."""
 
 
+class HttpError(FlashqError):
+    """The server of an endpoint's image answered with an error: `status` says which, `body` (bytes) what it said."""
+
+    def __init__(self, message: str, status: int = 0, body: bytes = b"") -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
+
+
 class HostNotFound(FlashqError):
     """No host of this name is on record."""
 

@@ -68,7 +68,7 @@ def submit(
     IdempotencyConflict, ResultExpired (the key's job completed and is gone), UnsupportedCall where it yields its
     values, BrokerError.
     """
-    payload = _payload(args, kwargs or {}, payload_limit)
+    payload = codec.dump_json_arguments(args, kwargs or {}, payload_limit)
     record = read_hash(broker, broker.keys.of("endpoint", endpoint), ("revision", "spec"))
     if not record["revision"]:
         raise errors.EndpointNotFound(f"no endpoint {endpoint} is registered: see `flashq endpoints`")
@@ -121,15 +121,6 @@ def _check_returns(broker: Broker, keys: Keys, endpoint: str, revision: str) -> 
 
 def _compact(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def _payload(args: Sequence[Any], kwargs: Mapping[str, Any], limit: int) -> bytes:
-    try:
-        payload = _compact({"args": list(args), "kwargs": dict(kwargs)}).encode()
-    except (TypeError, ValueError) as error:
-        raise errors.SerializationError(f"the arguments cannot be written as JSON: {error}") from error
-    codec.check_size(len(payload), limit, "the arguments")
-    return payload
 
 
 def _header(endpoint: str, job: str, revision: str, defaults: Mapping[str, Any], at_ms: int) -> Header:

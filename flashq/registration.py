@@ -130,6 +130,7 @@ def draft(spec: EndpointSpec, function: Callable[..., Any]) -> Draft:
             *parts,
             *([shipped.digest] if shipped.digest else []),
             *([specs.canonical_json(process)] if process else []),
+            *([f"port {port}"] if (port := _port(spec, function)) else []),
         ),
         calls=calls,
         defaults=defaults,
@@ -200,7 +201,7 @@ def prepare(
     described = signature.describe(
         _callables(function),
         batch=spec.batch is not None,
-        methods=bool(_targets(function)),
+        methods=hasattr(function, "__flashq_class__"),
         by_value=code.by_value,
         settle=class_identity.settle,
     )
@@ -218,6 +219,7 @@ def prepare(
         bundle=drafted.bundle,
         calls=dict(calls),
         process=specs.process(spec),
+        serves=_port(spec, function),
         schemas=described.schemas,
         types=described.types,
         texts=[list(text) for text in code.texts],
@@ -268,8 +270,15 @@ def _targets(function: Callable[..., Any]) -> dict[str, str]:
 
 def _callables(function: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
     """What may be called, by target."""
+    if behind := getattr(function, "__flashq_callables__", None):
+        return dict(behind)
     cls = getattr(function, "__flashq_class__", None)
     return {name: getattr(cls, name) for name in _targets(function)} or {"": function}
+
+
+def _port(spec: EndpointSpec, function: Callable[..., Any]) -> int:
+    """Where an image's own server listens; 0: functions run in the image, if there is one."""
+    return specs.port(spec) if getattr(function, "__flashq_serves__", False) else 0
 
 
 def _mode(function: Callable[..., Any]) -> str:

@@ -91,7 +91,11 @@ class Submission:
             raise TypeError(f"endpoint {function.name!r} gathers calls: each gives one item, by its place")
         registration = self.registration(function)
         limit = self._client.settings.payload_limit
-        payload = codec.dump_arguments(args, kwargs, limit, registration.by_value, class_identity.settle)
+        payload = (
+            codec.dump_arguments(args, kwargs, limit, registration.by_value, class_identity.settle)
+            if function.encoding == "pickle"
+            else codec.dump_json_arguments(args, kwargs, limit)
+        )
         terms = function.terms
         same = _stands_for(function, args, kwargs) if terms.key else ("", "")
         job_id = new_job_id(registration.endpoint, self._client.now_ms(), os.urandom(RANDOM_BYTES))
@@ -101,6 +105,7 @@ class Submission:
             job=job_id,
             revision=registration.revision,
             target=function.target,
+            encoding=function.encoding,
             env_tag=registration.env_tag,
         )
         command, digest = self._command(head, payload, terms, same)
@@ -113,12 +118,14 @@ class Submission:
         """A call of what something else registered: of the revision that is current."""
         current = self.current.of(function.name)
         current.kind(function.target)
-        _check_python(current)
-        payload = codec.dump_arguments(
-            args, kwargs, self._client.settings.payload_limit, settle=class_identity.settle
-        )
+        limit = self._client.settings.payload_limit
+        if function.encoding == "pickle":
+            _check_python(current)
+            payload = codec.dump_arguments(args, kwargs, limit, settle=class_identity.settle)
+        else:
+            payload = codec.dump_json_arguments(args, kwargs, limit)
         terms = function.terms
-        same = stands_for("pickle", args, kwargs, function.target) if terms.key else ("", "")
+        same = stands_for(function.encoding, args, kwargs, function.target) if terms.key else ("", "")
         job_id = new_job_id(function.name, self._client.now_ms(), os.urandom(RANDOM_BYTES))
         head = Header(
             direction=Direction.CALL,
@@ -126,6 +133,7 @@ class Submission:
             job=job_id,
             revision=current.revision,
             target=function.target,
+            encoding=function.encoding,
             env_tag=current.env_tag,
         )
         command, digest = self._command(head, payload, terms, same)
@@ -137,23 +145,12 @@ class Submission:
 
         Its endpoint has been registered by whoever submitted what it was called from.
         """
-        made = self._relayed(head, payload, terms, ("", ""))
+        job_id = new_job_id(head.endpoint, self._client.now_ms(), os.urandom(RANDOM_BYTES))
+        command, digest = self._command(replace(head, job=job_id), payload, terms, ("", ""))
+        call = Call(job_id, head.endpoint, digest, keep_s=terms.keep_s)
+        made = _Made(call, None, command, len(payload) + _OVERHEAD)
         self.room.take(made.size)
         return self._dispatch(made)
-
-    async def arelay(
-        self, head: Header, payload: bytes, terms: Terms, same: tuple[str, str]
-    ) -> EndpointJob[Any]:
-        """The same for coroutines, of what may come a second time: `same` is what its idempotency key stands for."""
-        made = self._relayed(head, payload, terms, same)
-        await self.room.atake(made.size)
-        return self._dispatch(made)
-
-    def _relayed(self, head: Header, payload: bytes, terms: Terms, same: tuple[str, str]) -> _Made:
-        job_id = new_job_id(head.endpoint, self._client.now_ms(), os.urandom(RANDOM_BYTES))
-        command, digest = self._command(replace(head, job=job_id), payload, terms, same)
-        call = Call(job_id, head.endpoint, digest, keep_s=terms.keep_s)
-        return _Made(call, None, command, len(payload) + _OVERHEAD)
 
     def _dispatch(self, made: _Made) -> EndpointJob[Any]:
         self._client.waiting.add(made.call)

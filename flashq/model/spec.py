@@ -264,6 +264,14 @@ def process(spec: EndpointSpec) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value != fields[name].default}
 
 
+def port(spec: EndpointSpec) -> int:
+    """Where the server of an image listens: `PORT` of its `env`, else 80, as Runpod has it. Raises SpecError."""
+    given = spec.env.get("PORT", "80")
+    if not given.isdecimal() or not 0 < int(given) < 65536:
+        raise SpecError("env", f"PORT={given[:20]!r} is no port")
+    return int(given)
+
+
 def resources(spec: EndpointSpec) -> dict[str, Any]:
     """What one worker needs of a host, and how many jobs it runs at once.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flashq import Endpoint
-from flashq.errors import JobTimedOut, WorkerCrashed
+from flashq.errors import EndpointFailed, JobTimedOut, WorkerCrashed
 from flashq_worker.containers import runner
 from flashq_worker.containers.container import folders
 from flashq_worker.host.containers import HostContainers
@@ -258,3 +258,67 @@ def test_what_does_not_start_is_told_in_the_engines_words(
     assert shared.worker_field(worker.id, "fq_state") != "idle"
     log = worker.log.read_text("utf-8", "replace")
     assert re.search(f"cannot start: {said}", log), log
+
+
+SERVER = """
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(f"{os.getpid()} {sorted(os.listdir('/'))} {os.environ.get('SECRET')}".encode())
+print("listening", flush=True)
+http.server.HTTPServer(("0.0.0.0", 8000), Handler).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def server(engine: Podman | Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Images with start commands of their own: one that serves, one that ends, one that does not run."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "server.py").write_text(SERVER)
+    images = {}
+    for name, command in (
+        ("serves", '["python3", "/server.py"]'),
+        ("ends", '["python3", "-c", "print(\'no model\'); raise SystemExit(3)"]'),
+        ("no-program", '["/nowhere"]'),
+    ):
+        file = folder / f"Containerfile-{name}"
+        file.write_text(f"FROM {IMAGE}\nCOPY server.py /server.py\nENTRYPOINT {command}\n")
+        images[name] = f"localhost/flashq-server-{PYTHON}-{name}"
+        engine("build", "--quiet", "--tag", images[name], "--file", file, folder)
+    yield images
+    with contextlib.suppress(AssertionError):
+        engine("rmi", "--force", *images.values())
+
+
+def test_an_image_that_serves_http_is_asked(
+    shared: Rig, engine: Podman | Docker, server: dict[str, str]
+) -> None:
+    """Given a server's image, expect requests to be answered by it, and no container to be left in the end."""
+    served = Endpoint(
+        name=f"{engine.name}-serves",
+        cpu="any",
+        image=server["serves"],
+        env={"PORT": "8000", "SECRET": "canary-served"},
+    )
+    worker = shared.ready_worker(served.__flashq_function__, engine=engine.name)
+    assert b"flashq" not in served.get("/").result(60)  # nothing of ours is in it
+    assert b"canary-served" in served.get("/").result(60)
+    assert f"flashq-{worker.id}" in containers(engine)
+    worker.signal(signal.SIGKILL)  # the supervisor: its runner removes the container
+    wait_until(
+        lambda: f"flashq-{worker.id}" not in containers(engine), PATIENCE_S, "the container to be gone"
+    )
+
+
+@pytest.mark.parametrize(("what", "says"), [("ends", "ended with code 3"), ("no-program", "start command")])
+def test_a_server_that_does_not_start_fails_its_jobs(
+    shared: Rig, engine: Podman | Docker, server: dict[str, str], what: str, says: str
+) -> None:
+    served = Endpoint(name=f"{engine.name}-{what}", cpu="any", image=server[what])
+    job = served.get("/").spawn()
+    for _ in range(2):
+        shared.worker(served.__flashq_function__.name, engine=engine.name).process.wait(60)
+    with pytest.raises(EndpointFailed, match=says):
+        job.result(30)

@@ -1,14 +1,18 @@
 """A stand-in for podman and docker: it notes what it is told, answers as a test says, and "runs a container" by running
-its first process here, in a folder where what would be mounted is linked.
+its first process here, in a folder where what would be mounted is linked. A container that publishes a port is run by
+what the test says it serves with, which finds the port to listen at in `LISTEN`.
 
 `StandIn` puts it on a folder that is to be first on PATH; the rest is the program.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -38,6 +42,10 @@ class StandIn:
         (self.folder / "answers").write_text(json.dumps(answers))
         (self.folder / "first").write_text(first)
 
+    def serves(self, program: str) -> None:
+        """The code of containers that publish a port."""
+        (self.folder / "serves").write_text(program)
+
     def told(self, first: str) -> list[list[str]]:
         """The words that it was told, of those that begin so."""
         lines = (self.folder / "told").read_text().splitlines() if (self.folder / "told").exists() else []
@@ -62,9 +70,33 @@ def main(folder: Path, words: list[str]) -> int:
         return int(code)
     if words[0] == "version":
         sys.stdout.write("4.3.1-stand-in\n")
+    if words[0] == "port":
+        place = folder / f"port-{words[1]}"
+        sys.stdout.write(f"127.0.0.1:{place.read_text()}\n" if place.exists() else "")
+    if words[0] == "rm":
+        (folder / f"port-{words[-1]}").unlink(missing_ok=True)
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int((folder / f"pid-{words[-1]}").read_text()), signal.SIGKILL)
+    if words[0] == "run" and any(word.startswith("--publish=") for word in words):
+        serve(folder, words)
     if words[0] == "run":
         run(folder, words, (folder / "first").read_text())
     return 0
+
+
+def serve(folder: Path, words: list[str]) -> NoReturn:
+    """Become a server's first process."""
+    assert not [word for word in words if word.startswith("--entrypoint")]
+    name = words[words.index("--name") + 1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    (folder / f"pid-{name}").write_text(str(os.getpid()))
+    (folder / f"port-{name}").write_text(str(port))
+    passed = [word.removeprefix("--env=") for word in words if word.startswith("--env=")]
+    environ = {name: os.environ[name] for name in passed if name in os.environ}
+    code = (folder / "serves").read_text()
+    os.execve(sys.executable, [sys.executable, "-c", code], {**environ, **IMAGE_SAYS, "LISTEN": str(port)})
 
 
 def run(folder: Path, words: list[str], first: str) -> NoReturn:

@@ -127,7 +127,7 @@ def test_a_crash_is_told_by_its_signal_and_another_container_takes_the_next(
     assert crash.spawn(0).result(30)
     runs = [words for words in engine.told("run") if f"flashq-{worker.id}" in words]
     assert len(runs) == 2
-    assert ["rm", "--force", f"flashq-{worker.id}"] in engine.told("rm")
+    assert ["rm", "--force", "--time=0", f"flashq-{worker.id}"] in engine.told("rm")
 
 
 def test_nothing_outlives_a_supervisor_that_is_killed(shared: Rig) -> None:

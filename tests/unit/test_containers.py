@@ -11,7 +11,8 @@ from flashq.model.host_command import CONTAINER_ENGINE, required
 from flashq.model.spec import EndpointSpec, environment, resource_digest, resources
 from flashq_autoscaler import rows, written
 from flashq_worker.containers.engine import Engine, Mount, Run, last_lines, run_words
-from flashq_worker.containers.runner import TROUBLE, UNFIT, Order, judged
+from flashq_worker.containers.order import TROUBLE, UNFIT, Order
+from flashq_worker.containers.runner import judged
 from flashq_worker.executor.contained import WRONG_PYTHON
 
 PODMAN = Engine("podman", "/usr/bin/podman", "4.3.1")

@@ -19,7 +19,7 @@ from flashq import codec
 from flashq.errors import FlashqError, MalformedEnvelope, SpecError
 from flashq_worker import inject, memory_group
 from flashq_worker.breakdown import Start
-from flashq_worker.containers import images, runner
+from flashq_worker.containers import images, order
 from flashq_worker.containers.container import Container, needs
 from flashq_worker.environments import environment
 from flashq_worker.environments import store as environment_store
@@ -171,7 +171,8 @@ class Runtime:
                     lambda line: log.info("image: %s", line),
                     engine=self._config.engine,
                 )
-            if engine is None or record.dependencies:
+            beside = record.serves and record.python != codec.PYTHON  # its executor is on the host
+            if engine is None or record.dependencies or beside:
                 built = environment.ensure(
                     record.dependencies,
                     record.python,
@@ -329,8 +330,8 @@ class Runtime:
         self.process.kill()
         how, tail = self.exit_description(), self.process.tail.text()
         deterministic = "SIGKILL" not in how  # out of memory, as a rule
-        if self._image and self.process.exit_code in (runner.TROUBLE, runner.UNFIT):
-            deterministic = self.process.exit_code == runner.UNFIT
+        if self._image and self.process.exit_code in (order.TROUBLE, order.UNFIT):
+            deterministic = self.process.exit_code == order.UNFIT
             self._not_loaded(
                 f"no executor could be begun: {tail.strip().rpartition(_NEWLINE)[2]}\n{tail}",
                 deterministic=deterministic,

@@ -1,7 +1,8 @@
 """An executor's container: what it sees of the host, where, and what its runner is told.
 
-It sees flashq's own code, the endpoint's packages and modules, read-only; the host's model caches and the endpoint's
-volume; and a folder with one socket. Neither the broker's address nor a key is in any of them.
+An image that serves HTTP by itself sees nothing of flashq's: its executor is on the host, beside the container. Others
+see flashq's own code, the endpoint's packages and modules, read-only; the host's model caches and the volume; and a
+folder with one socket. Neither the broker's address nor a key is in any of them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from flashq_worker import executor_child, inject
+from flashq_worker import executor, executor_child, inject
 from flashq_worker.containers import engine as engines
 from flashq_worker.containers.engine import Mount, Run
-from flashq_worker.containers.runner import FIRST, PROGRAM, Order, run_folder
+from flashq_worker.containers.order import Order
+from flashq_worker.containers.runner import FIRST, PROGRAM, run_folder
 from flashq_worker.executor_variables import variables
 from flashq_worker.scrub import scrubbed
 
@@ -70,6 +72,10 @@ class Container:
     cpus: float = 0.0
     memory_bytes: int = 0
     options: tuple[str, ...] = ()
+    port: int = 0
+    """Where the image's own server listens; 0: the executor is in the container."""
+    interpreter: Path = Path(sys.executable)
+    """Of the executor beside such a container."""
 
     @classmethod
     def of(
@@ -95,6 +101,8 @@ class Container:
             cpus=config.cpus,
             memory_bytes=config.memory_bytes,
             options=config.engine_options,
+            port=record.serves,
+            interpreter=Path(sys.executable) if environment is None else environment.python,
         )
 
     def start(
@@ -109,7 +117,7 @@ class Container:
             container=container_name(self.worker),
             image=self.image,
             engine=self.engine.program,
-            words=tuple(engines.run_words(self.engine, self.run(folder))),
+            words=tuple(engines.run_words(self.engine, self._server(env) if self.port else self.run(folder))),
             given=tuple(given),
             setup={
                 "defaults": self.defaults,
@@ -117,6 +125,9 @@ class Container:
                 "times": [str(lease_s), str(start_ns)],
             },
             memory_bytes=self.memory_bytes,
+            port=self.port,
+            executor=self._beside(given, lease_s, start_ns) if self.port else (),
+            executor_env=self._environ if self.port else {},
         )
         told = os.memfd_create("order")  # a file that the runner alone reads: values of env= are in it
         try:
@@ -124,10 +135,41 @@ class Container:
             while rest:
                 rest = rest[os.write(told, rest) :]
             os.lseek(told, 0, os.SEEK_SET)
-            environ = scrubbed(os.environ)  # noqa: TID251 - handed on to the engine, not read
+            environ = self._environ if not self.port else {**self._environ, **self._variables(env)}
             return executor_child.spawn(_RUNNER, given, output, cwd=Path("/"), env=environ, stdin=told)
         finally:
             os.close(told)
+
+    @property
+    def _environ(self) -> dict[str, str]:
+        return scrubbed(os.environ)  # noqa: TID251 - handed on to the engine, not read
+
+    def _variables(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Of a server: the endpoint's, and where it is asked to listen."""
+        return {"PORT": str(self.port), **env}
+
+    def _server(self, env: Mapping[str, str]) -> Run:
+        """The container of an image that has its own server."""
+        volume = (Mount(Path(self.volume), self.volume, writable=True),) if self.volume else ()
+        return Run(
+            name=container_name(self.worker),
+            image=self.image,
+            command=(),
+            mounts=volume,
+            gpu_uuids=self.gpu_uuids,
+            cpus=self.cpus,
+            memory_bytes=self.memory_bytes,
+            options=self.options,
+            publish=self.port,
+            variables=tuple(self._variables(env)),
+        )
+
+    def _beside(self, given: Sequence[int], lease_s: float, start_ns: int) -> tuple[str, ...]:
+        """The command line of the executor that passes requests on to the server."""
+        injected = inject.inject_folder(self.home)
+        boot = injected / "flashq_worker" / Path(executor.__file__).parent.name / "boot.py"
+        fixed = (str(self.interpreter), "-I", str(boot), "executor", str(injected))
+        return (*fixed, *map(str, given), str(lease_s), str(start_ns))
 
     def executor_pid(self) -> int:
         """The executor's process id on this host; 0 where it is not known."""

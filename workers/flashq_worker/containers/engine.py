@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 ENGINES = ("podman", "docker")
 """The first that is there is used."""
@@ -64,13 +64,17 @@ class Run:
     name: str
     image: str
     command: tuple[str, ...]
-    """In place of the image's own start command."""
+    """In place of the image's own start command; empty: that."""
     mounts: tuple[Mount, ...] = ()
     gpu_uuids: tuple[str, ...] = ()
     cpus: float = 0.0
     memory_bytes: int = 0
     options: tuple[str, ...] = ()
     """The operator's, after all others."""
+    publish: int = 0
+    """A port of the container that this machine, and no other, is to reach."""
+    variables: tuple[str, ...] = ()
+    """Names of variables of the engine's own environment that the container gets too."""
 
 
 _found: dict[tuple[str, str], tuple[Engine, float]] = {}
@@ -134,6 +138,11 @@ def run_words(engine: Engine, run: Run) -> list[str]:
     if run.memory_bytes:
         words.append(f"--memory={run.memory_bytes}")
     words += _gpu_words(engine, run.gpu_uuids)
+    if run.publish:
+        words.append(f"--publish=127.0.0.1::{run.publish}")
+    words += [f"--env={name}" for name in run.variables]
+    if not run.command:
+        return [*words, *run.options, run.image]
     program, *arguments = run.command
     return [*words, *run.options, f"--entrypoint={program}", run.image, *arguments]
 
@@ -148,7 +157,10 @@ def _gpu_words(engine: Engine, uuids: tuple[str, ...]) -> list[str]:
 
 def remove_words(engine: str, container: str) -> list[str]:
     """The command line that ends a container and removes it; it may complain where there is none."""
-    return [engine, "rm", "--force", container]
+    at_once = (
+        ("--time=0",) if Path(engine).name == "podman" else ()
+    )  # it would wait 10 s for SIGTERM to be heeded
+    return [engine, "rm", "--force", *at_once, container]
 
 
 def inspect_words(engine: Engine, image: str) -> list[str]:

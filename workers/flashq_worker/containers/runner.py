@@ -4,6 +4,8 @@ To its supervisor it is the executor: it gets the descriptors of one, passes on 
 the executor ends. It runs the engine in the foreground, and at a socket that the container sees it waits for
 `executor.contained` to take the descriptors over. It ends when the supervisor does, and the container when it does.
 
+Where the image serves HTTP by itself, the executor is a process beside the container: see `server`.
+
 It holds neither a key nor the broker's address, and no user code runs in it. While it lives it holds a lock, so that
 who finds the folder and can lock it knows that the container is nobody's any more.
 """
@@ -22,20 +24,17 @@ import socket
 import struct
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flashq_worker.containers import engine as engines
+from flashq_worker.containers.order import TROUBLE, UNFIT, Order, say
+from flashq_worker.containers.server import Serving
 from flashq_worker.executor import contained
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Sequence
 
-TROUBLE = 75
-"""Exit code: the engine could not run the container; elsewhere or later it may."""
-UNFIT = 78
-"""Exit code: an executor cannot be begun in this image, here or anywhere."""
 ENGINE = "engine"
 """The file in a container's folder that names the program which ran it."""
 FIRST = "first"
@@ -46,44 +45,6 @@ _SAID_BYTES = 8192
 _LAST_S = 8.0  # for an engine to let go of a container whose executor has ended
 _HAND_OVER_S = 10.0  # for a container that has connected to take what it is given
 _PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a runner is told, by its standard input."""
-
-    folder: Path
-    """Of this container alone: made where it is not there, removed in the end."""
-    container: str
-    image: str
-    engine: str
-    """The program."""
-    words: tuple[str, ...]
-    """The command line that runs the container."""
-    given: tuple[int, ...]
-    """The executor's descriptors: frames, lifeline, pulse."""
-    setup: Mapping[str, Any]
-    """For the executor in the container."""
-    memory_bytes: int = 0
-
-    def to_json(self) -> str:
-        """For the runner's standard input."""
-        return json.dumps(
-            {name: getattr(self, name) for name in self.__slots__} | {"folder": str(self.folder)}
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> Order:
-        """Reads `to_json`'s text."""
-        fields = json.loads(text)
-        return cls(
-            **{
-                **fields,
-                "folder": Path(fields["folder"]),
-                "words": tuple(fields["words"]),
-                "given": tuple(fields["given"]),
-            }
-        )
 
 
 def run_folder(folder: Path) -> Path:
@@ -147,7 +108,7 @@ def _in_its_folder(order: Order, woken: int) -> int:
             if ours:  # else somebody has just removed what an earlier one left
                 (order.folder / ENGINE).write_text(order.engine, "utf-8")
                 _remove(order)
-                code = _Runner(order, woken).run()
+                code = (Serving if order.port else _Runner)(order, woken, _PASSED_ON).run()
                 shutil.rmtree(order.folder, ignore_errors=True)
                 return code
 
@@ -176,16 +137,11 @@ def _end(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def say(words: str) -> None:
-    """To the worker's log, and what people are told of a failure."""
-    sys.stdout.write(f"{words}\n")
-    sys.stdout.flush()
-
-
 class _Runner:
-    def __init__(self, order: Order, woken: int) -> None:
+    def __init__(self, order: Order, woken: int, passed_on: Sequence[int]) -> None:
         self._order = order
         self._woken = woken
+        self._passed_on = passed_on
         self._lifeline = os.dup(order.given[1])  # ours: it ends when the supervisor does
         os.set_inheritable(self._lifeline, False)
         self._listener: socket.socket | None = self._listen()
@@ -241,7 +197,7 @@ class _Runner:
         if self._lifeline in ready:
             os._exit(TROUBLE)  # the supervisor is gone; the container ends since we do
         if self._woken in ready:
-            self._signals += [number for number in os.read(self._woken, 4096) if number in _PASSED_ON]
+            self._signals += [number for number in os.read(self._woken, 4096) if number in self._passed_on]
         self._relay()
         if self._listener is not None and self._listener.fileno() in ready:
             self._hand_over(self._listener)
