@@ -290,7 +290,7 @@ class Keeper:
             "python": sys.executable,
             "up": self._is_up(),
             "connections": len(self._control.connections),
-            "held": self._held,
+            "held": self._with_broker(lambda line: line.count_held()) if self._held else 0,
             "listen": self._plan.listen,
             "problem": self._death if self._died_lately() else "",
             "processes": {} if processes is None else processes.states(),

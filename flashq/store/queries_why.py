@@ -10,7 +10,7 @@ from flashq.errors import BrokerRefused
 from flashq.model.causes import Facts, Why, explain
 from flashq.model.lifecycle import TERMINAL, WAITING, JobState
 from flashq.store import queries_workers, server
-from flashq.store.keys import HELD
+from flashq.store.held import held_queue
 from flashq.store.queries import absent, read_hash, whole, written
 from flashq.store.queries_fleet import autoscalers, now_ms
 
@@ -42,7 +42,6 @@ def facts(broker: Broker, job_id: str, job: dict[str, str]) -> Facts:
         error=job["fq_error"],
         worker=job["worker_name"],
         stopping=job["fq_cancel"] == "1",
-        held=job["origin"].endswith(HELD),
         retries=whole(job["fq_retries"]) or 0,
     )
     if state in TERMINAL:
@@ -83,10 +82,13 @@ def _since(row: WorkerRow) -> float | None:
 
 def _waiting(broker: Broker, job_id: str, job: dict[str, str], known: Facts) -> Facts:
     of, endpoint = broker.keys.of, job["fq_ep"]
-    due, place = broker.execute_all(
+    kept = held_queue(endpoint)
+    due, place, held, held_later = broker.execute_all(
         [
             ("ZSCORE", of("scheduled", job["origin"]), job_id),
             ("LPOS", of("queue", job["origin"]), job_id, "MAXLEN", _AHEAD),
+            ("LPOS", of("queue", kept), job_id, "MAXLEN", _AHEAD),
+            ("ZSCORE", of("scheduled", kept), job_id),
         ]
     )
     record = read_hash(
@@ -103,6 +105,7 @@ def _waiting(broker: Broker, job_id: str, job: dict[str, str], known: Facts) -> 
         _building(known, [row for row in fleet if row.state == "initializing"], at),
         due_in_s=float(due) - at / 1000 if due and known.state is JobState.SCHEDULED else None,
         ahead=place or 0,
+        held=held is not None or held_later is not None,
         registered=bool(record["revision"]),
         paused=record["paused"] == "1",
         condition=str(condition.get("code") or ""),

@@ -103,6 +103,19 @@ def test_what_was_deleted_while_it_was_held_is_not_counted(world: World) -> None
     assert world.listed("queue", held.held_queue(EP)) == []
 
 
+@pytest.mark.parametrize("delay_ms", [0, 5000])
+def test_a_purge_cancels_what_is_held_too(world: World, delay_ms: int) -> None:
+    """Given a job that is held and one that waits, expect a purge to cancel both, bounded as ever."""
+    kept = world.submit(delay_ms=delay_ms)
+    world.run(held.hold(world.keys, EP))
+    new = world.submit()
+
+    assert [world.run(world.t.purge(EP, 1), again=False) for _ in range(3)] == [1, 1, 0]
+    assert [world.state(job) for job in (kept, new)] == [JobState.CANCELLED] * 2
+    assert world.run(held.unhold(world.keys, EP)) == (0, 0)
+    assert held.held_queue(EP).encode() not in b" ".join(world.redis.smembers(world.keys.of("queues")))
+
+
 def test_unhold_is_bounded(world: World) -> None:
     jobs = [world.submit() for _ in range(3)]
     world.run(held.hold(world.keys, EP))

@@ -137,6 +137,15 @@ def test_what_is_missing_is_remembered_until_it_is_there(tmp_path: Path) -> None
     until(lambda: offers.fields()["lacks"] == "{}")
 
 
+def test_an_engine_that_was_found_for_a_start_is_on_record_at_once(tmp_path: Path) -> None:
+    """Given a host that has not looked for an engine yet, if a start needs one and it is there, expect it on record."""
+    variables = having(tmp_path, podman="#!/bin/sh\necho 9.9.9\n")
+    offers = HostOffers(tmp_path, variables, look_after_s=300)
+    assert offers.fields()["engine"] == ""
+    assert offers.lacking(["container engine"]) == {}
+    assert offers.fields()["engine"] == "podman 9.9.9"
+
+
 def test_pythons_of_this_host(tmp_path: Path) -> None:
     """Given this machine, expect every version that uv finds, this one among them, in the record."""
     found = Uv(tmp_path, os.environ, Indexes(), lambda line: None).interpreters()

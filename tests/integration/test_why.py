@@ -13,6 +13,7 @@ import pytest
 from flashq import Endpoint
 from flashq.errors import BrokerRefused
 from flashq.model.causes import TOLD, Cause
+from flashq.store import held
 from flashq_worker.environments import store as environment_store
 from flashq_worker.environments.environment import environment_digest
 from tests.acceptance.stage import PYTHON, Stage, environment, stage
@@ -97,7 +98,10 @@ def test_from_submitted_to_ended(theatre: Stage, tmp_path: Path) -> None:
     assert "exception" in said
     assert "nothing there" in said
     cli("pause", "asked-why")
-    assert cause(asked.spawn().id) == "paused"
+    kept, late = asked.spawn(), asked.with_options(delay_s=300).spawn()
+    assert cause(kept.id) == "paused"
+    theatre.broker.run(held.hold(theatre.broker.keys, "asked-why"))
+    assert [cause(job.id) for job in (kept, late)] == ["held"] * 2
     assert "no job" in cli("why", "asked-why-nobody", code=3).stderr
 
 

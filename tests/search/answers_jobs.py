@@ -186,9 +186,10 @@ def _watch(action: Action, answer: Any, before: View, after: View) -> Iterator[s
 
 
 def _purge(action: Action, answer: int, before: View, after: View) -> Iterator[str]:
-    due = [job for job in before.waiting if job not in before.aside]
-    yield from expect(action.label, answer, len(due))
-    yield from (f"answer purge left {job}" for job in due if after.state(job) is not JobState.CANCELLED)
+    yield from expect(action.label, answer, len(before.waiting))
+    yield from (
+        f"answer purge left {job}" for job in before.waiting if after.state(job) is not JobState.CANCELLED
+    )
 
 
 def _unhold(action: Action, answer: tuple[int, int], before: View, after: View) -> Iterator[str]:

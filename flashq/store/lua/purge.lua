@@ -1,10 +1,12 @@
--- PURGE: cancel what waits on an endpoint's queues (not what runs), a bounded number at a time.
+-- PURGE: cancel what waits on an endpoint's queues (not what runs), jobs of an earlier run that are held there too; a
+-- bounded number at a time.
 -- KEYS  1 the endpoint's record
 -- ARGV  1 prefix  2 endpoint  3 at most so many
 -- Returns how many were cancelled; fewer than asked means none are left.
 local P, ep, limit, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), now()
-local count = 0
-for _, queue in ipairs(redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)) do
+local count, queues = 0, redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)
+queues[#queues + 1] = ep .. HELD
+for _, queue in ipairs(queues) do
   while count < limit do
     local id = redis.call('LPOP', P .. N.queue .. queue)
     if not id then
@@ -19,4 +21,5 @@ for _, queue in ipairs(redis.call('ZRANGE', P .. N.endpoint_queues .. ep, 0, -1)
     end
   end
 end
+if count < limit then redis.call('SREM', P .. N.queues, ep .. HELD) end
 return count

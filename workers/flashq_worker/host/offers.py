@@ -80,7 +80,10 @@ class HostOffers:
 
     def lacking(self, requires: Iterable[str]) -> dict[str, str]:
         """Which of these are not here, and why; remembered."""
+        requires = list(requires)
         found = missing(requires, self._variables, self._engine_name)
+        if CONTAINER_ENGINE in requires and CONTAINER_ENGINE not in found:
+            self._look_for_engine()  # it was asked just now, so this costs nothing
         self._lacks = dict([*self._lacks.items(), *found.items()][-_MOST:])
         return found
 
@@ -90,6 +93,9 @@ class HostOffers:
             self._pythons = tuple(sorted(uv.interpreters(), key=by_version))
         except (EnvironmentBuildError, OSError) as error:
             log.warning("only Python %s is known of: %s", inventory.PYTHON, error)
+        self._look_for_engine()
+
+    def _look_for_engine(self) -> None:
         try:
             self._engine = str(engines.find(self._variables, self._engine_name))
         except NoEngine:
