@@ -42,6 +42,8 @@ class Current:
     """Of the parameters of each target: see `flashq.signature`."""
     spec: EndpointSpec
     """Its name and what its calls are submitted with; nothing else of it is known here."""
+    schemas: str = ""
+    """Of each target's parameters, as JSON: see `flashq.signature`. Empty: an earlier version registered it."""
 
     def kind(self, target: str) -> str:
         """The kind of what a call of this target runs. Raises UnsupportedCall where there is no such target."""
@@ -84,6 +86,7 @@ def read_current(broker: Broker, keys: Keys, endpoint: str) -> Current:
         targets=found.targets,
         schemas=found.schemas,
         spec=spec,
+        schemas=found.schemas,
     )
 
 

@@ -145,12 +145,23 @@ class Submission:
 
         Its endpoint has been registered by whoever submitted what it was called from.
         """
-        job_id = new_job_id(head.endpoint, self._client.now_ms(), os.urandom(RANDOM_BYTES))
-        command, digest = self._command(replace(head, job=job_id), payload, terms, ("", ""))
-        call = Call(job_id, head.endpoint, digest, keep_s=terms.keep_s)
-        made = _Made(call, None, command, len(payload) + _OVERHEAD)
+        made = self._relayed(head, payload, terms, ("", ""))
         self.room.take(made.size)
         return self._dispatch(made)
+
+    async def arelay(
+        self, head: Header, payload: bytes, terms: Terms, same: tuple[str, str]
+    ) -> EndpointJob[Any]:
+        """The same for coroutines, of what may come a second time: `same` is what its idempotency key stands for."""
+        made = self._relayed(head, payload, terms, same)
+        await self.room.atake(made.size)
+        return self._dispatch(made)
+
+    def _relayed(self, head: Header, payload: bytes, terms: Terms, same: tuple[str, str]) -> _Made:
+        job_id = new_job_id(head.endpoint, self._client.now_ms(), os.urandom(RANDOM_BYTES))
+        command, digest = self._command(replace(head, job=job_id), payload, terms, same)
+        call = Call(job_id, head.endpoint, digest, keep_s=terms.keep_s)
+        return _Made(call, None, command, len(payload) + _OVERHEAD)
 
     def _dispatch(self, made: _Made) -> EndpointJob[Any]:
         self._client.waiting.add(made.call)

@@ -47,14 +47,16 @@ COMMANDS = {
     "host": "flashq.cli.processes:host",
     "worker": "flashq.cli.processes:worker",
     "autoscaler": "flashq.cli.processes:autoscaler",
+    "gateway": "flashq.cli.gateway:gateway",
     "simulate": "flashq.cli.simulate:simulate",
     "doctor": "flashq.cli.doctor:doctor",
     "verify": "flashq.cli.verify:verify",
     "keys": "flashq.cli.keys:keys",
+    "apikeys": "flashq.cli.apikeys:apikeys",
 }
 """Name → module:object. Also the order in which help lists them."""
 
-_NOT_BUILT = frozenset("run dev gateway top init deploy env app apikeys".split())
+_NOT_BUILT = frozenset("run dev top init deploy env app".split())
 """Commands that are planned: whoever looks for one is told that it does not exist yet."""
 
 INTERRUPTED = 130

@@ -223,6 +223,7 @@ class Report:
     broker: str | None
     """Its address, without its password."""
     gateway: str | None = None
+    """Where the HTTP gateway listens."""
     hosts: list[dict[str, Any]] | None = None
     """id, hostname and state of each machine that runs workers."""
     autoscalers: list[dict[str, Any]] | None = None
@@ -261,9 +262,10 @@ def status(as_json: bool) -> None:
 
 
 def _configured(settings: Settings) -> Report:
-    hosts, autoscalers, problem = _fleet(settings.redis_url or "", settings)
+    hosts, autoscalers, gateway, problem = _fleet(settings.redis_url or "", settings)
     return Report(
         broker=settings.shown_redis_url,
+        gateway=gateway,
         hosts=hosts,
         autoscalers=autoscalers,
         running=hosts is not None,
@@ -281,13 +283,14 @@ def _private(settings: Settings) -> Report:
     if said is None or said["phase"] != "ready":
         problem = embedded.last_problem(settings) if said is None else f"it is {said['phase']}"
         return Report(broker=None, running=False, home=str(settings.home), problem=problem or None)
-    hosts, autoscalers, problem = _fleet(said["url"], settings)
+    hosts, autoscalers, gateway, problem = _fleet(said["url"], settings)
     problem = problem or said.get("problem") or None
     for name, process in said["processes"].items():
         if process["failing"]:
             problem = f"{name} keeps ending ({process['last_end']}): see {settings.home}/logs/{name}.log"
     return Report(
         broker=masked(said["url"]),
+        gateway=gateway,
         hosts=hosts,
         autoscalers=autoscalers,
         version=said["version"],
@@ -304,20 +307,21 @@ def _private(settings: Settings) -> Report:
 _Rows = list[dict[str, Any]] | None
 
 
-def _fleet(url: str, settings: Settings) -> tuple[_Rows, _Rows, str | None]:
-    """Hosts and autoscalers as the broker knows them; or neither, and why it cannot be asked."""
+def _fleet(url: str, settings: Settings) -> tuple[_Rows, _Rows, str | None, str | None]:
+    """Hosts, autoscalers and a gateway's address as the broker knows them; or none, and why it cannot be asked."""
+    from flashq.store import gateways
     from flashq.store.broker import Broker
     from flashq.store.queries_fleet import autoscalers, hosts
 
     broker = Broker(url, prefix=settings.rq_prefix, patience_s=_ASK_S)
     try:
-        found, scalers = hosts(broker), autoscalers(broker)
+        found, scalers, addresses = hosts(broker), autoscalers(broker), gateways.listed(broker)
     except FlashqError as error:
-        return None, None, str(error)
+        return None, None, None, str(error)
     finally:
         broker.close()
     shown = [{"id": host.id, "hostname": host.hostname, "state": host.state} for host in found]
-    return shown, [asdict(scaler) for scaler in scalers], None
+    return shown, [asdict(scaler) for scaler in scalers], addresses[0] if addresses else None, None
 
 
 def _hosts_in_words(report: Report) -> str | None:

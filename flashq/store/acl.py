@@ -26,7 +26,7 @@ _READS = frozenset(
     "exists getrange hget hgetall hlen hmget llen lrange smembers xlen xread xrange xrevrange zcard zcount zrange"
     " zrangebyscore zrevrange zscore".split()
 )
-_LISTS = frozenset(NAMES) - {"revision", "idempotency", "commands", "bell", "push"}
+_LISTS = frozenset(NAMES) - {"revision", "idempotency", "commands", "bell", "push", "api_keys"}
 """Kinds of keys that listings read: not the code of endpoints."""
 
 
@@ -98,14 +98,23 @@ ROLES: dict[str, Role] = {
         reads=_words("endpoints rq_workers hosts host worker gpus drains"),
         writes=_words("wake bell commands"),
     ),
-    "gateway": replace(_CLIENT, about="the gateway: what a client may", by_endpoint=False),
+    "gateway": replace(
+        _CLIENT,
+        about="the gateway: what a client may, and to know API keys",
+        commands=_CLIENT.commands | _words("zadd zrem zremrangebyscore"),
+        reads=_CLIENT.reads | {"api_keys"},
+        writes=_CLIENT.writes | {"gateways"},
+        by_endpoint=False,
+    ),
     "viewer": _VIEWER,
     "admin": Role(
         "whoever sets up: loads the functions, rotates keys, and all of the above but code of its own",
         scripts=frozenset(script_names()),
         commands=_READS
-        | _words("get subscribe unsubscribe wait function|load function|list function|delete"),
+        | _words("get subscribe unsubscribe wait function|load function|list function|delete")
+        | _words("hset hdel"),
         reads=frozenset(NAMES) - {"push"},
+        writes=frozenset({"api_keys"}),
     ),
 }
 

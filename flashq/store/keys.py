@@ -55,6 +55,8 @@ NAMES = {
     "host_environments": "fq:environments:",  # hash: the environments built on a host, as JSON
     "gpus": "fq:gpus",  # hash: a GPU's UUID → its lease (fence, since, worker, endpoint, host, why it is kept from all)
     "commands": "fq:commands:",  # list: signed commands for a host
+    "api_keys": "fq:apikeys",  # hash: the gateway's API keys by id, as JSON with their digests
+    "gateways": "fq:gateways",  # zset: where gateways listen, by when their word ends (ms)
     "push": "fq:push:",  # pub/sub channel: a client's outcomes
 }
 

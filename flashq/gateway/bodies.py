@@ -1,0 +1,44 @@
+"""Bodies of requests and answers: strict JSON, both ways."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from starlette.responses import JSONResponse
+
+from flashq.gateway.problems import Problem
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+
+class Answer(JSONResponse):
+    """JSON that says what it says in UTF-8, and has no NaN."""
+
+    def render(self, content: Any) -> bytes:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "backslashreplace")
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """The body, which has to be a JSON object. Raises Problem."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Problem(415, "the body has to be JSON: Content-Type: application/json")
+    raw = await request.body()
+    try:
+        found = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise Problem(400, "the body is no UTF-8") from None
+    except RecursionError:
+        raise Problem(400, "the body is nested too deeply") from None
+    except ValueError as error:
+        raise Problem(400, f"the body is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise Problem(422, "the body has to be a JSON object", field="body")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,166 @@
+"""What every route of the gateway works with: the client of this process, the endpoints it calls, their signatures.
+
+One `Client` submits for all requests and is told of every end by push, over one connection; what is asked seldom goes
+over a few blocking connections in threads. Nothing is unpickled here: outcomes are JSON, or text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flashq import codec, errors
+from flashq.by_name import FRESH_S, Current, read_current
+from flashq.ending import verified
+from flashq.gateway.checked_input import Arguments, InputRefused, Signature
+from flashq.model.envelope import Header
+from flashq.model.idempotency import stands_for
+from flashq.model.keyring import Direction
+from flashq.model.outcome import Failure
+from flashq.model.terms import terms_of
+from flashq.store.broker import Broker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flashq.client import Client
+    from flashq.job import EndpointJob
+    from flashq.model.outcome import Ending
+    from flashq.model.spec import CallOptions
+    from flashq.settings import Settings
+
+R = TypeVar("R")
+_READERS = 8  # threads that ask the broker; each question is short
+_PATIENCE_S = 2.0
+_GATHERED = "x-batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What is called, as it is on record now."""
+
+    current: Current
+    signatures: dict[str, Signature]
+
+    def target(self, wanted: str = "") -> str:
+        """Which method is called; of a class with one method, that. Raises UnsupportedCall."""
+        if not wanted and len(self.current.targets) == 1:
+            return next(iter(self.current.targets))
+        self.current.kind(wanted)
+        return wanted
+
+    def signature(self, target: str) -> Signature:
+        return self.signatures.get(target) or Signature(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What a job ended with."""
+
+    output: Any = None
+    error: str = ""
+    foreign: bool = False
+    """Its value is a Python object, which JSON does not say: it was called from Python."""
+
+
+@dataclass
+class Core:
+    """`public`: what the deployment tells of itself."""
+
+    client: Client
+    settings: Settings
+    _known: dict[str, tuple[float, Endpoint]] = field(default_factory=dict)
+    _broker: Broker | None = None
+
+    def __post_init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_READERS, "flashq-gateway")
+
+    @property
+    def broker(self) -> Broker:
+        """A blocking connection; use it in a thread (see `ask`)."""
+        if self._broker is None:
+            self._broker = Broker(
+                self.client.address(), prefix=self.settings.rq_prefix, patience_s=_PATIENCE_S
+            )
+        return self._broker
+
+    async def ask(self, question: Callable[..., R], *args: Any) -> R:
+        """`question(broker, *args)` in a thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: question(self.broker, *args))
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._broker is not None:
+            self._broker.close()
+
+    # -- endpoints -----------------------------------------------------------------------------------
+    async def endpoint(self, name: str) -> Endpoint:
+        """The endpoint as it was within the last second. Raises: EndpointNotFound, EnvelopeError, BrokerError."""
+        known = self._known.get(name)
+        if known is not None and time.monotonic() < known[0]:
+            return known[1]
+        current = await self.ask(read_current, self.client.keyring, name)
+        if known is not None and known[1].current.revision == current.revision:
+            found = Endpoint(current, known[1].signatures)
+        else:
+            found = Endpoint(current, _signatures(current.schemas))
+        self._known[name] = (time.monotonic() + FRESH_S, found)
+        return found
+
+    # -- calls ---------------------------------------------------------------------------------------
+    async def submit(
+        self, endpoint: Endpoint, target: str, arguments: Arguments, options: CallOptions
+    ) -> EndpointJob[Any]:
+        """Submit a call in JSON; it has been accepted when this returns.
+
+        Raises: InputRefused, PayloadTooLarge, QueueFull, IdempotencyConflict, ResultExpired, EndpointNotFound,
+        BrokerError.
+        """
+        current = endpoint.current
+        raw = _payload(arguments)
+        codec.check_size(len(raw), self.settings.payload_limit, "the input")
+        terms = terms_of(current.spec, options)
+        same = stands_for("json", arguments.args, arguments.kwargs, target) if terms.key else ("", "")
+        head = Header(
+            direction=Direction.CALL,
+            endpoint=current.endpoint,
+            revision=current.revision,
+            target=target,
+            env_tag=current.env_tag,
+            encoding="json",
+        )
+        job = await self.client.submission.arelay(head, raw, terms, same)
+        await self.client.aacknowledged(job)
+        return job
+
+    # -- outcomes ------------------------------------------------------------------------------------
+    def value(self, job: str, endpoint: str, ending: Ending, call_digest: str = "") -> Value:
+        """What a job ended with, verified. Raises: ResultExpired, EnvelopeError."""
+        found = verified(ending, self.client.keyring, endpoint=endpoint, job=job, call_digest=call_digest)
+        if isinstance(found, Failure):
+            return Value(error=f"{found.type}: {found.message}" if found.type else found.message)
+        if found.header.encoding != "json":
+            return Value(foreign=True)
+        return Value(output=codec.load_json(found))
+
+
+def _payload(arguments: Arguments) -> bytes:
+    call = {"args": arguments.args, "kwargs": arguments.kwargs}
+    try:
+        text = json.dumps(call, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode()
+    except ValueError as error:  # a number that is too large, half a character
+        raise InputRefused("input", f"cannot be sent on: {error}") from None
+
+
+def _signatures(schemas: str) -> dict[str, Signature]:
+    try:
+        found = json.loads(schemas or "{}")
+    except ValueError as error:
+        raise errors.MalformedEnvelope(f"the record's schemas cannot be read: {error}") from None
+    return {target: Signature(schema) for target, schema in found.items()}

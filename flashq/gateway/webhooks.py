@@ -1,0 +1,157 @@
+"""Tells callers that asked for it how their job ended: a POST of what `/status` says.
+
+A 200 is wanted; anything else is tried again twice, 10 s apart. An address is looked up once, judged, and then
+connected to as it was judged, so that a name cannot lead elsewhere meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import ipaddress
+import json
+import logging
+import socket
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from flashq.gateway.problems import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from flashq.job import EndpointJob
+
+log = logging.getLogger("flashq.gateway")
+TRIES = 3
+PAUSE_S = 10.0
+_TIMEOUT_S = 10.0
+_SENDERS = 16
+_LONGEST_URL = 2048
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where to tell it."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+
+class Webhooks:
+    """Those that are waited for. `internal`: addresses inside this network may be told, too."""
+
+    def __init__(
+        self, said_of: Callable[[str], Awaitable[dict[str, Any]]], *, internal: bool, pause_s: float = PAUSE_S
+    ) -> None:
+        self._said_of = said_of
+        self._internal = internal
+        self._pause_s = pause_s
+        self._threads = ThreadPoolExecutor(_SENDERS, "flashq-webhook")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def checked(self, given: Any) -> Webhook | None:
+        """The webhook of a request. Raises Problem where it cannot be one."""
+        if given is None:
+            return None
+        try:
+            return _parsed(given)
+        except ValueError as error:
+            raise Problem(422, str(error), field="webhook") from None
+
+    def follow(self, webhook: Webhook, job: EndpointJob[Any]) -> None:
+        """Tell it how this job ends."""
+        task = asyncio.get_running_loop().create_task(self._tell(webhook, job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tell(self, webhook: Webhook, job: EndpointJob[Any]) -> None:
+        await job._call.ended.until_done()  # noqa: SLF001 — client and job are one part
+        try:
+            body = json.dumps(await self._said_of(job.id), ensure_ascii=False).encode()
+        except Exception as error:  # noqa: BLE001 — whatever it is, nobody waits who could be told
+            log.warning("webhook of job %s: its outcome cannot be had: %s", job.id, error)
+            return
+        loop = asyncio.get_running_loop()
+        for number in range(1, TRIES + 1):
+            try:
+                status = await loop.run_in_executor(self._threads, self._post, webhook, body)
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                why = f"{type(error).__name__}: {error}"
+            else:
+                if status == 200:
+                    return
+                why = f"it answered {status}"
+            log.warning("webhook of job %s at %s, try %d of %d: %s", job.id, webhook.host, number, TRIES, why)
+            if number < TRIES:
+                await asyncio.sleep(self._pause_s)
+
+    def _post(self, webhook: Webhook, body: bytes) -> int:
+        address = self._address(webhook)
+        connection = _To(webhook, address)
+        try:
+            headers = {"Content-Type": "application/json", "User-Agent": "flashq"}
+            connection.request("POST", webhook.path, body, headers)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def _address(self, webhook: Webhook) -> tuple[str, int]:
+        """Where it is. Raises OSError, ValueError where it must not be told."""
+        found = socket.getaddrinfo(webhook.host, webhook.port, type=socket.SOCK_STREAM)
+        addresses = [str(entry[4][0]) for entry in found]
+        if not self._internal and not all(_is_outside(address) for address in addresses):
+            raise ValueError("its address is inside this network (--allow-internal-webhooks)")
+        return addresses[0], webhook.port
+
+
+def _is_outside(address: str) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
+    return (mapped or found).is_global and not (mapped or found).is_multicast
+
+
+def _parsed(given: Any) -> Webhook:
+    if not isinstance(given, str) or len(given) > _LONGEST_URL:
+        raise ValueError("must be an address, such as https://example.com/done")
+    if not given.isascii() or any(ord(character) <= 32 for character in given):
+        raise ValueError("must be an address without blanks, in ASCII")
+    parts = urlsplit(given)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError("must begin with http:// or https://, and name a host")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not hold a password")
+    path = parts.path or "/"
+    return Webhook(
+        parts.scheme,
+        parts.hostname,
+        parts.port or _PORTS[parts.scheme],
+        f"{path}?{parts.query}" if parts.query else path,
+    )
+
+
+class _To(http.client.HTTPConnection):
+    """A connection to an address that was looked up already, under the name it was asked for."""
+
+    def __init__(self, webhook: Webhook, address: tuple[str, int]) -> None:
+        super().__init__(webhook.host, webhook.port, timeout=_TIMEOUT_S)
+        self._address = address
+        self._tls = webhook.scheme == "https"
+        self.default_port = _PORTS[webhook.scheme]
+
+    def connect(self) -> None:
+        sock = socket.create_connection(self._address, self.timeout)
+        self.sock = (
+            ssl.create_default_context().wrap_socket(sock, server_hostname=self.host) if self._tls else sock
+        )
