@@ -38,8 +38,6 @@ class Current:
     mode: str
     targets: Mapping[str, str]
     """Of a class: its methods, each with its kind."""
-    schemas: str
-    """Of the parameters of each target: see `flashq.signature`."""
     spec: EndpointSpec
     """Its name and what its calls are submitted with; nothing else of it is known here."""
     schemas: str = ""
@@ -84,7 +82,6 @@ def read_current(broker: Broker, keys: Keys, endpoint: str) -> Current:
         python=found.python,
         mode=found.mode,
         targets=found.targets,
-        schemas=found.schemas,
         spec=spec,
         schemas=found.schemas,
     )
