@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from benchmarks.about import about
+from flashq_autoscaler.record import FILE
 from tests.integration.fleet_rig import FleetRig
 from tests.rig import SECRET, wait_until
 
@@ -69,20 +71,39 @@ def end_workers(fleet: FleetRig, endpoint: str) -> None:
     fleet.broker.run_all([made.leave(endpoint, worker, "left") for worker in fleet.workers(endpoint)])
 
 
-def reactions(fleet: FleetRig, rounds: int, burst: int) -> list[float]:
-    """From a submit of `burst` calls to all of their start commands, each from zero workers; ms."""
+def decisions(home: Path) -> list[int]:
+    """How many workers each decision ordered that is on record, in their order; they are off it then."""
+    file = home / "logs" / FILE
+    if not file.exists() or not (lines := file.read_text()).endswith("\n"):
+        return []
+    file.unlink()
+    starts = [len(json.loads(line)["plan"]["starts"]) for line in lines.splitlines()]
+    return [count for count in starts if count]
+
+
+def reactions(fleet: FleetRig, home: Path, rounds: int, burst: int) -> tuple[list[float], Counter[int]]:
+    """From a submit of `burst` calls to all of their start commands, each from zero workers; ms.
+
+    And how often so many decisions were made for that, by what the autoscaler recorded.
+    """
     name = f"react-{burst}"
     fleet.register(name, workers=(0, burst))
-    found = []
+    found: list[float] = []
+    made: Counter[int] = Counter()
     for number in range(rounds + 3):
         began = time.perf_counter()
         fleet.submit(name, burst)
         took = commands_ms(fleet, burst, began)
+        orders: list[int] = []
+        while sum(orders) < burst:  # until it is written down
+            orders += decisions(home)
+            time.sleep(0.01)
         if number >= 3:
             found.append(took)
+            made[len(orders)] += 1
         end_workers(fleet, name)
         time.sleep(0.05)  # what that wakes is over
-    return found
+    return found, made
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
@@ -99,9 +120,14 @@ def measure_reaction(rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fqb-") as folder, closing(FleetRig(Path(folder))) as fleet:
         beat(fleet, HOST)
         with autoscaler(fleet, Path(folder)):
+            one, _ = reactions(fleet, Path(folder), rounds, 1)
+            many, made = reactions(fleet, Path(folder), max(20, rounds // 5), 100)
             return {
-                "one call, ms": quantiles(reactions(fleet, rounds, 1)),
-                "a burst of 100, ms": quantiles(reactions(fleet, max(20, rounds // 5), 100)),
+                "one call, ms": quantiles(one),
+                "a burst of 100, ms": {
+                    **quantiles(many),
+                    "decisions": {str(count): times for count, times in sorted(made.items())},
+                },
             }
 
 

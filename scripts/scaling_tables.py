@@ -160,8 +160,12 @@ def agreement_table(file: Path = RESULTS / "agreement.json") -> str:
     return f"{markdown(headings, lines)}\n{where}\n"
 
 
-def _spread(values: dict[str, float]) -> str:
-    return f"p50 {values['p50']:g}, p99 {values['p99']:g}, most {values['max']:g} ({values['n']:.0f} times)"
+def _spread(values: dict[str, Any]) -> str:
+    spread = f"p50 {values['p50']:g}, p99 {values['p99']:g}, most {values['max']:g} ({values['n']:.0f} times)"
+    made = values.get("decisions")
+    if made is None:
+        return spread
+    return f"{spread}; {', '.join(f'{count} decision(s) {times} times' for count, times in made.items())}"
 
 
 TABLES: dict[str, Callable[[], str]] = {

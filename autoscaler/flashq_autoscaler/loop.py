@@ -2,8 +2,9 @@
 
 Of several autoscalers one leads and does that; those that stand by only recover what stopped talking. A token
 on the wake list begins a tick at once; behind it stand the time the last plan named and a tick a second. A
-wake that changed nothing is followed by a short pause that grows while that goes on, so that a full fleet
-under a flood of submits costs little. The loop keeps nothing that it could not find out again.
+wake is followed by a short pause that grows while that goes on: after one that changed nothing, so that a full
+fleet under a flood of submits costs little; after one that did, so that a burst is a few decisions. The loop
+keeps nothing that it could not find out again.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ RECONCILE_S = 1.0
 _RECONNECT_S = (0.05, 1.0)  # the first pause after losing the broker, and the longest
 _QUIET_S = (0.001, 0.02)  # the pause after a wake that changed nothing, and the longest
 _QUIET_SHARE = 4  # and at least so many times what the tick took
+_SETTLE_S = (0.005, 0.02)  # the pause after a wake that changed something, and the longest
 
 
 class Autoscaler:
@@ -79,6 +81,7 @@ class Autoscaler:
         self._tick_at = 0.0  # when the next tick is due though nobody asks
         self._not_before = 0.0  # when it may come at the earliest
         self._pause_s = _QUIET_S[0]
+        self._settle_s, self._settled_at = _SETTLE_S[0], 0.0  # the last such pause, and its end
         self._reconnect_s = _RECONNECT_S[0]
         self._stopping = False
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -191,6 +194,10 @@ class Autoscaler:
         else:
             self._pause_s = min(2 * self._pause_s, _QUIET_S[1])
         pause_s = 0.0 if changed else max(self._pause_s, _QUIET_SHARE * (now - began))
+        if changed and woken:  # what woke it may be the first of many
+            follows = began < self._settled_at + self._settle_s
+            self._settle_s = min(2 * self._settle_s, _SETTLE_S[1]) if follows else _SETTLE_S[0]
+            pause_s, self._settled_at = self._settle_s, now + self._settle_s
         due_s = self._reconcile_s if wake_s is None else wake_s
         self._not_before = now + pause_s
         self._tick_at = max(self._not_before, min(now + due_s, self._reconcile_at))

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,11 +26,13 @@ from flashq_autoscaler.loop import Autoscaler
 from flashq_autoscaler.observe import Observer
 from flashq_autoscaler.plan import Stop
 from flashq_autoscaler.reconcile import DeclareLost, reconcile
+from flashq_autoscaler.record import FILE, Recorder, read
 from flashq_autoscaler.views import Unknown
 from tests.rig import SECRET, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.integration.fleet_rig import FleetRig
 
@@ -172,6 +175,38 @@ def test_stale_plan_never_exceeds_the_maximum(fleet: FleetRig) -> None:
     for _ in range(3):
         Applier(fleet.broker, fleet.keyring).apply(actions, snapshot, fleet.term)
     assert len(fleet.workers("embed")) == 2
+
+
+def test_a_burst_is_one_decision_or_two(fleet: FleetRig, tmp_path: Path) -> None:
+    """Given no worker, if a hundred calls come at once, expect one decision on record that orders for all, or two."""
+    Host(fleet)
+    fleet.register("embed", workers=(0, 100))
+    with running(fleet, recorder=Recorder(tmp_path)):
+        fleet.submit("embed", 100)
+        wait_until(lambda: len(fleet.workers("embed")) == 100, what="a worker for each")
+    ordered = [
+        sum(start["endpoint"] == "embed" for start in decision.plan["starts"])
+        for decision in read(tmp_path / FILE)
+    ]
+    decisions = [count for count in ordered if count]
+    assert sum(decisions) == 100
+    assert len(decisions) <= 2
+
+
+def test_calls_that_come_one_by_one_are_a_few_decisions(fleet: FleetRig, tmp_path: Path) -> None:
+    """Given no worker, if calls come for a while, each by itself, expect each to be seen soon, by fewer decisions."""
+    Host(fleet)
+    fleet.register("embed", workers=(0, 500))
+    with running(fleet, recorder=Recorder(tmp_path)):
+        began, calls = time.monotonic(), 0
+        while time.monotonic() < began + 0.2:
+            fleet.submit("embed")
+            calls += 1
+        wait_until(lambda: len(fleet.workers("embed")) == min(calls, 500), what="a worker for each")
+    decisions = [decision for decision in read(tmp_path / FILE) if decision.plan["starts"]]
+    assert (
+        len(decisions) <= 1 + 2 + 0.2 / 0.02 + 4
+    )  # a first look, pauses of 5 and 10 ms, of 20 ms, and some to spare
 
 
 # -- places --------------------------------------------------------------------------------------------
