@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from flashq._version import __version__
 from flashq.errors import FlashqError
-from flashq.gateway import job_routes, probe_routes
+from flashq.gateway import http_routes, job_routes, probe_routes
 from flashq.gateway.access import FRESH_S, Access
 from flashq.gateway.bodies import Answer
 from flashq.gateway.core import Core
@@ -58,7 +58,7 @@ class Options:
 def create_app(
     client: Client, settings: Settings, options: Options | None = None, *, routers: tuple[APIRouter, ...] = ()
 ) -> FastAPI:
-    """The application. `routers`: further ones, which come after those here and find a `State` in app.state.gateway."""
+    """The application. `routers`: further ones, before those of endpoints; they find a `State` in app.state.gateway."""
     told = options or Options()
     core = Core(client, settings)
 
@@ -82,9 +82,11 @@ def create_app(
                 await core.ask(gateways.leave, told.address)
         state.close()
 
-    app = FastAPI(title="flashq", version=__version__, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="flashq", version=__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False
+    )
     app.state.gateway = state
-    for router in (probe_routes.router, job_routes.router, *routers):
+    for router in (probe_routes.router, job_routes.router, *routers, http_routes.router):
         app.include_router(router)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(FlashqError, _on_error)

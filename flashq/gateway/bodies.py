@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from starlette.responses import JSONResponse
 
 from flashq.gateway.problems import Problem
+from flashq.model.http_request import NO_BODY
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -21,23 +22,34 @@ class Answer(JSONResponse):
         return text.encode("utf-8", "backslashreplace")
 
 
+async def read_json(request: Request) -> Any:
+    """The body, out of JSON; `NO_BODY` where there is none. Raises Problem."""
+    if not await request.body():
+        return NO_BODY
+    return await _read(request)
+
+
 async def read_object(request: Request) -> dict[str, Any]:
     """The body, which has to be a JSON object. Raises Problem."""
+    found = await _read(request)
+    if not isinstance(found, dict):
+        raise Problem(422, "the body has to be a JSON object", field="body")
+    return found
+
+
+async def _read(request: Request) -> Any:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Problem(415, "the body has to be JSON: Content-Type: application/json")
     raw = await request.body()
     try:
-        found = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError:
         raise Problem(400, "the body is no UTF-8") from None
     except RecursionError:
         raise Problem(400, "the body is nested too deeply") from None
     except ValueError as error:
         raise Problem(400, f"the body is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise Problem(422, "the body has to be a JSON object", field="body")
-    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:

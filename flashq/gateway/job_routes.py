@@ -216,7 +216,7 @@ async def stream(endpoint: str, job: str, request: Request) -> Any:
     if "text/event-stream" in request.headers.get("accept", ""):
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(
-            _events(state, endpoint, job), media_type="text/event-stream", headers=headers
+            events(state, endpoint, job), media_type="text/event-stream", headers=headers
         )
     over = view.status in TERMINAL_STATUSES
     pieces = await state.streams.take(job, endpoint, 0.0 if over else _STREAM_WAIT_S)
@@ -227,7 +227,8 @@ async def stream(endpoint: str, job: str, request: Request) -> Any:
     return Answer({"status": shown, "stream": [{"output": piece.value} for piece in pieces]})
 
 
-async def _events(state: State, endpoint: str, job: str) -> AsyncIterator[str]:
+async def events(state: State, endpoint: str, job: str) -> AsyncIterator[str]:
+    """All that a job yields, as server-sent events; at last `end`, or `error`."""
     ended = state.core.client.job(job)._call.ended  # noqa: SLF001
     try:
         async for piece in state.streams.until_end(job, endpoint, ended):

@@ -1,0 +1,240 @@
+"""`/{endpoint}/{path}`: requests to endpoints with routes, and to the servers of images.
+
+A request is a job that its caller waits for: where the caller goes away first, the job is cancelled. What the arguments
+are is judged by the function's signature; what a server of an image makes of a request is its own affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from starlette.requests import Request  # noqa: TC002 — FastAPI reads it at run time
+from starlette.responses import Response, StreamingResponse
+
+from flashq.gateway.bodies import Answer, read_json
+from flashq.gateway.checked_input import Arguments, InputRefused
+from flashq.gateway.job_routes import events, said_of
+from flashq.gateway.problems import Problem
+from flashq.kinds import STREAMS
+from flashq.model import http_request, routes
+from flashq.model.lifecycle import Status
+from flashq.model.spec import CallOptions
+from flashq.request import IMAGE_TARGETS, segments
+from flashq.store import queries_gateway
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from flashq.gateway.core import Endpoint
+    from flashq.gateway.state import State
+    from flashq.gateway.streams import Piece
+    from flashq.job import EndpointJob
+
+router = APIRouter(include_in_schema=False)
+DEFAULT_TIMEOUT_S = 300.0
+"""Of requests to endpoints that have none of their own."""
+_STATUS = {Status.TIMED_OUT: 504, Status.CANCELLED: 503}
+_NOT_PASSED_ON = frozenset(
+    {"authorization", "cookie", "content-length"}
+)  # the key is ours; the length is made anew
+_ENDED = "X-Flashq-Job"
+
+
+@router.api_route("/{endpoint}/{path:path}", methods=list(routes.METHODS))
+async def answer(endpoint: str, path: str, request: Request) -> Response:
+    """Call what is behind the route, and answer with what comes of it."""
+    state: State = request.app.state.gateway
+    await state.access.check(request, endpoint)
+    called = await state.core.endpoint(endpoint)
+    if tuple(called.current.targets) == IMAGE_TARGETS:
+        return await _image(state, called, request)
+    parts = segments(request.scope["raw_path"].decode("ascii").partition("?")[0])[1:]
+    found = routes.find(called.current.targets, request.method, parts)
+    if found is None:
+        methods = routes.allowed(called.current.targets, parts)
+        if methods:
+            raise Problem(405, f"{', '.join(methods)} alone", headers={"Allow": ", ".join(methods)})
+        raise Problem(
+            404, f"endpoint {endpoint} has no route /{path}: `flashq endpoints {endpoint}` lists them"
+        )
+    route, names = found
+    signature = called.signature(route.target)
+    body = await read_json(request) if route.method in routes.WITH_BODY else http_request.NO_BODY
+    query = request.query_params.multi_items()
+    kwargs = http_request.arguments(route, signature.schema or {}, names, query, body)
+    try:
+        arguments = signature.arguments(kwargs, "request")
+    except InputRefused as error:
+        raise Problem(422, str(error), field=error.field) from None
+    job = await _submitted(state, called, route.target, arguments)
+    if called.current.kind(route.target) in STREAMS:
+        return await _stream(state, request, job)
+    said = await _said(state, request, job)
+    if said["status"] != Status.COMPLETED:
+        raise _problem(said)
+    return Answer(said["output"], headers={_ENDED: job.id})
+
+
+async def _submitted(state: State, called: Endpoint, target: str, arguments: Arguments) -> EndpointJob[Any]:
+    own = called.current.spec.execution_timeout_ms
+    return await state.core.submit(
+        called, target, arguments, CallOptions(**({} if own else {"timeout_s": DEFAULT_TIMEOUT_S}))
+    )
+
+
+async def _said(state: State, request: Request, job: EndpointJob[Any]) -> dict[str, Any]:
+    """What the job ended with. Where the caller goes away, it is cancelled, and nobody reads this."""
+    ended = asyncio.ensure_future(_ended(job))
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({ended, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            _cancel(state, job)
+            raise Problem(499, "the caller has gone")
+        ended.result()
+    finally:
+        ended.cancel()
+        gone.cancel()
+    return said_of(state.core, await state.core.ask(queries_gateway.job, job.id))
+
+
+async def _ended(job: EndpointJob[Any]) -> None:
+    ended = job._call.ended  # noqa: SLF001 — client and job are one part
+    await ended.until_done()
+    if ended.error is not None:
+        raise ended.error
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _cancel(state: State, job: EndpointJob[Any]) -> None:
+    client = state.core.client
+    client.ask(client.transitions.cancel(job.id), lambda verdict: verdict)
+
+
+def _problem(said: dict[str, Any]) -> Problem:
+    """Of a job that gave no value."""
+    status = _STATUS.get(said["status"], 500)
+    return Problem(status, said.get("error") or f"the job is {said['status']}", headers={_ENDED: said["id"]})
+
+
+# -- what comes piece by piece -------------------------------------------------------------------------
+
+
+async def _stream(state: State, request: Request, job: EndpointJob[Any]) -> Response:
+    """Values as server-sent events where they are asked for; else text as it is, other values a line of JSON each."""
+    headers = {_ENDED: job.id, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    if "text/event-stream" in request.headers.get("accept", ""):
+        body = _cancelling(state, job, events(state, job.endpoint, job.id))
+        return StreamingResponse(body, media_type="text/event-stream", headers=headers)
+    pieces = _pieces(state, job)
+    first = await anext(pieces, None)
+    if first is None:
+        return Response(headers=headers)
+    text = isinstance(first.value, str)
+    body = _cancelling(state, job, _written(first, pieces, text=text))
+    kind = "text/plain; charset=utf-8" if text else "application/x-ndjson"
+    return StreamingResponse(body, media_type=kind, headers=headers)
+
+
+async def _pieces(state: State, job: EndpointJob[Any]) -> AsyncIterator[Piece]:
+    """What a job yields. Raises Problem where it fails."""
+    ended = job._call.ended  # noqa: SLF001
+    async for piece in state.streams.until_end(job.id, job.endpoint, ended):
+        yield piece
+    await _ended(job)
+    said = said_of(state.core, await state.core.ask(queries_gateway.job, job.id))
+    if said["status"] != Status.COMPLETED:
+        raise _problem(said)
+
+
+async def _written(first: Piece, rest: AsyncIterator[Piece], *, text: bool) -> AsyncIterator[str]:
+    def line(value: Any) -> str:
+        if text and isinstance(value, str):
+            return value
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+    yield line(first.value)
+    async for piece in rest:
+        yield line(piece.value)
+
+
+async def _cancelling(state: State, job: EndpointJob[Any], pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+    """The pieces; where nobody reads to the end, the job is cancelled.
+
+    What fails midway breaks the answer off: its status has been sent.
+    """
+    whole = False
+    try:
+        async for piece in pieces:
+            yield piece
+        whole = True
+    finally:
+        if not whole:
+            _cancel(state, job)
+
+
+# -- images ------------------------------------------------------------------------------------------
+
+
+async def _image(state: State, called: Endpoint, request: Request) -> Response:
+    """Pass a request on, and its answer back; piece by piece where the caller asks for that."""
+    raw = await request.body()
+    query = request.scope["query_string"].decode("latin-1")
+    path = (
+        "/" + request.scope["raw_path"].decode("ascii").partition("?")[0].removeprefix("/").partition("/")[2]
+    )
+    headers = {name: value for name, value in request.headers.items() if name not in _NOT_PASSED_ON}
+    given = {
+        "method": request.method,
+        "path": f"{path}?{query}" if query else path,
+        "headers": headers,
+        "body": base64.b64encode(raw).decode(),
+    }
+    target = "stream" if _wants_pieces(request, raw) else "request"
+    job = await _submitted(state, called, target, Arguments([], given))
+    if target == "request":
+        said = await _said(state, request, job)
+        if said["status"] != Status.COMPLETED:
+            raise _problem(said)
+        told = said["output"]
+        return Response(base64.b64decode(told["body"]), told["status"], _answered(told, job))
+    pieces = _pieces(state, job)
+    head = await anext(pieces, None)
+    if head is None:
+        raise Problem(502, "the image's server said nothing")
+    told = head.value
+    body = _cancelling(state, job, _decoded(pieces))
+    return StreamingResponse(body, told["status"], _answered(told, job))
+
+
+def _wants_pieces(request: Request, raw: bytes) -> bool:
+    """As clients of OpenAI's API say it, or as event sources do."""
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return True
+    with contextlib.suppress(ValueError, RecursionError):
+        said = json.loads(raw) if raw else None
+        return isinstance(said, dict) and said.get("stream") is True
+    return False
+
+
+def _answered(told: dict[str, Any], job: EndpointJob[Any]) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in told["headers"].items()
+        if name not in ("content-length", "date", "server")
+    }
+    return {**kept, _ENDED: job.id}
+
+
+async def _decoded(pieces: AsyncIterator[Piece]) -> AsyncIterator[Any]:
+    async for piece in pieces:
+        yield base64.b64decode(piece.value)
