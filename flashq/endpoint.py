@@ -243,6 +243,11 @@ class DeployedEndpoint(Endpoint):
             self._spec = None  # it says nothing, and would have to travel with functions that use this
             self._function = DeployedFunction(parameters["id"])
 
+    @property
+    def __flashq_function__(self) -> EndpointFunction[..., Any]:
+        function: EndpointFunction[..., Any] = self._function
+        return function
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _deployed, (self._function.name,)
 

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from typing import TYPE_CHECKING, Any
 
-from flashq.compat import client, told, translate
+from flashq.compat import client, translate
 from flashq.deployed import DeployedFunction
 from flashq.endpoint import Endpoint as Flashq
 from flashq.endpoint_function import EndpointFunction
-from flashq.errors import NotSupportedError
+from flashq.errors import NotSupportedError, SpecError
 from flashq.model.resources import ServerlessScalerType
+from flashq.model.routes import METHODS
+from flashq.routes import builder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from flashq.compat.cloud import CudaVersion, NetworkVolume, PodTemplate
 
-_OWN_SERVER = (
-    "an image that serves requests by itself (post, get, run) is not run by flashq; "
-    "a function runs in an image with flashq's own Endpoint(image=...)"
-)
-
 
 class Endpoint:
-    """What Flash's is, on one's own hosts: a decorator for functions and classes, and with `id` a client.
+    """What Flash's is, on one's own hosts: a decorator for functions, classes and routes, or a client.
 
     Calls give jobs that are awaited, as there; `remote`, `spawn`, `map` and the rest of flashq's are there, too.
-    `id` is the name of an endpoint that something else deployed.
+    `id` is the name of an endpoint that something else deployed, `image` a container whose server answers requests.
     Raises: SpecError, of which NotSupportedError is one; ValueError as Flash does.
     """
 
@@ -59,13 +58,14 @@ class Endpoint:
             raise ValueError("Endpoint: gpu and cpu exclude each other; give one of them")
         if id is not None and image is not None:
             raise ValueError("Endpoint: id and image exclude each other; give one of them")
-        if image is not None:
-            raise NotSupportedError("image", _OWN_SERVER, value=image)
+        if image is not None and name is None:
+            raise ValueError("Endpoint: an image needs a name")
         self.name = name
         self.id = id
+        self.image = image
         self.is_cpu = cpu is not None
         self.workers_min, self.workers_max = _workers(workers)
-        self.scaler_type = scaler_type or ServerlessScalerType.QUEUE_DELAY
+        self._scaler_type = scaler_type
         given: dict[str, Any] = {
             "gpu": translate.gpu(gpu),
             "cpu": translate.cpu(cpu),
@@ -79,6 +79,7 @@ class Endpoint:
             "env": translate.env(env, template),
             "execution_timeout_ms": execution_timeout_ms,
             "flashboot": flashboot,
+            "image": image,
             "max_concurrency": max_concurrency,
             **translate.scaling(scaler_type, scaler_value),
         }
@@ -86,22 +87,45 @@ class Endpoint:
             cuda = translate.min_cuda_version(min_cuda_version)
             given |= {"gpu_count": gpu_count, "min_cuda_version": cuda}
         self._given = {key: value for key, value in given.items() if value is not None}
-        self._functions: list[tuple[str, str]] = []
-        if id is None:
-            self._made(name)  # what is wrong is said where it is written
-        else:
-            Flashq(id=translate.name(id), **self._given)
-        self._callable: Any = None if id is None else DeployedFunction(translate.name(id))
+        self._functions: dict[tuple[str, str], EndpointFunction[..., Any]] = {}
+        self._has_routes = False
+        # What is wrong is said where it is written.
+        self._core: Any = Flashq(id=translate.name(id), **self._given) if id is not None else self._made(name)
 
     @property
     def is_client(self) -> bool:
-        """Whether it calls what something else deployed."""
-        return self.id is not None
+        """Whether it calls what something else deployed, or an image."""
+        return self.id is not None or self.image is not None
 
     @property
     def is_load_balanced(self) -> bool:
         """Whether it has routes."""
-        return False
+        return self._has_routes
+
+    @property
+    def scaler_type(self) -> Any:
+        """The rule that Flash would have; by default flashq has its own."""
+        of_routes = ServerlessScalerType.REQUEST_COUNT
+        return self._scaler_type or (of_routes if self._has_routes else ServerlessScalerType.QUEUE_DELAY)
+
+    # -- as other endpoints see it: what a function that uses it may call --------------------------------
+    @property
+    def deployed(self) -> bool:
+        """Whether it stands for what something else deployed."""
+        return self.id is not None
+
+    @property
+    def __flashq_endpoint__(self) -> str:
+        name: str = self._core.__flashq_endpoint__
+        return name
+
+    @property
+    def __flashq_function__(self) -> EndpointFunction[..., Any]:
+        function: EndpointFunction[..., Any] = self._core.__flashq_function__
+        return function
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _in_a_job, (self.name, self.id, self.image, self._core)
 
     def _made(self, name: str | None) -> Flashq:
         return Flashq(None if name is None else translate.name(name), **self._given)
@@ -109,22 +133,79 @@ class Endpoint:
     def __call__(self, function: Any) -> Any:
         """Decorate a function or a class."""
         if self.is_client:
-            raise ValueError("Endpoint(id=...) is a client: it decorates nothing; leave id out")
+            raise ValueError("Endpoint(id=...) and Endpoint(image=...) are clients: they decorate nothing")
+        if self._has_routes:
+            raise ValueError("Endpoint: one with routes decorates nothing else")
         name = self.name or translate.name(function.__name__)
         identity = (function.__module__, function.__qualname__)
-        if identity not in self._functions:
-            self._functions.append(identity)
-        if self._functions[0] != identity:
-            shared, name = name, f"{name}-{function.__name__}"
-            told.once(
-                f"shared:{name}",
-                f"an endpoint is one function here: {function.__name__}, which shares the parameters of {shared!r}, is"
-                f" the endpoint {name!r} with workers of its own",
-            )
-        made = self._made(name)(function)
-        if self._functions[0] == identity and isinstance(made, EndpointFunction):
-            self._callable = made
+        if inspect.isclass(function) or set(self._functions) <= {identity}:
+            made = self._made(name)(function)
+            if isinstance(made, EndpointFunction):
+                self._functions[identity] = made
+            return made
+        return self._shared(identity, function)
+
+    def _shared(self, identity: tuple[str, str], function: Any) -> EndpointFunction[..., Any]:
+        """A further function on the same workers, as routes are: each is a target, by its name."""
+        first = next(iter(self._functions.values()))
+        spec = first._spec  # noqa: SLF001 -- None on a worker, as in the first
+        if spec is not None and spec.max_concurrency > 1 and not inspect.iscoroutinefunction(function):
+            raise SpecError("max_concurrency", "more than one job at once needs an `async def` function")
+        made: EndpointFunction[..., Any] = EndpointFunction(first.name, function, spec)
+        self._functions[identity] = made
+        if len({each.__name__ for each in self._functions.values()}) < len(self._functions):
+            raise SpecError("function", f"this endpoint has a function named {function.__name__} already")
+        build = builder({each.__name__: each.__wrapped__ for each in self._functions.values()})
+        for each in self._functions.values():
+            each.code, each.target = build, each.__name__
         return made
+
+    # -- routes, and requests of a client ----------------------------------------------------------------
+    def get(self, path: str, data: Any = None, *, timeout: float = 60.0) -> Any:
+        """A route's decorator; of a client a request, to be awaited."""
+        return self._routed("GET", path, data, timeout)
+
+    def post(self, path: str, data: Any = None, *, timeout: float = 60.0) -> Any:
+        """The same for POST."""
+        return self._routed("POST", path, data, timeout)
+
+    def put(self, path: str, data: Any = None, *, timeout: float = 60.0) -> Any:
+        """The same for PUT."""
+        return self._routed("PUT", path, data, timeout)
+
+    def patch(self, path: str, data: Any = None, *, timeout: float = 60.0) -> Any:
+        """The same for PATCH."""
+        return self._routed("PATCH", path, data, timeout)
+
+    def delete(self, path: str, data: Any = None, *, timeout: float = 60.0) -> Any:
+        """The same for DELETE."""
+        return self._routed("DELETE", path, data, timeout)
+
+    def _routed(self, method: str, path: str, data: Any, timeout_s: float) -> Any:
+        if self.is_client:
+            request = getattr(self._core, method.lower())
+            if data is not None and method in ("GET", "DELETE"):
+                raise NotSupportedError("data", f"a {method} request has no body", where=method.lower())
+            return _answer(request(path) if data is None else request(path, data), timeout_s)
+        if data is not None:
+            raise TypeError(f"@…{method.lower()}({path!r}, …): a route is a path alone")
+        return self.route(method, path)
+
+    def route(self, method: str, path: str) -> Callable[[Any], Any]:
+        """The decorator of a route. Raises SpecError."""
+        if self._functions:
+            raise ValueError("Endpoint: one that has decorated a function has no routes")
+        if method not in METHODS:
+            raise SpecError("route", f"no method {method!r}; there are {', '.join(METHODS)}")
+        route = getattr(self._core, method.lower())(path)
+
+        def decorated(function: Any) -> Any:
+            made = route(function)
+            self._has_routes = True
+            # In Flash it stays what it is: a plain function is called without `await`.
+            return made if inspect.iscoroutinefunction(function) else function
+
+        return decorated
 
     # -- the client ----------------------------------------------------------------------------------
     async def run(self, input_data: Any, *, webhook: str | None = None) -> client.EndpointJob:
@@ -141,11 +222,29 @@ class Endpoint:
 
     def _called(self) -> Any:
         """What it has decorated; a name alone stands for what something else deployed under it."""
-        if self._callable is None and self.name is not None and not self._functions:
-            self._callable = DeployedFunction(translate.name(self.name))
-        if self._callable is None:
-            raise ValueError("Endpoint: a class's methods are called; nothing without a name is run")
-        return self._callable
+        if self.image is not None:
+            raise NotSupportedError(
+                "image",
+                "the server of an image answers get, post and the like; it takes no jobs",
+                where="run",
+            )
+        if len(self._functions) == 1:
+            return next(iter(self._functions.values()))
+        name = self.id or self.name
+        if name is None:
+            raise ValueError("Endpoint: nothing without a name is run; methods of a class are called")
+        return DeployedFunction(translate.name(name))
+
+
+def _in_a_job(name: str | None, id: str | None, image: str | None, core: Any) -> Endpoint:  # noqa: A002
+    made: Endpoint = object.__new__(Endpoint)
+    vars(made).update(name=name, id=id, image=image, _core=core, _functions={}, _has_routes=False)
+    return made
+
+
+async def _answer(request: Awaitable[Any], timeout_s: float) -> Any:
+    async with asyncio.timeout(timeout_s):
+        return await request
 
 
 def _workers(given: int | tuple[int, int] | None) -> tuple[int, int]:

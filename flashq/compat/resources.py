@@ -36,7 +36,7 @@ ELSEWHERE = {"workersMin", "workersMax", "networkVolume", "networkVolumes", "net
 #: What is refused, and why.
 REFUSED = {
     "id": "an endpoint of the cloud can't be taken over",
-    "imageName": "workers run functions, not an image with a server of its own",
+    "imageName": "an image with a server of its own is Endpoint(image=...)",
     "templateId": "templates are kept by the cloud; give what the template says",
     "gpuIds": "name GPUs with gpus=[...]",
     "locations": "name data centres with datacenter=[...]",
@@ -72,7 +72,7 @@ class ServerlessResource:
         if self._wants_image:
             raise NotSupportedError(
                 "imageName",
-                f"a {kind} is an image that the cloud runs; workers run functions: use Endpoint(...), or "
+                f"a {kind} is an image that the cloud runs: use Endpoint(image=...); for functions Endpoint(...), or "
                 f"{'CpuLiveServerless' if self._cpu else 'LiveServerless'}",
                 where=kind,
             )
@@ -81,7 +81,8 @@ class ServerlessResource:
             raise NotSupportedError("type", f"a {kind} is of type {wanted.value}", where=kind)
         self._given = given
         self.name: str = given["name"]
-        self._endpoints: dict[object, Endpoint] = {}
+        self._endpoint: Endpoint | None = None
+        self._packages: tuple[list[str], list[str]] = ([], [])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r})"
@@ -105,13 +106,20 @@ class ServerlessResource:
         return made
 
     def endpoint(self, dependencies: Sequence[str], system_dependencies: Sequence[str]) -> Endpoint:
-        """The endpoint of these parameters: one for all functions that ask for the same packages."""
-        key = (tuple(dependencies), tuple(system_dependencies))
-        if key not in self._endpoints:
-            self._endpoints[key] = Endpoint(
+        """The endpoint of these parameters: one for all its functions. Raises SpecError where they ask for others."""
+        packages = (sorted(dependencies), sorted(system_dependencies))
+        if self._endpoint is None:
+            self._packages = packages
+            self._endpoint = Endpoint(
                 **self.parameters(), dependencies=dependencies, system_dependencies=system_dependencies
             )
-        return self._endpoints[key]
+        if packages != self._packages:
+            raise NotSupportedError(
+                "dependencies",
+                f"functions of {self.name!r} share its workers, and so their packages: give all of them the same lists",
+                where="remote",
+            )
+        return self._endpoint
 
 
 def _or(value: Any, default: Any) -> Any:
@@ -200,11 +208,12 @@ def remote(
             return target
         if not isinstance(resource_config, ServerlessResource):
             raise SpecError("resource_config", "must be a LiveServerless or the like", where="remote")
-        if resource_config._routes:  # noqa: SLF001 -- these are one part
-            raise NotSupportedError("path", "routes of an endpoint are not built yet", where="remote")
-        if method or path:
-            raise SpecError("path", f"a {type(resource_config).__name__} has no routes", where="remote")
+        has_routes = resource_config._routes  # noqa: SLF001 -- these are one part
+        if has_routes != bool(method and path):
+            kind = type(resource_config).__name__
+            wants = "wants a method and a path" if has_routes else "has no routes"
+            raise SpecError("path", f"a {kind} {wants}", where="remote")
         made = resource_config.endpoint(dependencies or (), system_dependencies or ())
-        return made(target)
+        return made.route(method or "", path or "")(target) if has_routes else made(target)
 
     return decorated

@@ -55,8 +55,15 @@ def test_a_flash_project_runs_unchanged(theatre: Stage) -> None:
             import runpod_flash
             return [a + b, runpod_flash.Endpoint.__module__]
 
+        backend = Endpoint(id="flash-clean")
+
+        @Endpoint(name="flash-orchestrator", cpu="cpu3c-1-2", idle_timeout=1)
+        async def orchestrate(text: str) -> list:
+            job = await backend.runsync({"data": {"text": text}})
+            return [job.done, job.output]
+
         async def both():
-            return await asyncio.gather(classify("  a  b "), older(1, b=2))
+            return await asyncio.gather(classify("  a  b "), older(1, b=2), orchestrate(" c "))
 
         if __name__ == "__main__":
             tell(one=asyncio.run(classify(" x ")), both=asyncio.run(both()), argv=sys.argv, file=__file__)
@@ -89,7 +96,11 @@ def test_a_flash_project_runs_unchanged(theatre: Stage) -> None:
 
     # Expect what Flash gives, and one line for the name that had to change
     assert said["one"] == {"label": "X", "size": 10}
-    assert said["both"] == [{"label": "A B", "size": 30}, [3, "flashq.compat.endpoint"]]
+    assert said["both"] == [
+        {"label": "A B", "size": 30},
+        [3, "flashq.compat.endpoint"],
+        [True, {"text": "c"}],
+    ]
     assert said["argv"] == ["script.py", "--flag", "a"]
     assert said["file"] == str(program.folder / "script.py")
     told = [line for line in program.errors.splitlines() if " waits: " not in line]
@@ -129,6 +140,57 @@ def test_a_gpu_that_no_host_has_is_another_one_unless_names_are_exact(tmp_path: 
         assert "are preferred" not in program.errors
         program.process.terminate()
         program.ended()
+
+
+@pytest.mark.requires("valkey")
+def test_routes_and_functions_that_share_workers(theatre: Stage) -> None:
+    # Given a program with routes, with functions of one endpoint, and with a client of its own routes
+    said = theatre.run(
+        """
+        import asyncio
+        from runpod_flash import CpuLiveLoadBalancer, Endpoint, remote
+
+        api = Endpoint(name="flash-api", cpu="cpu3c-1-2", idle_timeout=1)
+        shared = Endpoint(name="flash-both", cpu="cpu3c-1-2", idle_timeout=1)
+
+        @shared
+        async def length(text: str) -> int:
+            return len(text)
+
+        @shared
+        def process(text: str) -> list:
+            return [text, os.getpid()]
+
+        @api.get("/health")
+        async def health() -> dict:
+            return {"status": "ok"}
+
+        @api.post("/transform")
+        async def transform(text: str, operation: str = "upper") -> dict:
+            return {"text": getattr(text, operation)(), "length": await length(text)}
+
+        @remote(CpuLiveLoadBalancer(name="flash-old-api", idleTimeout=1), method="POST", path="/add")
+        async def add(a: int, b: int) -> int:
+            return a + b
+
+        async def main():
+            client = Endpoint(id="flash-api")
+            one, two = await asyncio.gather(process("a"), process("b"))
+            tell(
+                called=[await health(), await transform("Ab"), await add(1, 2)],
+                asked=[await client.get("/health"), await client.post("/transform", {"text": "Ab"})],
+                shared=[one[0], two[0], one[1] == two[1], await length("abc")],
+            )
+
+        asyncio.run(main())
+        """,
+        command=[*COMPAT, "script.py"],
+    )
+
+    # Expect each to answer, called or asked
+    assert said["called"] == [{"status": "ok"}, {"text": "AB", "length": 2}, 3]
+    assert said["asked"] == [{"status": "ok"}, {"text": "AB", "length": 2}]
+    assert said["shared"] == ["a", "b", True, 3]
 
 
 @pytest.mark.requires("valkey")
@@ -194,13 +256,13 @@ def test_a_traceback_begins_in_the_program(tmp_path: Path) -> None:
 def test_what_is_refused_is_shown_where_it_is_written(tmp_path: Path) -> None:
     done = run(
         tmp_path,
-        "from runpod_flash import Endpoint\nEndpoint(name='x', image='vllm/vllm-openai')\n",
+        "from runpod_flash import Endpoint\nEndpoint(name='x', flashboot=False)\n",
         "script.py",
     )
 
     assert done.returncode == 1
     assert f'"{tmp_path}/script.py", line 2' in done.stderr
-    assert "NotSupportedError: Endpoint(image='vllm/vllm-openai'): an image that serves" in done.stderr
+    assert "NotSupportedError: Endpoint(flashboot=False): processes are kept ready" in done.stderr
 
 
 @pytest.mark.parametrize(

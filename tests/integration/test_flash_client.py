@@ -118,7 +118,7 @@ def test_what_cannot_be_run_is_refused(stage: Rig) -> None:
         wait(Endpoint(name="flash-client-nowhere").run({}))
     with pytest.raises(ValueError, match="nothing without a name"):
         wait(Endpoint().run({}))
-    with pytest.raises(ValueError, match="decorates nothing"):
+    with pytest.raises(ValueError, match="decorate nothing"):
         Endpoint(id="flash-client-nowhere")(print)
     with pytest.raises(SpecError, match="idle_timeout"):
         Endpoint(id="flash-client-nowhere", idle_timeout=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from flashq.compat import Choices, told, translate
 from flashq.compat.choices import choose
 from flashq.compat.names import (
     CpuInstanceType,
+    CpuLiveLoadBalancer,
     CpuLiveServerless,
     CpuServerlessEndpoint,
     CudaVersion,
@@ -216,7 +218,7 @@ def test_names_that_queues_cannot_have_are_made_such(
     assert f"the endpoint {given!r} is named {made!r} here" in caplog.text
 
 
-def test_two_functions_of_one_endpoint_are_two_here(caplog: pytest.LogCaptureFixture) -> None:
+def test_functions_of_one_endpoint_are_targets_of_one() -> None:
     # Given one object of parameters, and two functions that it decorates
     shared = Endpoint(name="flash-shared", cpu="cpu3c-1-2")
 
@@ -224,14 +226,84 @@ def test_two_functions_of_one_endpoint_are_two_here(caplog: pytest.LogCaptureFix
     def one() -> int:
         return 1
 
+    assert one.target == ""
+
     @shared
-    def two() -> int:
+    async def two() -> int:
         return 2
 
-    # Expect an endpoint each, one line that says so, and a function that is defined anew to stay the same
-    assert (one.name, two.name) == ("flash-shared", "flash-shared-two")
-    assert caplog.text.count("is one function here") == 1
-    assert shared(one.__wrapped__).name == "flash-shared"
+    # Expect one endpoint whose code is both, each a target by its name; and one that is defined anew to replace itself
+    assert (one.name, two.name, one.target, two.target) == ("flash-shared", "flash-shared", "one", "two")
+    assert one.code is two.code
+    assert one.code.__flashq_targets__ == {"one": "sync", "two": "async"}
+    again = shared(one.__wrapped__)
+    assert (again.target, again.code is two.code) == ("one", True)
+
+
+def test_functions_of_one_endpoint_have_names_and_terms_of_their_own() -> None:
+    shared = Endpoint(name="flash-shared-names", cpu="cpu3c-1-2", max_concurrency=2)
+
+    async def run() -> int:
+        return 1
+
+    def other() -> int:
+        return 2
+
+    shared(run)
+    with pytest.raises(SpecError, match="max_concurrency"):
+        shared(other)
+    other.__qualname__, other.__name__ = "another.run", "run"
+    with pytest.raises(SpecError, match="max_concurrency"):
+        shared(other)
+
+    async def twin() -> int:
+        return 3
+
+    twin.__name__ = "run"
+    with pytest.raises(SpecError, match="a function named run already"):
+        shared(twin)
+
+
+def test_routes_are_decorators_and_plain_functions_stay_what_they_are() -> None:
+    # Given an endpoint with routes
+    api = Endpoint(name="flash-routes", cpu="cpu3c-1-2")
+
+    @api.get("/health")  # type: ignore[untyped-decorator, unused-ignore]
+    def health() -> str:
+        return "ok"
+
+    @api.post("/double")  # type: ignore[untyped-decorator, unused-ignore]
+    async def double(x: int) -> int:
+        return 2 * x
+
+    # Expect what is awaited to be the endpoint's, and what is called to be called
+    assert health() == "ok"
+    assert isinstance(double, EndpointFunction)
+    assert (double.name, double.target) == ("flash-routes", "POST /double")
+    assert api.is_load_balanced
+    assert api.scaler_type is ServerlessScalerType.REQUEST_COUNT
+
+    # If it is used in the other way as well, expect a refusal
+    with pytest.raises(ValueError, match="decorates nothing else"):
+        api(double.__wrapped__)
+    with pytest.raises(TypeError, match="a route is a path alone"):
+        api.post("/x", {"a": 1})
+    queued = Endpoint(name="flash-queued", cpu="cpu3c-1-2")
+    queued(double.__wrapped__)
+    with pytest.raises(ValueError, match="has no routes"):
+        queued.get("/x")
+
+
+def test_an_image_makes_a_client() -> None:
+    server = Endpoint(name="flash-image", image="vllm/vllm-openai:latest", gpu=GpuGroup.ANY)
+
+    assert server.is_client
+    with pytest.raises(ValueError, match="decorate nothing"):
+        server(print)
+    with pytest.raises(NotSupportedError, match="takes no jobs"):
+        asyncio.run(server.run({"prompt": "a"}))
+    with pytest.raises(NotSupportedError, match="has no body"):
+        server.get("/v1/models", {"a": 1})
 
 
 def test_a_template_gives_its_variables_and_no_disk(caplog: pytest.LogCaptureFixture) -> None:
@@ -247,7 +319,6 @@ def test_a_template_gives_its_variables_and_no_disk(caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize(
     ("given", "parameter"),
     [
-        ({"name": "x", "image": "vllm/vllm-openai:latest"}, "image"),
         ({"flashboot": False}, "flashboot"),
         ({"accelerate_downloads": False}, "accelerate_downloads"),
         ({"template": PodTemplate(dockerArgs="--verbose")}, "template"),
@@ -267,6 +338,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(given: dict[str, Any], param
     [
         ({"gpu": GpuGroup.ANY, "cpu": "cpu3c-1-2"}, ValueError),
         ({"id": "x", "image": "y"}, ValueError),
+        ({"image": "y"}, ValueError),
         ({"template": {"env": {}}}, SpecError),
         ({"volume": 5}, SpecError),
         ({"workers": (3, 1)}, SpecError),
@@ -321,6 +393,31 @@ def test_a_cpu_resource_has_flashs_default_size_and_no_gpu() -> None:
     assert spec.cpu.instance == "cpu3g-2-8"
 
 
+def test_functions_of_one_resource_share_its_workers() -> None:
+    config = LiveServerless(name="flash-old-shared")
+
+    def one() -> int:
+        return 1
+
+    def two() -> int:
+        return 2
+
+    first, second = (remote(config, dependencies=["numpy"])(each) for each in (one, two))
+    assert (first.name, second.name, second.target) == ("flash-old-shared", "flash-old-shared", "two")
+    with pytest.raises(NotSupportedError, match="share its workers, and so their packages"):
+        remote(config, dependencies=["torch"])(one)
+
+
+def test_routes_of_the_older_way() -> None:
+    config = CpuLiveLoadBalancer(name="flash-old-routes")
+
+    @remote(config, method="POST", path="/add")
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    assert add.target == "POST /add"
+
+
 def test_a_local_function_stays_as_it_is() -> None:
     def plain() -> int:
         return 1
@@ -339,7 +436,9 @@ def test_a_local_function_stays_as_it_is() -> None:
         (lambda: ServerlessEndpoint(name="x", templateId=""), "imageName"),
         (lambda: CpuServerlessEndpoint(name="x"), "imageName"),
         (lambda: LoadBalancerSlsResource(name="x"), "imageName"),
-        (lambda: remote(LiveServerless(name="x"), path="/x")(print), "path"),
+        (lambda: remote(LiveServerless(name="x"), method="GET", path="/x")(print), "path"),
+        (lambda: remote(CpuLiveLoadBalancer(name="x"))(print), "path"),
+        (lambda: remote(CpuLiveLoadBalancer(name="x"), method="SEND", path="/x")(print), "route"),
         (lambda: remote(5)(print), "resource_config"),  # type: ignore[arg-type]
         (lambda: remote(LiveServerless(name="x"), accelerate_downloads=False), "accelerate_downloads"),
     ],
