@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +27,7 @@ NOTHING_RUNS = 3
 DEFAULT_PORT = 6379
 _DRAIN_S = 30.0
 _ASK_S = 1.0
+_HOST_S = 10.0
 
 
 def _load_settings() -> Settings:
@@ -101,6 +103,7 @@ def up(detach: bool, resume: bool, listen: tuple[str, int] | None, allow_plainte
     except FlashqError:
         membership.leave()
         raise
+    _await_host(settings, membership.url)
     pid = membership.status["pid"]
     if detach:
         membership.keep()
@@ -111,6 +114,17 @@ def up(detach: bool, resume: bool, listen: tuple[str, int] | None, allow_plainte
     click.echo(f"up in {settings.home} (process {pid}); logs are in {settings.home / 'logs'}; Ctrl-C ends it")
     _show_join_line(settings, listen)
     _stay(settings, membership)
+
+
+def _await_host(settings: Settings, url: str) -> None:
+    """Until its host agent has reported, so that what is looked at next is what there is; not for long."""
+    deadline = time.monotonic() + _HOST_S
+    while not (found := _fleet(url, settings)[0]):
+        if time.monotonic() > deadline:
+            why = "the broker does not answer" if found is None else "its host agent has not reported"
+            click.echo(f"flashq: {why} within {_HOST_S:.0f} s: see {settings.home / 'logs'}", err=True)
+            return
+        time.sleep(0.02)
 
 
 def _stay(settings: Settings, membership: Membership) -> None:

@@ -217,6 +217,7 @@ def test_what_a_script_left_is_said_at_the_next_start_and_run_when_asked_for(mac
 
 def test_up_detach_serves_scripts_until_down(machine: Machine) -> None:
     assert "`flashq down` ends it" in machine.flashq("up", "--detach")
+    assert [host["state"] for host in json.loads(machine.flashq("hosts", "--json"))] == ["ready"]
 
     script = machine.run_program("print(double.remote(21))")
     assert machine.finish(script) == "42\n"
