@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from flashq._version import __version__
 from flashq.errors import FlashqError
-from flashq.gateway import http_routes, job_routes, probe_routes
+from flashq.gateway import http_routes, job_routes, metrics_routes, probe_routes
 from flashq.gateway.access import FRESH_S, Access
 from flashq.gateway.bodies import Answer
 from flashq.gateway.core import Core
@@ -86,7 +86,13 @@ def create_app(
         title="flashq", version=__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False
     )
     app.state.gateway = state
-    for router in (probe_routes.router, job_routes.router, *routers, http_routes.router):
+    for router in (
+        probe_routes.router,
+        metrics_routes.router,
+        job_routes.router,
+        *routers,
+        http_routes.router,
+    ):
         app.include_router(router)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(FlashqError, _on_error)

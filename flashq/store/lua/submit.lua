@@ -84,6 +84,9 @@ else
   else
     cold = hand_over(P, ep, id, #ARGV[17], at)
   end
-  if cold == 1 then redis.call('HSET', key, 'fq_cold', 1) end
+  if cold == 1 then
+    redis.call('HSET', key, 'fq_cold', 1)
+    redis.call('HINCRBY', P .. N.stats .. ep, 'cold', 1)
+  end
 end
 return {'ok', cold, at, current == revision and 1 or 0}
