@@ -102,7 +102,7 @@ class Keeper:
             except BrokerError as error:
                 if not self._is_worth_another():
                     raise
-                self._death = f"{error}, and was started again at {time.strftime('%H:%M:%S')}"
+                self._death = self._how_it_died()
                 self._say(f"{error}; starting again")
                 self._stop_processes()
                 self._plan = self._plan._replace(leftovers=Leftovers.CONTINUE)
@@ -295,6 +295,11 @@ class Keeper:
             "problem": self._death if self._died_lately() else "",
             "processes": {} if processes is None else processes.states(),
         }
+
+    def _how_it_died(self) -> str:
+        broker = None if self._processes is None else self._processes.broker
+        end = "" if broker is None else f" ({broker.last_end}; log: {broker.log})"
+        return f"the private broker ended{end}, and was started again at {time.strftime('%H:%M:%S')}"
 
     def _died_lately(self) -> bool:
         return bool(self._deaths) and time.monotonic() - self._deaths[-1] < _TOLD_S
