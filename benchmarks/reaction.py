@@ -183,7 +183,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--output", type=Path)
+    parser.add_argument(
+        "--bursts", type=Path, help="measure only how many decisions a burst of 100 is, into this file"
+    )
     arguments = parser.parse_args()
+    if arguments.bursts is not None:
+        reaction = measure_reaction(arguments.rounds)
+        about_it = about("python -m benchmarks.reaction --bursts benchmarks/results/bursts.json")
+        kept = {"about": about_it, "decisions": reaction["a burst of 100, ms"]["decisions"]}
+        arguments.bursts.write_text(json.dumps(kept, indent=1) + "\n")
+        return
     found = {
         "about": about("python -m benchmarks.reaction --output benchmarks/results/reaction.json"),
         "reaction": measure_reaction(arguments.rounds),

@@ -126,6 +126,9 @@ def reaction_table(file: Path = RESULTS / "reaction.json") -> str:
         )
         for what, values in record["reaction"].items()
     ]
+    if bursts := _record(RESULTS / "bursts.json"):
+        made = ", ".join(f"{count} ({times} times)" for count, times in bursts["decisions"].items())
+        lines.append(("decisions for a burst of 100, by their record", "1", made))
     for fleet in record["fleet"]:
         what = f"the autoscaler, {fleet['endpoints']:,} endpoints, {fleet['workers']:,} idle workers"
         lines.append((what, "–", f"{fleet['CPU, % of a core']:g} % of a core, {fleet['memory, MiB']:g} MiB"))
@@ -160,12 +163,8 @@ def agreement_table(file: Path = RESULTS / "agreement.json") -> str:
     return f"{markdown(headings, lines)}\n{where}\n"
 
 
-def _spread(values: dict[str, Any]) -> str:
-    spread = f"p50 {values['p50']:g}, p99 {values['p99']:g}, most {values['max']:g} ({values['n']:.0f} times)"
-    made = values.get("decisions")
-    if made is None:
-        return spread
-    return f"{spread}; {', '.join(f'{count} decision(s) {times} times' for count, times in made.items())}"
+def _spread(values: dict[str, float]) -> str:
+    return f"p50 {values['p50']:g}, p99 {values['p99']:g}, most {values['max']:g} ({values['n']:.0f} times)"
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -29,6 +29,19 @@ def test_one_long_job_counts_at_once_and_short_ones_only_gradually() -> None:
     assert pace.ahead == 0
 
 
+def test_what_the_autoscaler_is_told_follows_a_longer_job_most_of_the_way_and_shorter_ones_gradually() -> (
+    None
+):
+    assert Pace().expected_s is None
+    pace = Pace()
+    pace.observe(1.0)
+    pace.observe(11.0)
+    assert pace.expected_s == pytest.approx(9.0)
+    pace.observe(1.0)
+    assert pace.expected_s == pytest.approx(7.4)
+    assert pace.service_s == pytest.approx(9.0)
+
+
 def test_tiny_jobs_are_handed_over_ahead_once_they_have_been_silent_for_a_while() -> None:
     pace = Pace()
     for _ in range(50):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flashq.model.pace import weighed
+from flashq.model.pace import expected, weighed
 
 PATIENCE_S = 0.02
 _AHEAD_S = 0.004  # work held ahead, in expected running time
@@ -55,12 +55,14 @@ class Pace:
     """An estimate of how long jobs run here, and what follows from it."""
 
     service_s: float | None = None
+    expected_s: float | None = None  # what the autoscaler is told
     silent: int = 0  # jobs in a row that printed nothing
 
     def observe(self, execution_s: float) -> None:
         """Take a finished job into the estimate; a longer one counts at once, shorter ones gradually."""
         self.silent += 1
         self.service_s = weighed(self.service_s, execution_s)
+        self.expected_s = expected(self.expected_s, execution_s)
 
     @property
     def ahead(self) -> int:

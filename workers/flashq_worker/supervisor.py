@@ -261,12 +261,12 @@ class Supervisor:
             process.keepalive()
 
     def _vitals(self) -> dict[str, Value]:
-        service_s, since = self._pace.service_s, self._runtime.building_since
+        expected_s, since = self._pace.expected_s, self._runtime.building_since
         return facts(
             resources=self._presence.resources,
             revision=self._runtime.revision,
             keys=self._keys.ids,
-            service_ms=None if service_s is None else round(service_s * 1000, 3),
+            service_ms=None if expected_s is None else round(expected_s * 1000, 3),
             building_ms=0 if since is None else self._presence.broker_ms(since),
         )
 

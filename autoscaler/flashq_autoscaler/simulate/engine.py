@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
-from flashq.model.pace import weighed
+from flashq.model.pace import expected
 
 if TYPE_CHECKING:
     from flashq_autoscaler.simulate.trace import Trace
@@ -206,7 +206,7 @@ class _Engine:
             self._begun += 1
             worker.busy, worker.since = True, state.now
             worker.served += 1
-            worker.service_s = weighed(worker.service_s, service)
+            worker.service_s = expected(worker.service_s, service)
             self._push(state.now + service, _What.END, worker.number)
 
     def _look(self) -> None:
