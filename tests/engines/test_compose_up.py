@@ -251,9 +251,8 @@ def test_down_leaves_nothing(stack: ComposeStack) -> None:
     assert {
         name for name in stack.podman.lines("network", "ls", "--format={{.Name}}") if PROJECT in name
     } == set()
-    # One process of podman's own stands beside each container.
-    assert not [
-        process for process in psutil.process_iter(["cmdline"]) if str(CACHE) in str(process.info["cmdline"])
-    ]
+    # One process of podman's own stands beside each container, with its name on its command line.
+    commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    assert not [command for command in commands if f" -n {PROJECT}" in command]
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", stack.port)):
         pass
