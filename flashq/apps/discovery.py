@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from flashq.settings import users_variables
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+log = logging.getLogger("flashq")
 IMPORT_S = 120.0
 """How long importing a project's files may take, all together."""
 _NOT_MODULES = frozenset({"setup.py", "__main__.py", "noxfile.py", "tasks.py", "fabfile.py"})
@@ -51,6 +53,8 @@ def discover(project: Path, files: Iterable[str], *, timeout_s: float = IMPORT_S
     if not modules:
         raise BuildError(f"{project} has no Python files: what is to be built?")
     told = _ask({"project": str(project), "roots": roots, "modules": modules}, timeout_s)
+    for line in told.get("notices", ()):
+        log.warning("%s", line)
     problems, skipped = list(told["problems"]), {}
     needed = {str(Path(one["file"])) for one in told["closure"].values()}
     for path, failure in told["failures"].items():

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import io
 import json
+import logging
 import os
 import sys
 import traceback
@@ -19,6 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from flashq import client, codec, local_modules
 from flashq.classes import EndpointClass, EndpointInstance
+from flashq.compat import Choices, install
+from flashq.compat.endpoint import Endpoint as FlashEndpoint
+from flashq.endpoint import Endpoint
 from flashq.endpoint_function import EndpointFunction
 from flashq.errors import FlashqError, UnsupportedCall
 from flashq.kinds import kind_of
@@ -49,6 +53,17 @@ class _Refusing:
         """Nothing is open."""
 
 
+class _Notices(logging.Handler):
+    """What the user is to be told, once the files have been imported."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
 def main() -> None:
     """`python -m flashq.apps.finder DESCRIPTOR`, with the order as JSON on stdin."""
     answer = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
@@ -60,8 +75,12 @@ def main() -> None:
     sys.path[1:1] = [str(Path(order["project"], root)) for root in order["roots"] if root]
     sys.dont_write_bytecode = True
     os.chdir(order["project"])
+    notices = _Notices()
+    logging.getLogger("flashq").addHandler(notices)
+    install(Choices(sizes=True))  # a project that is written for runpod_flash is built as it is
     with contextlib.redirect_stdout(sys.stderr):
         found = look(order["modules"])
+    found["notices"] = notices.said
     json.dump(found, answer)
     answer.close()
     sys.stderr.flush()
@@ -112,12 +131,18 @@ def _where(error: BaseException, path: str) -> str:
 
 def _defined(module: ModuleType) -> Iterator[tuple[str, Any]]:
     """The endpoints that a module defines itself: a handle of a class in place of the class."""
-    own = {
+    own: dict[str, Any] = {
         attribute: value
         for attribute, value in vars(module).items()
         if isinstance(value, EndpointFunction | EndpointClass | EndpointInstance) and not is_by_name(value)
     }
     handles = {getattr(value, ENDPOINT_MARK) for value in own.values() if isinstance(value, EndpointInstance)}
+    # Of routes that are plain functions, nothing but their endpoint is one.
+    own |= {
+        attribute: value
+        for attribute, value in vars(module).items()
+        if isinstance(value, Endpoint | FlashEndpoint) and not is_by_name(value) and _mark(value)
+    }
     seen: set[str] = set()
     for attribute, value in own.items():
         name = getattr(value, ENDPOINT_MARK)
@@ -128,6 +153,10 @@ def _defined(module: ModuleType) -> Iterator[tuple[str, Any]]:
             continue
         seen.add(name)
         yield attribute, value
+
+
+def _mark(value: Any) -> str:
+    return getattr(value, ENDPOINT_MARK, None) or ""
 
 
 def _run(value: Any) -> Callable[..., Any] | None:
@@ -147,7 +176,7 @@ def described(module: str, path: str, attribute: str, value: Any) -> dict[str, A
     spec = function.spec
     targets = dict(getattr(run, "__flashq_targets__", {}))
     asynchronous = any(kind.startswith("async") for kind in targets.values())
-    doc = getattr(value, "__doc__", "") if not isinstance(value, EndpointInstance) else ""
+    doc = value.__doc__ if isinstance(value, EndpointFunction | EndpointClass) else ""
     return {
         "name": function.name,
         "module": module,

@@ -17,11 +17,13 @@ class Choices:
     """`exact`: GPU models and data centres are conditions, as in the cloud, and an endpoint waits for them; else GPUs
     are a preference and data centres are left out.
 
+    `sizes`: CPU sizes are counted on the private broker, too: what is built there is for hosts.
     `volumes`: for names of network volumes, folders on the hosts; one that is not in it is /runpod-volume.
     `packages`: requirements that endpoints with GPUs have beside their own, since Flash's image for these has some.
     """
 
     exact: bool = False
+    sizes: bool = False
     packages: tuple[str, ...] = ()
     volumes: Mapping[str, str] = field(default_factory=dict)
 

@@ -65,7 +65,8 @@ def cpu(given: Any) -> Any:
 
     A cloud has a core for each worker that waits to be called again; there, one endpoint would wait for another's.
     """
-    if given is None or chosen().exact or told.in_worker() or Settings.load().redis_url is not None:
+    counted = chosen().exact or chosen().sizes or told.in_worker()
+    if given is None or counted or Settings.load().redis_url is not None:
         return given
     told.once(
         "cpu",

@@ -233,3 +233,49 @@ def test_a_project_without_endpoints_is_refused(tmp_path: Path, wheels: Path) ->
 def test_user_code_sees_no_key_while_it_is_imported(project: Project) -> None:
     project.write(peek="import os, flashq\nassert 'FLASHQ_SECRET_KEY' not in os.environ\n")
     project.build()
+
+
+def test_a_project_that_is_written_for_flash_is_built_as_it_is(tmp_path: Path, wheels: Path) -> None:
+    # Given files of Flash's users: a function on a GPU, a class, routes that are plain functions
+    project = Project(tmp_path / "flash-app", wheels)
+    project.write(
+        gpu_worker="""
+            from runpod_flash import Endpoint, GpuType
+            from shared.words import polite
+
+            @Endpoint(name="build-flash", gpu=GpuType.NVIDIA_H200)
+            async def greet(data: dict) -> str:
+                "Greets on a GPU."
+                return polite(data["name"])
+
+            @Endpoint(name="build-flash-class", cpu="cpu5c-4-8")
+            class Model:
+                async def predict(self, x: int) -> int:
+                    return x
+            """,
+        routes="""
+            from runpod_flash import Endpoint
+            api = Endpoint(name="build-flash-api", cpu="cpu3c-1-2")
+
+            @api.get("/health")
+            def health() -> dict:
+                return {"ok": True}
+            """,
+        shared__words="def polite(name): return f'Dear {name}'",
+    )
+
+    # If it is built, expect its endpoints, the stand-in for the import among the files, and what is not as written said
+    done = project.run("--json", "--output", str(tmp_path / "flash.tar"))
+    told = json.loads(done.stdout)
+    assert [(one["name"], one["attribute"], one["about"]) for one in told["endpoints"]] == [
+        ("build-flash", "greet", "Greets on a GPU."),
+        ("build-flash-api", "api", ""),
+        ("build-flash-class", "Model", ""),
+    ]
+    held = contents(str(tmp_path / "flash.tar"))
+    assert "source/runpod_flash/__init__.py" in held
+    assert done.stderr.count("are preferred") == 1
+    (sized,) = [
+        one for one in json.loads(held["manifest.json"])["endpoints"] if one["name"] == "build-flash-class"
+    ]
+    assert "cpu5c-4-8" in json.dumps(sized)
