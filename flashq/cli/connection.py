@@ -6,6 +6,7 @@ that asks or acts starts a broker: what it would see in a fresh one is nothing.
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import IO, TYPE_CHECKING, Any
@@ -108,6 +109,11 @@ def connected(settings: Settings | None = None) -> Iterator[Broker]:
             yield broker
         finally:
             broker.close()
+
+
+def has_gateway() -> bool:
+    """Whether what the gateway needs is installed (the extra of that name)."""
+    return all(importlib.util.find_spec(name) for name in ("fastapi", "jsonschema", "uvicorn"))
 
 
 def load_settings() -> Settings:

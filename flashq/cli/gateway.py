@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 
 import click
 
 from flashq import logs, private
 from flashq.cli import example
-from flashq.cli.connection import Exit, Stop, broker_url, exit_codes, explained, keyring, load_settings
+from flashq.cli.connection import (
+    Exit,
+    Stop,
+    broker_url,
+    exit_codes,
+    explained,
+    has_gateway,
+    keyring,
+    load_settings,
+)
 
 DEFAULT_PORT = 8288
 
@@ -45,16 +53,22 @@ DEFAULT_PORT = 8288
     is_flag=True,
     help="Tell webhooks inside this network, too.",
 )
+@click.option("--next-port", is_flag=True, help="Where the port is taken, listen on the next free one.")
 @click.option("--lifeline", type=int, hidden=True, help="End when this descriptor is at its end.")
 def gateway(
-    host: str, port: int, hosts: tuple[str, ...], internal_webhooks: bool, lifeline: int | None
+    host: str,
+    port: int,
+    hosts: tuple[str, ...],
+    internal_webhooks: bool,
+    next_port: bool,
+    lifeline: int | None,
 ) -> int:
     """Serve endpoints by HTTP, in JSON: Runpod's job API at /v2/NAME/run, runsync, status …; Ctrl-C ends it.
 
     The `runpod` package uses it with RUNPOD_ENDPOINT_BASE_URL=http://127.0.0.1:8288/v2. Without API keys
     (`flashq apikeys`) everybody on this machine may use it; from the first key on, each request needs one.
     """
-    if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
+    if not has_gateway():
         raise Stop("the gateway needs more than is installed here: pip install 'flashq[gateway]'", Exit.ERROR)
     logs.set_up()
     private.keep()
@@ -70,6 +84,7 @@ def gateway(
             port,
             hosts=hosts,
             internal_webhooks=internal_webhooks,
+            next_port=next_port,
             lifeline=lifeline,
             ready=lambda address: click.echo(f"listening at {address} (docs: {address}/docs)"),
         )

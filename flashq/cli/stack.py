@@ -15,7 +15,7 @@ import click
 
 from flashq._version import __version__
 from flashq.cli import example
-from flashq.cli.connection import counted
+from flashq.cli.connection import counted, has_gateway
 from flashq.cli.render import as_json_text, entries, plain
 from flashq.errors import BrokerError, ConfigurationError, FlashqError
 
@@ -75,8 +75,15 @@ def read_listen(context: object, parameter: object, given: str | None) -> tuple[
     help=f"Answer other machines too (default port {DEFAULT_PORT}).",
 )
 @click.option("--allow-plaintext", is_flag=True, help="Listen beyond this machine without encryption.")
-def up(detach: bool, resume: bool, listen: tuple[str, int] | None, allow_plaintext: bool) -> None:
-    """Keep a private broker, a host agent and an autoscaler running.
+@click.option(
+    "--gateway/--no-gateway",
+    default=True,
+    help="Serve HTTP on this machine (`flashq gateway`), where the extra `gateway` is installed.",
+)
+def up(
+    detach: bool, resume: bool, listen: tuple[str, int] | None, allow_plaintext: bool, gateway: bool
+) -> None:
+    """Keep a private broker, a host agent, an autoscaler and a gateway running.
 
     Scripts of the same user and FLASHQ_HOME join them. Ctrl-C ends them once running jobs are done, at most
     30 s later; a second Ctrl-C does at once.
@@ -90,7 +97,9 @@ def up(detach: bool, resume: bool, listen: tuple[str, int] | None, allow_plainte
         _check_exposure(listen[0], allow_plaintext)
     plan = embedded.Plan.of(settings, listen=listen)
     try:
-        membership = embedded.join(settings, plan=plan, up=True, resume=resume)
+        membership = embedded.join(
+            settings, plan=plan, up=True, resume=resume, gateway=gateway and has_gateway()
+        )
     except embedded.AlreadyUp as already:
         if not detach and not resume:
             raise

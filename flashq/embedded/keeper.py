@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from flashq._version import __version__
 from flashq.embedded.control import Connection, Control, Message
 from flashq.embedded.places import Places, open_lock, try_lock
-from flashq.embedded.plan import Leftovers
+from flashq.embedded.plan import GATEWAY, Leftovers
 from flashq.embedded.processes import Processes
 from flashq.embedded.secret import broker_password
 from flashq.errors import BrokerError, FlashqError
@@ -275,7 +275,15 @@ class Keeper:
             if self._is_up():
                 return {"error": "up", **self._status()}
             connection.up = True
+            if message.get("gateway"):
+                self._begin_gateway()
         return {"ok": True, **self._status()}
+
+    def _begin_gateway(self) -> None:
+        if "gateway" in self._plan.commands or self._processes is None:
+            return
+        self._plan = self._plan._replace(commands={**self._plan.commands, "gateway": GATEWAY})
+        self._processes.add("gateway", GATEWAY)
 
     def _is_up(self) -> bool:
         return self._kept or any(connection.up for connection in self._control.connections)

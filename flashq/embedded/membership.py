@@ -93,13 +93,18 @@ class Membership:
 
 
 def join(
-    settings: Settings, *, plan: Plan | None = None, up: bool = False, resume: bool = False
+    settings: Settings,
+    *,
+    plan: Plan | None = None,
+    up: bool = False,
+    resume: bool = False,
+    gateway: bool = False,
 ) -> Membership:
     """Become a member of the private stack of `settings.home`; start one where there is none.
 
     Jobs that an earlier run left stay aside, and their number is said on stderr, unless `resume`. Where this
     process was a member before, and its stack ended, its own jobs may be among them: then they go on.
-    `up`: on behalf of `flashq up`. `plan`: what to start instead of the usual.
+    `up`: on behalf of `flashq up`, and with a `gateway`. `plan`: what to start instead of the usual.
 
     Raises: SettingsError (the home cannot be written, the key is open to others), ConfigurationError (the
     stack that runs is of another namespace), AlreadyUp (`up`, and one is), BrokerError (it cannot start).
@@ -115,6 +120,7 @@ def join(
         "namespace": settings.namespace,
         "rq_prefix": settings.rq_prefix,
         "up": up,
+        "gateway": gateway,
     }
     with locked(places.join_lock, _LOCK_PATIENCE_S):
         for _ in range(_ATTEMPTS):

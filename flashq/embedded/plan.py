@@ -37,6 +37,10 @@ _BESIDE = MappingProxyType(
 )
 
 
+GATEWAY = (*_FLASHQ, "gateway", "--next-port")
+"""Runs beside them where `flashq up` asks for it: programs that only call need none."""
+
+
 class Plan(NamedTuple):
     """Nothing in it is secret: it shows in the process list. (A dataclass would cost a keeper 10 ms.)"""
 

@@ -44,20 +44,25 @@ class Processes:
         self._lifeline_read, self._lifeline = os.pipe()
         self._guard: subprocess.Popen[bytes] | None = None
         self._guard_pipe = -1
-        env = self._environment()
-
-        def child(name: str, command: Sequence[str], end: signal.Signals) -> Child:
-            tie = tie_to_parent(end) if plan.parent_death_signal else None
-            return Child(name, command, env=env, cwd=places.home, log=places.log(name), before_exec=tie)
-
+        self._env = self._environment()
         # The configuration comes through standard input, the password with it. Not killed outright: while an fsync is
         # under way it may have up to 2 s of what it acknowledged in its own memory alone, and writes that when it ends.
         command = [*(plan.server or (str(server.find_server()),)), "-"]
-        self.broker = child("broker", command, signal.SIGTERM)
-        lifeline = ["--lifeline", str(self._lifeline_read)]
-        self._beside = [
-            child(name, [*command, *lifeline], signal.SIGKILL) for name, command in plan.commands.items()
-        ]
+        self.broker = self._child("broker", command, signal.SIGTERM)
+        self._beside = [self._of_ours(name, command) for name, command in plan.commands.items()]
+
+    def _child(self, name: str, command: Sequence[str], end: signal.Signals) -> Child:
+        tie = tie_to_parent(end) if self._plan.parent_death_signal else None
+        places = self._places
+        return Child(name, command, env=self._env, cwd=places.home, log=places.log(name), before_exec=tie)
+
+    def _of_ours(self, name: str, command: Sequence[str]) -> Child:
+        return self._child(name, [*command, "--lifeline", str(self._lifeline_read)], signal.SIGKILL)
+
+    def add(self, name: str, command: Sequence[str]) -> None:
+        """Start one more beside the broker, which answers."""
+        self._beside.append(self._of_ours(name, command))
+        self._start(self._beside[-1])
 
     @property
     def url(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import logging
 import os
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _MOST_CONNECTIONS = 4096
 _LARGEST_HEAD = 64 * 1024
 _DRAIN_S = 10
+_NEXT = 50  # ports that are tried
 log = logging.getLogger("flashq.gateway")
 
 
@@ -38,10 +40,12 @@ def serve(
     *,
     hosts: Iterable[str] = (),
     internal_webhooks: bool = False,
+    next_port: bool = False,
     lifeline: int | None = None,
     ready: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, or the end of `lifeline`. `hosts`: further names that requests may be for.
+    `next_port`: listen on one of the next where this one is taken.
 
     `ready` is told the address once it listens. Raises: ConfigurationError where it must not listen there, or cannot;
     BrokerError.
@@ -57,7 +61,7 @@ def serve(
         names = frozenset(name.lower() for name in hosts)
         if local:
             names |= LOOPBACK_NAMES | {host.lower()}
-        with _listening(host, port) as listener:
+        with _listening(host, port, port + _NEXT if next_port else port) as listener:
             options = Options(
                 local_only=local,
                 hosts=names,
@@ -119,7 +123,8 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(one.partition("%")[0]).is_loopback for one in found)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listening(host: str, port: int, last: int) -> socket.socket:
+    """The first port from `port` to `last` that is free."""
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -127,6 +132,8 @@ def _listening(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRINUSE and port < min(last, 65535):
+            return _listening(host, port + 1, last)
         raise ConfigurationError(f"--host {host} --port {port}: {error.strerror}") from None
     listener.listen(1024)
     listener.set_inheritable(False)

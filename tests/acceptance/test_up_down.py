@@ -13,6 +13,8 @@ import socket
 import subprocess
 import sys
 import textwrap
+import urllib.error
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -204,7 +206,7 @@ def test_what_a_script_left_is_said_at_the_next_start_and_run_when_asked_for(mac
     left = int(re.findall(r"(\d) unfinished jobs? of an earlier run", machine.output(nexts, "err"))[0])
     machine.await_nothing_left()
 
-    machine.flashq("up", "--detach", "--resume")
+    machine.flashq("up", "--no-gateway", "--detach", "--resume")
 
     wait_until(lambda: len(json.loads(machine.flashq("jobs", "--json", "--status", "COMPLETED"))) >= left, 60)
     assert machine.status()["held"] == 0
@@ -216,7 +218,7 @@ def test_what_a_script_left_is_said_at_the_next_start_and_run_when_asked_for(mac
 
 
 def test_up_detach_serves_scripts_until_down(machine: Machine) -> None:
-    assert "`flashq down` ends it" in machine.flashq("up", "--detach")
+    assert "`flashq down` ends it" in machine.flashq("up", "--no-gateway", "--detach")
     assert [host["state"] for host in json.loads(machine.flashq("hosts", "--json"))] == ["ready"]
 
     script = machine.run_program("print(double.remote(21))")
@@ -240,7 +242,7 @@ def test_up_detach_serves_scripts_until_down(machine: Machine) -> None:
 def test_a_broker_that_dies_under_up_is_started_again_and_no_call_is_lost(machine: Machine) -> None:
     """Given a stack that is kept, if its broker is killed while a job runs and others wait, expect all of them done by
     the same stack, and `status` to say what happened."""
-    machine.flashq("up", "--detach")
+    machine.flashq("up", "--no-gateway", "--detach")
     pid = machine.status()["pid"]
     script = machine.run_program(
         """
@@ -287,10 +289,13 @@ def test_nothing_is_left_where_up_in_the_foreground_is_killed(machine: Machine) 
 
 
 def test_up_twice(machine: Machine) -> None:
-    machine.flashq("up", "--detach")
+    machine.flashq("up", "--no-gateway", "--detach")
     pid = machine.status()["pid"]
 
-    assert machine.flashq("up", "--detach") == f"it is up already in {machine.home} (process {pid})\n"
+    assert (
+        machine.flashq("up", "--no-gateway", "--detach")
+        == f"it is up already in {machine.home} (process {pid})\n"
+    )
     machine.flashq("up", code=1)
 
     assert machine.errors_of_last() == f"flashq: it is up already (process {pid}); `flashq down` ends it\n"
@@ -302,7 +307,7 @@ def test_up_keeps_what_a_script_started(machine: Machine) -> None:
     wait_until((machine.folder / "began").exists, 30)
     pid = machine.status()["pid"]
 
-    machine.flashq("up", "--detach")
+    machine.flashq("up", "--no-gateway", "--detach")
 
     machine.finish(script)
     assert machine.status()["pid"] == pid
@@ -317,7 +322,7 @@ def test_down_with_nothing_up(machine: Machine) -> None:
 
 
 def test_down_lets_running_jobs_end(machine: Machine) -> None:
-    machine.flashq("up", "--detach")
+    machine.flashq("up", "--no-gateway", "--detach")
     script = machine.run_program("print(slow.remote(folder, 2))")
     wait_until((machine.folder / "began").exists, 30)
 
@@ -328,7 +333,7 @@ def test_down_lets_running_jobs_end(machine: Machine) -> None:
 
 
 def test_a_script_that_waits_while_its_stack_is_taken_down_gets_its_result(machine: Machine) -> None:
-    machine.flashq("up", "--detach")
+    machine.flashq("up", "--no-gateway", "--detach")
     script = machine.run_program("print(slow.remote(folder, 2))")
     wait_until((machine.folder / "began").exists, 30)
 
@@ -350,7 +355,7 @@ def test_where_a_broker_is_configured_there_is_nothing_to_bring_up_or_down(
 
 
 def test_status_of_a_configured_broker(machine: Machine) -> None:
-    machine.flashq("up", "--detach")
+    machine.flashq("up", "--no-gateway", "--detach")
     url = machine.status()["broker"]
 
     (report,) = json.loads(machine.flashq("status", "--json", FLASHQ_REDIS_URL=url))
@@ -368,7 +373,9 @@ def test_status_of_a_configured_broker(machine: Machine) -> None:
 
 def test_a_second_machine_joins_with_the_printed_line(machine: Machine, tmp_path: Path) -> None:
     port = free_port("127.0.0.2")
-    printed = machine.flashq("up", "--detach", "--listen", f"127.0.0.2:{port}").splitlines()[-1]
+    printed = machine.flashq("up", "--no-gateway", "--detach", "--listen", f"127.0.0.2:{port}").splitlines()[
+        -1
+    ]
     match = re.fullmatch(rf"  FLASHQ_JOIN=(\S+) flashq (host --join redis://127\.0\.0\.2:{port})", printed)
     assert match is not None
     token, command = match[1], match[2].split()
@@ -390,7 +397,7 @@ def test_a_second_machine_joins_with_the_printed_line(machine: Machine, tmp_path
 
 def test_a_broker_that_listens_wants_its_password(machine: Machine) -> None:
     port = free_port("127.0.0.1")
-    machine.flashq("up", "--detach", "--listen", f"127.0.0.1:{port}")
+    machine.flashq("up", "--no-gateway", "--detach", "--listen", f"127.0.0.1:{port}")
 
     with socket.create_connection(("127.0.0.1", port)) as stranger:
         stranger.sendall(b"PING\r\n")
@@ -404,12 +411,14 @@ def test_a_broker_that_listens_wants_its_password(machine: Machine) -> None:
 
 
 def test_beyond_this_machine_plaintext_must_be_allowed_by_name(machine: Machine) -> None:
-    machine.flashq("up", "--detach", "--listen", "0.0.0.0", code=1)
+    machine.flashq("up", "--no-gateway", "--detach", "--listen", "0.0.0.0", code=1)
     assert "--allow-plaintext" in machine.errors_of_last()
     assert machine.processes() == {}
 
     port = free_port("0.0.0.0")
-    printed = machine.flashq("up", "--detach", "--listen", f"0.0.0.0:{port}", "--allow-plaintext")
+    printed = machine.flashq(
+        "up", "--no-gateway", "--detach", "--listen", f"0.0.0.0:{port}", "--allow-plaintext"
+    )
 
     assert re.search(rf"flashq host --join redis://(?!0\.0\.0\.0)\S+:{port}\n", printed)
     machine.flashq("down")
@@ -418,16 +427,16 @@ def test_beyond_this_machine_plaintext_must_be_allowed_by_name(machine: Machine)
 def test_a_port_in_use_is_said(machine: Machine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        machine.flashq("up", "--detach", "--listen", f"127.0.0.1:{port}", code=1)
+        machine.flashq("up", "--no-gateway", "--detach", "--listen", f"127.0.0.1:{port}", code=1)
 
     assert f"the broker cannot listen on 127.0.0.1 port {port}" in machine.errors_of_last()
     machine.await_nothing_left()
 
 
 def test_a_stack_that_does_not_listen_is_not_made_to(machine: Machine) -> None:
-    machine.flashq("up", "--detach")
+    machine.flashq("up", "--no-gateway", "--detach")
 
-    machine.flashq("up", "--detach", "--listen", "127.0.0.1:6399", code=1)
+    machine.flashq("up", "--no-gateway", "--detach", "--listen", "127.0.0.1:6399", code=1)
 
     assert "does not listen there: `flashq down` first" in machine.errors_of_last()
     assert machine.status()["running"]
@@ -440,3 +449,20 @@ def test_an_address_to_listen_on_that_is_none(address: str) -> None:
 
     assert result.exit_code == 2
     assert "is not ADDR or ADDR:PORT" in result.output
+
+
+def test_up_has_a_gateway(machine: Machine) -> None:
+    """Given `flashq up`, expect the address of its gateway in `flashq status`, and endpoints of scripts behind it."""
+    machine.flashq("up", "--detach")
+    machine.finish(machine.run_program("print(double.remote(4))"))
+    address = wait_until(lambda: machine.status()["gateway"], 30)
+    request = urllib.request.Request(
+        f"{address}/v2/double/runsync",
+        json.dumps({"input": {"x": 21}}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        assert json.load(answer)["output"] == 42
+    machine.flashq("down")
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{address}/healthz", timeout=5)
