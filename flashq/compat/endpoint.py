@@ -71,7 +71,9 @@ class Endpoint:
             "cpu": translate.cpu(cpu),
             "workers": workers,
             "idle_timeout": idle_timeout,
-            "dependencies": translate.dependencies(dependencies, on_gpu=cpu is None and id is None),
+            "dependencies": translate.dependencies(
+                dependencies, on_gpu=cpu is None and id is None and image is None
+            ),
             "system_dependencies": system_dependencies,
             "accelerate_downloads": accelerate_downloads,
             "volume": translate.volume(volume),
