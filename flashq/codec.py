@@ -162,6 +162,11 @@ def dump_function(
         raise unpicklable(function, "", error) from error
 
 
+def dump_function_at(located: object) -> bytes:
+    """Pickle what finds a function, in place of the function: see `flashq.apps.located`."""
+    return pickle.dumps(located, protocol=5)
+
+
 def unpicklable(function: Callable[..., Any], what: str, error: Exception) -> errors.SerializationError:
     """The error of a function that cannot be pickled, for want of `what` it takes along, in words."""
     because = f", because of {what}" if what else ""
@@ -235,6 +240,7 @@ class Revision:
     process: dict[str, Any] = field(default_factory=dict)  # see flashq.model.spec.process
     schemas: str = ""  # of each target's parameters, as JSON: see flashq.signature
     types: bytes = b""  # the parameters' Python types, pickled
+    artifact: str = ""  # digest of the app's artifact that it is found in; empty: it travels by value
     texts: list[list[Any]] = field(default_factory=list)  # for tracebacks: see flashq.sources.Text
     serves: int = 0  # the port of its image's own server; 0: functions run in the image, if it has one
 
@@ -250,6 +256,7 @@ class Revision:
             ("types", b""),
             ("texts", []),
             ("serves", 0),
+            ("artifact", ""),
         ):
             if values[name] == unset:
                 del values[name]

@@ -199,7 +199,7 @@ def prepare(
     pickled = _pickled(function, code.by_value)
     codec.check_size(len(pickled), payload_limit, f"the function {function.__qualname__}")
     described = signature.describe(
-        _callables(function),
+        callables_of(function),
         batch=spec.batch is not None,
         methods=hasattr(function, "__flashq_class__"),
         by_value=code.by_value,
@@ -208,8 +208,8 @@ def prepare(
     revision = codec.Revision(
         function=pickled,
         qualname=function.__qualname__,
-        mode=_mode(function),
-        targets=_targets(function),
+        mode=mode_of(function),
+        targets=targets_of(function),
         batch_ms=spec.batch[1] if spec.batch else None,
         python=codec.PYTHON,
         dependencies=spec.dependencies,
@@ -263,17 +263,17 @@ def _pickled(function: Callable[..., Any], by_value: frozenset[str]) -> bytes:
         raise codec.unpicklable(function, *found) from found[1]
 
 
-def _targets(function: Callable[..., Any]) -> dict[str, str]:
+def targets_of(function: Callable[..., Any]) -> dict[str, str]:
     """Of a class endpoint's code: the methods that may be called, each with its kind."""
     return dict(getattr(function, "__flashq_targets__", {}))
 
 
-def _callables(function: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+def callables_of(function: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
     """What may be called, by target."""
     if behind := getattr(function, "__flashq_callables__", None):
         return dict(behind)
     cls = getattr(function, "__flashq_class__", None)
-    return {name: getattr(cls, name) for name in _targets(function)} or {"": function}
+    return {name: getattr(cls, name) for name in targets_of(function)} or {"": function}
 
 
 def _port(spec: EndpointSpec, function: Callable[..., Any]) -> int:
@@ -281,9 +281,9 @@ def _port(spec: EndpointSpec, function: Callable[..., Any]) -> int:
     return specs.port(spec) if getattr(function, "__flashq_serves__", False) else 0
 
 
-def _mode(function: Callable[..., Any]) -> str:
+def mode_of(function: Callable[..., Any]) -> str:
     """How a worker runs it; a class that has any coroutine among its methods, on an event loop."""
-    targets = _targets(function)
+    targets = targets_of(function)
     if targets:
         return "async" if any(kind.startswith("async") for kind in targets.values()) else "sync"
     return kind_of(function)

@@ -220,6 +220,9 @@ def _manifest(
                 batch_ms=one["batch_ms"],
                 calls_by_name=tuple(one["calls_by_name"]),
                 about=one["about"],
+                serves=one["serves"],
+                schemas=one["schemas"],
+                types=one["types"],
             )
         )
     pythons = sorted({python for python, _ in environments})

@@ -18,18 +18,17 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashq import client, codec, local_modules
+from flashq import class_identity, client, codec, local_modules, signature
 from flashq.classes import EndpointClass, EndpointInstance
 from flashq.compat import Choices, install
 from flashq.compat.endpoint import Endpoint as FlashEndpoint
 from flashq.endpoint import Endpoint
 from flashq.endpoint_function import EndpointFunction
 from flashq.errors import FlashqError, UnsupportedCall
-from flashq.kinds import kind_of
 from flashq.model import bundle
 from flashq.model import spec as specs
 from flashq.model.imports import Imported
-from flashq.registration import is_by_name
+from flashq.registration import callables_of, is_by_name, mode_of, targets_of
 from flashq.revision import ENDPOINT_MARK
 
 if TYPE_CHECKING:
@@ -99,11 +98,12 @@ def look(modules: Mapping[str, str]) -> dict[str, Any]:
             failures[path] = {"error": _said(error), "where": _where(error, path)}
     endpoints: list[dict[str, Any]] = []
     problems: list[str] = []
+    servers: set[str] = set()
     for name, path in modules.items():
         module = sys.modules.get(name)
         if module is None or path in failures:
             continue
-        for attribute, value in _defined(module):
+        for attribute, value in _defined(module, servers):
             try:
                 endpoints.append(described(name, path, attribute, value))
             except FlashqError as error:
@@ -129,8 +129,11 @@ def _where(error: BaseException, path: str) -> str:
     return f"{path}:{frames[-1].lineno}" if frames else path
 
 
-def _defined(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """The endpoints that a module defines itself: a handle of a class in place of the class."""
+def _defined(module: ModuleType, servers: set[str]) -> Iterator[tuple[str, Any]]:
+    """The endpoints that a module defines itself: a handle of a class in place of the class.
+
+    `servers`: names of those whose images serve by themselves, and that have been found.
+    """
     own: dict[str, Any] = {
         attribute: value
         for attribute, value in vars(module).items()
@@ -149,9 +152,10 @@ def _defined(module: ModuleType) -> Iterator[tuple[str, Any]]:
         if isinstance(value, EndpointClass) and name in handles:
             continue
         run = _run(value)
-        if name in seen or (run is not None and run.__module__ != module.__name__):
+        serves = run is not None and hasattr(run, "__flashq_serves__")
+        if name in seen | servers or (run is not None and not serves and run.__module__ != module.__name__):
             continue
-        seen.add(name)
+        (servers if serves else seen).add(name)
         yield attribute, value
 
 
@@ -174,8 +178,14 @@ def described(module: str, path: str, attribute: str, value: Any) -> dict[str, A
         )
     function = getattr(value, "__flashq_function__", None) or value.__flashq_default__
     spec = function.spec
-    targets = dict(getattr(run, "__flashq_targets__", {}))
-    asynchronous = any(kind.startswith("async") for kind in targets.values())
+    targets = targets_of(run)
+    said = signature.describe(
+        callables_of(run),
+        batch=spec.batch is not None,
+        methods=hasattr(run, "__flashq_class__"),
+        by_value=(),
+        settle=class_identity.settle,
+    )
     doc = value.__doc__ if isinstance(value, EndpointFunction | EndpointClass) else ""
     return {
         "name": function.name,
@@ -183,7 +193,7 @@ def described(module: str, path: str, attribute: str, value: Any) -> dict[str, A
         "path": path,
         "attribute": attribute,
         "qualname": run.__qualname__,
-        "mode": ("async" if asynchronous else "sync") if targets else kind_of(run),
+        "mode": mode_of(run),
         "targets": targets,
         "batch_ms": spec.batch[1] if spec.batch else None,
         "concurrency": specs.concurrency(spec),
@@ -192,6 +202,9 @@ def described(module: str, path: str, attribute: str, value: Any) -> dict[str, A
         "dependencies": list(spec.dependencies),
         "public": specs.public(spec),
         "env": dict(spec.env),
+        "serves": specs.port(spec) if hasattr(run, "__flashq_serves__") else 0,
+        "schemas": said.schemas,
+        "types": said.types.hex(),
         "about": (doc or "").strip().partition("\n")[0],
         "calls_by_name": sorted(
             getattr(other, ENDPOINT_MARK) for other in vars(sys.modules[module]).values() if _named(other)

@@ -81,6 +81,11 @@ class BuiltEndpoint:
     """Endpoints of others that its app calls by name."""
     about: str = ""
     """The first line of its docstring."""
+    serves: int = 0
+    """The port of its image's own server; 0: it is a function."""
+    schemas: str = ""
+    types: str = ""
+    """Of its parameters, for calls in JSON, as in a revision record; types as hex of a pickle."""
 
 
 @dataclass(frozen=True, slots=True)

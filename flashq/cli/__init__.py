@@ -28,6 +28,10 @@ COMMANDS = {
     "down": "flashq.cli.stack:down",
     "status": "flashq.cli.stack:status",
     "build": "flashq.cli.build:build",
+    "deploy": "flashq.cli.deploy:deploy",
+    "undeploy": "flashq.cli.deploy:undeploy",
+    "env": "flashq.cli.apps:env",
+    "app": "flashq.cli.apps:app",
     "endpoints": "flashq.cli.endpoints:endpoints",
     "queues": "flashq.cli.listing:queues",
     "jobs": "flashq.cli.listing:jobs",
@@ -43,7 +47,6 @@ COMMANDS = {
     "pause": "flashq.cli.queue:pause",
     "resume": "flashq.cli.queue:resume",
     "scale": "flashq.cli.scale:scale",
-    "undeploy": "flashq.cli.queue:undeploy",
     "host": "flashq.cli.processes:host",
     "worker": "flashq.cli.processes:worker",
     "autoscaler": "flashq.cli.processes:autoscaler",
@@ -56,7 +59,7 @@ COMMANDS = {
 }
 """Name → module:object. Also the order in which help lists them."""
 
-_NOT_BUILT = frozenset("run dev top init deploy env app".split())
+_NOT_BUILT = frozenset("run dev top init".split())
 """Commands that are planned: whoever looks for one is told that it does not exist yet."""
 
 INTERRUPTED = 130

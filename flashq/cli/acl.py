@@ -17,7 +17,7 @@ from flashq.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_ROLES = ("client", "worker", "host", "autoscaler", "gateway", "viewer", "admin")
+_ROLES = ("client", "worker", "host", "autoscaler", "deployer", "gateway", "viewer", "admin")
 
 
 @click.command(
@@ -53,6 +53,7 @@ def acl(
     worker      `flashq worker NAME`
     host        `flashq host`, and the workers that it starts
     autoscaler  `flashq autoscaler`
+    deployer    `flashq deploy`
     gateway     the HTTP gateway
     viewer      listings, which change nothing
     admin       loads flashq's functions (`flashq doctor --load`), rotates keys

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flashq.apps.deploy import keep_artifact_of
 from flashq.cli import example
-from flashq.cli.connection import Exit, Stop, connected, exit_codes
+from flashq.cli.connection import Exit, Stop, connected, exit_codes, keyring, load_settings
 from flashq.cli.render import as_json_line, as_json_text, entries, plain, show
 from flashq.model.visible import visible
 from flashq.store import queries_events
@@ -128,6 +129,7 @@ def _roll_back(broker: Broker, name: str) -> None:
     if verdict != "ok":
         code = Exit.NOT_FOUND if verdict == "unknown" else Exit.REFUSED
         raise Stop(_WHY_NOT[verdict].format(name=name), code)
+    keep_artifact_of(broker, keyring(load_settings()), name, revision)
     click.echo(f"{name}: revision {revision[:12]} is current again, {before[:12]} no longer")
 
 

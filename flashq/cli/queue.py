@@ -1,4 +1,4 @@
-"""Commands that act on an endpoint's queue: purge, pause, resume, undeploy."""
+"""Commands that act on an endpoint's queue: purge, pause, resume."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flashq.cli import example
-from flashq.cli.connection import Exit, Stop, complain, connected, counted, exit_codes
+from flashq.cli.connection import Exit, complain, connected, counted, exit_codes
 from flashq.store import failed
 
 if TYPE_CHECKING:
@@ -83,28 +83,3 @@ def _on_each(
                 worst = Exit.NOT_FOUND
     if worst:
         sys.exit(worst)
-
-
-# -- undeploy ----------------------------------------------------------------------------------------
-
-
-@click.command(
-    epilog=example("flashq undeploy embed", "flashq undeploy embed --purge")
-    + exit_codes(Exit.NOT_FOUND, Exit.REFUSED)
-)
-@click.argument("endpoint")
-@click.option("--purge", "purging", is_flag=True, help="Cancel the jobs that wait for it first.")
-def undeploy(endpoint: str, purging: bool) -> None:
-    """Forget an endpoint; its workers end. Refused while jobs wait or run. The next call brings it back."""
-    with connected() as broker:
-        if purging:
-            failed.purge_waiting(broker, endpoint)
-        verdict = broker.run(broker.transitions.undeploy(endpoint))
-    if verdict == "unknown":
-        raise Stop(f"no endpoint {endpoint} is registered: see `flashq endpoints`", Exit.NOT_FOUND)
-    if verdict == "busy":
-        hint = (
-            "wait for those in progress, or cancel them" if purging else "`--purge` cancels those that wait"
-        )
-        raise Stop(f"{endpoint} has jobs that wait or run: {hint}", Exit.REFUSED)
-    click.echo(f"{endpoint}: undeployed")

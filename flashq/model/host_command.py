@@ -15,7 +15,8 @@ from flashq.errors import MalformedEnvelope
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_BYTES = 64 * 1024
+MAX_BYTES = 4 * 2**20
+"""A revision record may be in it."""
 CONTAINER_ENGINE = "container engine"
 """Required of a host by an endpoint with an image."""
 
@@ -44,8 +45,22 @@ class KillWorker:
     worker: str
 
 
-HostCommand: TypeAlias = StartWorker | KillWorker
-_KINDS: dict[str, type[StartWorker] | type[KillWorker]] = {"start": StartWorker, "kill": KillWorker}
+@dataclass(frozen=True, slots=True)
+class PrepareRevision:
+    """Make everything ready that a deployed revision needs: the word of whoever deploys, not of the autoscaler."""
+
+    endpoint: str
+    revision: str
+    record: bytes
+    """The signed revision record: it is not on record in the broker yet."""
+
+
+HostCommand: TypeAlias = StartWorker | KillWorker | PrepareRevision
+_KINDS: dict[str, type[StartWorker] | type[KillWorker] | type[PrepareRevision]] = {
+    "start": StartWorker,
+    "kill": KillWorker,
+    "prepare": PrepareRevision,
+}
 _NUMBERS = ("cpus", "memory_bytes")
 
 
@@ -78,6 +93,10 @@ def unpack(payload: bytes) -> HostCommand:
 
 
 def _value(name: str, value: Any) -> Any:
+    if name == "record":
+        if not isinstance(value, bytes):
+            raise TypeError("record must be bytes")
+        return value
     if name == "gpu_uuids":
         if not isinstance(value, list) or not all(isinstance(uuid, str) for uuid in value):
             raise TypeError("gpu_uuids must be a list of strings")

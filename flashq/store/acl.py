@@ -26,7 +26,10 @@ _READS = frozenset(
     "exists getrange hget hgetall hlen hmget llen lrange smembers xlen xread xrange xrevrange zcard zcount zrange"
     " zrangebyscore zrevrange zscore".split()
 )
-_LISTS = frozenset(NAMES) - {"revision", "idempotency", "commands", "bell", "push", "api_keys"}
+_LISTS = frozenset(NAMES) - {
+    *("revision", "idempotency", "commands", "bell", "push"),
+    *("api_keys", "artifact", "deploying", "prepared"),
+}
 """Kinds of keys that listings read: not the code of endpoints."""
 
 
@@ -61,8 +64,8 @@ _WORKER = Role(
         " release renew recover reap log"
         " fail_waiting"
     ),
-    commands=_words("hget get blpop"),
-    reads=_words("endpoint revision"),
+    commands=_words("hget hmget get blpop"),
+    reads=_words("endpoint revision artifact"),
     checks=_words("leader host"),
     writes=_words("bell"),
     by_endpoint=True,
@@ -74,7 +77,7 @@ _HOST = replace(
     commands=_WORKER.commands | _words("smembers zrange hmget lrange"),
     reads=_WORKER.reads | _words("endpoints endpoint_workers worker gpus"),
     checks=_words("leader"),
-    writes=_WORKER.writes | _words("commands host_environments"),
+    writes=_WORKER.writes | _words("commands host_environments prepared"),
     by_endpoint=False,
 )
 _VIEWER = Role("listings: `flashq queues`, `jobs`, `workers` …", commands=_READS, reads=_LISTS)
@@ -104,6 +107,14 @@ ROLES: dict[str, Role] = {
         commands=_CLIENT.commands | _words("zadd zrem zremrangebyscore"),
         reads=_CLIENT.reads | {"api_keys"},
         writes=_CLIENT.writes | {"gateways"},
+        by_endpoint=False,
+    ),
+    "deployer": replace(
+        _CLIENT,
+        about="`flashq deploy`: what a client may, artifacts, and the word to hosts to prepare them",
+        commands=_CLIENT.commands | _words("get set del hset hdel rpush pexpire persist"),
+        reads=_CLIENT.reads | _words("revision"),
+        writes=_words("apps artifact deploying commands prepared"),
         by_endpoint=False,
     ),
     "viewer": _VIEWER,

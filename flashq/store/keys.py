@@ -57,6 +57,10 @@ NAMES = {
     "commands": "fq:commands:",  # list: signed commands for a host
     "api_keys": "fq:apikeys",  # hash: the gateway's API keys by id, as JSON with their digests
     "gateways": "fq:gateways",  # zset: where gateways listen, by when their word ends (ms)
+    "apps": "fq:apps",  # hash: <app>/<environment> → what is deployed, as JSON
+    "artifact": "fq:artifact:",  # hash (digest): how many chunks there are; string (digest:number): one of them
+    "deploying": "fq:deploying:",  # string (app/environment): who deploys it now; ends unless renewed
+    "prepared": "fq:prepared:",  # hash (host): revisions of apps → whether it has all that they need, as JSON
     "push": "fq:push:",  # pub/sub channel: a client's outcomes
 }
 
@@ -69,7 +73,9 @@ _SUBJECTS = {
     **dict.fromkeys(("job", "results", "logs", "chunks", "worker", "bell"), "id"),  # <endpoint>-<uuid>
     **dict.fromkeys(("queue", "wip", "finished", "failed", "scheduled", "canceled"), "queue"),
     **dict.fromkeys(("revision", "spent", "idempotency"), "part"),  # <endpoint>:…
-    **dict.fromkeys(("host", "host_environments", "commands", "push"), "other"),
+    **dict.fromkeys(
+        ("host", "host_environments", "commands", "push", "artifact", "deploying", "prepared"), "other"
+    ),
 }
 _UUID = "?" * 36
 

@@ -40,6 +40,15 @@ def double(n: int) -> int:
     return 2 * n
 
 
+_APP = """
+from flashq import Endpoint
+
+@Endpoint(name="acl-app", cpu="any")
+def triple(n: int) -> int:
+    return 3 * n
+"""
+
+
 class Users:
     """A server whose users are those of `flashq keys acl`; its default user is the test's own."""
 
@@ -158,6 +167,19 @@ def test_every_role_does_all_that_it_does(users: Users, tmp_path: Path) -> None:
         second.terminate()
         assert second.wait(20) == 0
 
+        # an app is deployed, its host prepares it, and a worker runs it
+        (tmp_path / "acl-project").mkdir()
+        (tmp_path / "acl-project" / "app.py").write_text(_APP)
+        deployer = CommandLine(users.url("flashq-deployer"), tmp_path / "deployer")
+        deployer("deploy", str(tmp_path / "acl-project"))
+        worker = rig.worker("acl-app", url=users.url("flashq-worker"), home=tmp_path / "by-hand")
+        assert Endpoint(id="acl-app").remote(4) == 12
+        worker.process.terminate()
+        assert worker.wait() == 0
+        assert [row["app"] for row in viewer.rows("app", "list")] == ["acl-project"]
+        deployer("endpoints", "acl-app", "--rollback", code=4)
+        deployer("undeploy", "acl-project")
+
         client("purge", "acl", "--failed")
         client("undeploy", "acl")
         admin = CommandLine(users.url("flashq-admin"), tmp_path / "admin")
@@ -214,6 +236,10 @@ NOT_THEIRS: list[tuple[str, tuple[str, ...]]] = [
     ("autoscaler", ("XREAD", "STREAMS", "rq:fq:logs:acl-1", "0")),
     ("autoscaler", ("SUBSCRIBE", "rq:fq:push:somebody")),
     ("gateway", ("RPUSH", "rq:fq:commands:host", "x")),
+    ("client", ("SET", "rq:fq:artifact:0:0", "x")),
+    ("worker", ("SET", "rq:fq:artifact:0:0", "x")),
+    ("viewer", ("GET", "rq:fq:artifact:0:0")),
+    ("deployer", ("HSET", "rq:fq:leader", "holder", "me")),
 ]
 
 

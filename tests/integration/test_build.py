@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
-import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.app_project import Project
 from tests.integration.environment_rig import make_wheels
 
 if TYPE_CHECKING:
@@ -35,51 +32,9 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Project:
-    """A folder, and `flashq build` on it."""
-
-    def __init__(self, folder: Path, wheels: Path) -> None:
-        self.folder = folder
-        self._variables = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if not name.startswith(("FLASHQ_", "PIP_", "UV_"))
-            },
-            "PIP_CONFIG_FILE": os.devnull,
-            "PIP_FIND_LINKS": str(wheels),
-            "PIP_NO_INDEX": "1",
-            "UV_CACHE_DIR": str(wheels / "cache"),
-            "FLASHQ_SECRET_KEY": "ca" * 32,
-        }
-
-    def write(self, **files: str) -> None:
-        for name, text in files.items():
-            file = self.folder / name.replace("__", "/").replace("_dot_", ".")
-            file = file if "." in file.name else file.with_suffix(".py")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(textwrap.dedent(text))
-
-    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flashq", "build", str(self.folder), *options]
-        return subprocess.run(command, env=self._variables, capture_output=True, text=True, check=False)
-
-    def build(self, *options: str) -> dict[str, Any]:
-        done = self.run("--json", *options)
-        assert done.returncode == 0, done.stderr
-        told: dict[str, Any] = json.loads(done.stdout)
-        return told
-
-    def refused(self, *options: str) -> str:
-        done = self.run(*options)
-        assert done.returncode == 1, done.stdout
-        assert "Traceback" not in done.stderr
-        return done.stderr
-
-
 @pytest.fixture
 def project(tmp_path: Path, wheels: Path) -> Project:
-    made = Project(tmp_path / "shop-app", wheels)
+    made = Project(tmp_path / "shop-app", wheels, {"FLASHQ_SECRET_KEY": "ca" * 32})
     made.write(greet=GREET, shop__words="def polite(name): return f'Dear {name}'")
     return made
 
@@ -109,8 +64,8 @@ def test_an_artifact_has_endpoints_files_and_locked_dependencies_and_is_the_same
                     return x * self.size
             """,
     )
-    first = project.build("--output", str(tmp_path / "one.tar"))
-    second = project.build("--output", str(tmp_path / "two.tar"))
+    first = project.done("build", "--output", str(tmp_path / "one.tar"))
+    second = project.done("build", "--output", str(tmp_path / "two.tar"))
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
     assert first["digest"] == second["digest"]
     assert [one["name"] for one in first["endpoints"]] == ["build-greet", "build-model"]
@@ -131,14 +86,14 @@ def test_an_artifact_has_endpoints_files_and_locked_dependencies_and_is_the_same
 
 
 def test_the_fingerprint_is_of_sources_alone(project: Project) -> None:
-    before = project.build()
-    assert project.build("--no-deps")["fingerprint"] == before["fingerprint"]
+    before = project.done("build")
+    assert project.done("build", "--no-deps")["fingerprint"] == before["fingerprint"]
     project.write(shop__words="def polite(name): return name")
-    assert project.build()["fingerprint"] != before["fingerprint"]
+    assert project.done("build")["fingerprint"] != before["fingerprint"]
 
 
 def test_packages_that_are_excluded_are_left_to_hosts(project: Project, tmp_path: Path) -> None:
-    project.build("--exclude", "Tiny_A", "--output", str(tmp_path / "less.tar"))
+    project.done("build", "--exclude", "Tiny_A", "--output", str(tmp_path / "less.tar"))
     held = contents(str(tmp_path / "less.tar"))
     assert not any("tiny_a" in path for path in held)
     assert any("tiny_b" in path for path in held)
@@ -208,36 +163,36 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
 @pytest.mark.parametrize(("what", "files", "said"), WRONG, ids=[what for what, *_ in WRONG])
 def test_what_is_wrong_is_named(project: Project, what: str, files: dict[str, str], said: str) -> None:
     project.write(**files)
-    assert said in project.refused()
+    assert said in project.refused("build")
     assert not (project.folder / ".flashq").exists()
 
 
 def test_a_file_that_defines_nothing_may_fail_to_import(project: Project) -> None:
     project.write(plot="import not_there_either\n")
-    done = project.run()
+    done = project.run("build")
     assert done.returncode == 0, done.stderr
     assert "plot.py could not be imported: ModuleNotFoundError" in done.stderr
 
 
 def test_a_link_to_elsewhere_is_refused(project: Project) -> None:
     (project.folder / "passwords").symlink_to("/etc/passwd")
-    assert "passwords is a link to something outside of the project" in project.refused()
+    assert "passwords is a link to something outside of the project" in project.refused("build")
 
 
 def test_a_project_without_endpoints_is_refused(tmp_path: Path, wheels: Path) -> None:
-    made = Project(tmp_path / "empty", wheels)
+    made = Project(tmp_path / "empty", wheels, {})
     made.write(main="print('hello')\n")
-    assert "defines no endpoint" in made.refused()
+    assert "defines no endpoint" in made.refused("build")
 
 
 def test_user_code_sees_no_key_while_it_is_imported(project: Project) -> None:
     project.write(peek="import os, flashq\nassert 'FLASHQ_SECRET_KEY' not in os.environ\n")
-    project.build()
+    project.done("build")
 
 
 def test_a_project_that_is_written_for_flash_is_built_as_it_is(tmp_path: Path, wheels: Path) -> None:
     # Given files of Flash's users: a function on a GPU, a class, routes that are plain functions
-    project = Project(tmp_path / "flash-app", wheels)
+    project = Project(tmp_path / "flash-app", wheels, {})
     project.write(
         gpu_worker="""
             from runpod_flash import Endpoint, GpuType
@@ -265,7 +220,7 @@ def test_a_project_that_is_written_for_flash_is_built_as_it_is(tmp_path: Path, w
     )
 
     # If it is built, expect its endpoints, the stand-in for the import among the files, and what is not as written said
-    done = project.run("--json", "--output", str(tmp_path / "flash.tar"))
+    done = project.run("build", "--json", "--output", str(tmp_path / "flash.tar"))
     told = json.loads(done.stdout)
     assert [(one["name"], one["attribute"], one["about"]) for one in told["endpoints"]] == [
         ("build-flash", "greet", "Greets on a GPU."),

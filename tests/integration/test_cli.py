@@ -329,7 +329,7 @@ def test_undeploy(cli: CommandLine, made: Fabricated) -> None:
 
     assert "`--purge` cancels" in cli("undeploy", "embed", code=4).stderr
     assert cli("undeploy", "embed", "--purge").stdout == "embed: undeployed\n"
-    assert "no endpoint embed" in cli("undeploy", "embed", code=3).stderr
+    assert "no endpoint or app embed" in cli("undeploy", "embed", code=3).stderr
     assert cli.rows("endpoints") == []
 
 
@@ -500,7 +500,7 @@ def test_with_nothing_configured_and_nothing_running_no_broker_is_started(
     [
         (("queue",), "No such command 'queue'"),
         (("xyzzy",), "No such command 'xyzzy'"),
-        (("deploy",), "`flashq deploy` is not built yet"),
+        (("top",), "`flashq top` is not built yet"),
         (("jobs", "--dead", "--reason", "foo"), "'foo' is not one of 'exception', 'unserializable'"),
     ],
 )

@@ -175,7 +175,7 @@ def test_forged_commands_are_refused_and_the_agent_lives(
         ),
         "BadSignature: a signature has 32 bytes, not 0": b"\x93\xc4\x00\xc4\x00\xc4\x00",
         "MalformedEnvelope: not an envelope": b"\xc1",
-        "MalformedEnvelope: 200000 bytes are over the limit": b"x" * 200_000,
+        "MalformedEnvelope: 5000000 bytes are over the limit": b"x" * 5_000_000,
     }
     for why, raw in forged.items():
         fleet.send(host, raw)

@@ -6,6 +6,8 @@ nothing here waits. Building an environment takes a thread; everything else is q
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
 import sys
@@ -16,8 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from flashq import codec
-from flashq.errors import FlashqError, MalformedEnvelope, SpecError
+from flashq.apps import storage
+from flashq.errors import ArtifactError, FlashqError, MalformedEnvelope, SpecError
+from flashq.store.broker import Broker
 from flashq_worker import inject, memory_group
+from flashq_worker.apps import Apps, Prepared
 from flashq_worker.breakdown import Start
 from flashq_worker.containers import images, order
 from flashq_worker.containers.container import Container, needs
@@ -31,7 +36,7 @@ from flashq_worker.shipped_sources import ShippedSources
 from flashq_worker.zygote_places import OWN, Kind, ZygotePlaces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from flashq.codec import Revision
     from flashq_worker.config import WorkerConfig
@@ -47,7 +52,7 @@ _LAST_NOTE_S = 1.0  # for an executor that has nothing to tear down
 _READ_AT_ITS_BEGIN = ("LD_", "MALLOC_", "GLIBC_", "LANG", "LC_")
 """Beginnings of variables that a process reads when it begins, so that a forked one does not go by them."""
 
-_HOPELESS = (environment_uv.Unresolvable, images.ImageUnknown, SpecError)
+_HOPELESS = (environment_uv.Unresolvable, images.ImageUnknown, SpecError, ArtifactError)
 """Of what keeps an environment from being made: another try would end the same way."""
 _NEWLINE = "\n"
 _MODES: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
@@ -80,7 +85,8 @@ class Runtime:
         self.start: Start | None = None  # of what there is now, or is being made
         self._record: Revision | None = None
         self._env: Mapping[str, str] = {}
-        self._built: environment.Environment | FlashqError | OSError | None = None
+        self._built: Prepared | environment.Environment | FlashqError | OSError | None = None
+        self._app: Prepared | None = None  # that the revision is of
         self._environment: environment.Environment | None = None  # what the executor runs in, if one was made
         self._image = ""  # what it runs in; empty: no container
         self._engine: Engine | None = None  # that runs it, once the image is there
@@ -104,7 +110,12 @@ class Runtime:
         self.failure = ""
         self.start = Start(time.monotonic())
         self._image, self._engine = str(needs(record).get("image") or ""), None
-        if not self._image and not record.dependencies and record.python == codec.PYTHON:
+        if (
+            not self._image
+            and not record.artifact
+            and not record.dependencies
+            and record.python == codec.PYTHON
+        ):
             self._start(Path(sys.executable))
             return
         self._prepare_environment(record)
@@ -161,7 +172,7 @@ class Runtime:
         self.prepare(self.revision, self._record, self._env)
 
     def _build(self, record: Revision, number: int, fresh: bool) -> None:
-        built: environment.Environment | FlashqError | OSError
+        built: Prepared | environment.Environment | FlashqError | OSError
         try:
             engine = None
             if self._image:
@@ -172,7 +183,10 @@ class Runtime:
                     engine=self._config.engine,
                 )
             beside = record.serves and record.python != codec.PYTHON  # its executor is on the host
-            if engine is None or record.dependencies or beside:
+            if record.artifact:
+                say = functools.partial(log.info, "app: %s")
+                built = Apps(self._config.home, self._fetched).prepare(record, say, fresh=fresh)
+            elif engine is None or record.dependencies or beside:
                 built = environment.ensure(
                     record.dependencies,
                     record.python,
@@ -188,10 +202,14 @@ class Runtime:
         if number == self._builds:
             self._built = built
             self._wake()
-        elif (
-            isinstance(built, environment.Environment) and built.hold is not None
-        ):  # another is wanted by now
+        elif isinstance(built, Prepared):  # another is wanted by now
+            built.release()
+        elif isinstance(built, environment.Environment) and built.hold is not None:
             built.hold.release()
+
+    def _fetched(self, artifact: str) -> Iterator[bytes]:
+        with contextlib.closing(Broker(self._config.url, prefix=self._config.prefix)) as broker:
+            yield from storage.chunks(broker, artifact)
 
     def poll(self) -> None:
         """Move on where the environment has been built, or is to be, or another executor is to be tried."""
@@ -209,7 +227,13 @@ class Runtime:
         if self.phase is not Phase.BUILDING or self._built is None:
             return
         built = self._built
-        if isinstance(built, environment.Environment):
+        if isinstance(built, Prepared):
+            self._app = built
+            made = built.environment
+            # Where nothing is installed, it is the worker's own interpreter, and what such are forked from serves.
+            self._environment = None if made.hold is None and not self._image else made
+            self._start(made.python)
+        elif isinstance(built, environment.Environment):
             self._environment = built
             self._start(built.python)
         else:
@@ -228,6 +252,7 @@ class Runtime:
             self.start.environment_at = time.monotonic()
         try:
             sources = self._sources.place(record.bundle) if record.bundle else None
+            sources = self._app.sources if self._app is not None else sources
             injected = inject.inject_folder(config.home)
             places = ZygotePlaces(config.home, injected)
             kind = self._zygote_kind()
@@ -238,7 +263,7 @@ class Runtime:
                     **variables(os.environ, config.home, config.cpus),
                     "CUDA_VISIBLE_DEVICES": ",".join(config.gpu_uuids),
                 },
-                cwd=Path.home() if Path.home().is_dir() else Path("/"),
+                cwd=self._folder,
                 inject=injected,
                 endpoint_env={**self._env, **_volume(record)},
                 result_limit=config.payload_limit,
@@ -272,6 +297,13 @@ class Runtime:
         )
         self.phase = Phase.LOADING
         self._hangs_at, self._shows = time.monotonic() + self._startup_timeout_s, False
+
+    @property
+    def _folder(self) -> Path:
+        """Where user code starts: an app, among its own files."""
+        if self._app is not None:
+            return self._app.sources
+        return Path.home() if Path.home().is_dir() else Path("/")
 
     def exit_description(self) -> str:
         """How the executor ended; and whether that was for want of the memory of its size."""
@@ -397,7 +429,10 @@ class Runtime:
         if self._environment is not None and self._environment.hold is not None:
             self._environment.hold.touch()
             self._environment.hold.release()
-        self._environment = None
+        if self._app is not None:
+            self._app.hold.touch()
+            self._app.hold.release()
+        self._environment = self._app = None
         self._mend = None
         self._spawn_again = False
         self._builds += 1  # what is being built is wanted no more

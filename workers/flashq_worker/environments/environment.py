@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING
 
 from flashq.errors import EnvironmentBuildError, SpecError
 from flashq.model import parameters
+from flashq_worker.environments import assembled
 from flashq_worker.environments import index as environment_index
 from flashq_worker.environments import store as environment_store
 from flashq_worker.environments.uv import Uv
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from flashq_worker.environments.store import Hold
 
@@ -107,14 +108,21 @@ def ensure(
     if not wanted and python_version == f"{sys.version_info.major}.{sys.version_info.minor}":
         return Environment(Path(sys.executable), digest, built=False, build_ms=0.0, log=None)
     place, log = root / digest, root / f"{digest}.log"
+    return _ensured(_Order(wanted, python_version, place, log, fresh), on_output, variables)
+
+
+def _ensured(
+    order: _Order, on_output: Callable[[str], None], variables: Mapping[str, str] | None
+) -> Environment:
+    place, log, digest = order.place, order.log, order.place.name
     started = time.monotonic()
     hold: Hold | None = None
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        hold = environment_store.use(root, digest)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        hold = environment_store.use(place.parent, digest)
         built = not environment_store.is_whole(place)
         if built:
-            built = _build_once(_Order(wanted, python_version, place, log, fresh), on_output, variables)
+            built = _build_once(order, on_output, variables)
     except BaseException as error:
         if hold is not None:
             hold.release()
@@ -128,6 +136,42 @@ def ensure(
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """What an environment is made of whose packages are here already.
+
+    `packages`: their folders, asked for when they are needed. `fetched`: hashed requirements that are installed beside.
+    """
+
+    digest: str
+    python: str
+    requirements: tuple[str, ...]
+    packages: Callable[[], Iterable[Path]]
+    fetched: str = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to be put into it."""
+        return not self.requirements
+
+
+def ensure_made_of(
+    parts: Parts,
+    root: Path,
+    on_output: Callable[[str], None],
+    variables: Mapping[str, str] | None = None,
+    *,
+    fresh: bool = False,
+) -> Environment:
+    """Like `ensure`, of packages that are here: no index is asked but for what is `fetched`."""
+    if parts.empty and parts.python == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return Environment(Path(sys.executable), parts.digest, built=False, build_ms=0.0, log=None)
+    place, log = root / parts.digest, root / f"{parts.digest}.log"
+    if fresh:
+        environment_store.forget(place)
+    return _ensured(_Order(parts.requirements, parts.python, place, log, fresh, parts), on_output, variables)
+
+
+@dataclass(frozen=True, slots=True)
 class _Order:
     """What is to be built, and where."""
 
@@ -136,6 +180,7 @@ class _Order:
     place: Path
     log: Path
     fresh: bool
+    parts: Parts | None = None
 
 
 def _build_once(order: _Order, on_output: Callable[[str], None], variables: Mapping[str, str] | None) -> bool:
@@ -169,7 +214,11 @@ def _build(order: _Order, on_output: Callable[[str], None], variables: Mapping[s
             indexes = environment_index.pip_indexes(variables, prefix=Path(sys.prefix))
             uv = Uv(place.parent, variables, indexes, keep)
             uv.make(under_way, uv.interpreter(order.python))
-            if order.requirements:
+            if order.parts is not None:
+                if order.parts.fetched:
+                    uv.install_hashed(under_way, order.parts.fetched)
+                assembled.assemble(under_way, place / "bin" / "python", order.parts.packages())
+            elif order.requirements:
                 uv.install(under_way, order.requirements, cached=not order.fresh)
         environment_store.complete(under_way, order.requirements, order.python)
         under_way.rename(place)

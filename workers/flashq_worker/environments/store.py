@@ -277,7 +277,7 @@ def sweep(root: Path, limits: Limits, on_removed: Callable[[Expired], None]) -> 
 
 
 def remove(root: Path, digest: str) -> bool:
-    """Remove an environment; False where it is in use, or being built."""
+    """Remove an environment, or a folder that is locked as they are; False where it is in use, or being made."""
     in_use = _try_lock(root / f"{digest}.use", fcntl.LOCK_EX)
     if in_use is None:
         return False

@@ -18,12 +18,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from flashq.errors import BrokerError, EnvelopeError, EnvelopeExpired
-from flashq.model.host_command import StartWorker
+from flashq.model.host_command import PrepareRevision, StartWorker
 from flashq.store import server
 from flashq.store.inbox import Inbox
 from flashq_worker.config import WorkerConfig
 from flashq_worker.gpus.nvml import Gpus
 from flashq_worker.host import inventory
+from flashq_worker.host.apps import HostApps
 from flashq_worker.host.calls import HostCalls
 from flashq_worker.host.commands import CommandReader, Received
 from flashq_worker.host.containers import HostContainers
@@ -78,6 +79,7 @@ class HostAgent:
         self._presence = HostPresence(broker, self.host, self._options, self._gpus, self._offers, keyring)
         self._environments = HostEnvironments(broker, self.host, home.folder, self._options.environments)
         self._containers = HostContainers(home.folder, environ)
+        self._apps = HostApps(broker, self.host, home.folder, keyring, environ, self._options.engine)
         self._calls = HostCalls(broker, keyring, home.folder, self._options.payload_limit)
         self._workers = HostWorkers(home.folder, environ, worker_command, self._calls)
         self._warm = HostWarm(home, environ, self._workers, wanted=self._options.spare)
@@ -232,7 +234,9 @@ class HostAgent:
             return
         self._keep_epoch()
         command = received.command
-        if received.stale:
+        if isinstance(command, PrepareRevision):  # no leader's word: whoever has the key may deploy
+            self._apps.prepare(command)
+        elif received.stale:
             self._refuse_stale(received)
         elif isinstance(command, StartWorker):
             self._start(command, time.monotonic() + _GPU_PATIENCE_S)

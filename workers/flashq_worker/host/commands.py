@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flashq.errors import MalformedEnvelope, WrongBinding
 from flashq.model import host_command
 from flashq.model.envelope import open_sealed
-from flashq.model.host_command import StartWorker
+from flashq.model.host_command import KillWorker, StartWorker
 from flashq.model.keyring import Direction
 
 if TYPE_CHECKING:
@@ -65,9 +65,12 @@ class CommandReader:
             return None
         self._seen[opened.digest] = opened.header.expires_ms
         command = host_command.unpack(opened.payload)
-        if isinstance(command, StartWorker) and command.endpoint != opened.header.endpoint:
-            signed_for = opened.header.endpoint
-            raise WrongBinding(f"signed for endpoint {signed_for!r}, to start one of {command.endpoint!r}")
+        if not isinstance(command, KillWorker) and command.endpoint != opened.header.endpoint:
+            signed_for, what = (
+                opened.header.endpoint,
+                "start" if isinstance(command, StartWorker) else "prepare",
+            )
+            raise WrongBinding(f"signed for endpoint {signed_for!r}, to {what} one of {command.endpoint!r}")
         epoch = opened.header.epoch
         self.epoch = max(self.epoch, epoch)
         return Received(command, epoch, max(self.epoch, known_epoch))

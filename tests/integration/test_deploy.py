@@ -1,0 +1,283 @@
+"""`flashq deploy`: a real host agent without any package index, an autoscaler, workers; and what goes wrong midway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flashq import Endpoint
+from flashq.apps import archive, records, storage
+from flashq.apps.deploy import Deploy
+from flashq.errors import DeployError, EndpointNotFound
+from tests.integration.app_project import Project
+from tests.integration.command_line import CommandLine
+from tests.integration.environment_rig import make_wheels
+from tests.integration.stack import Stack
+from tests.rig import SECRET, Rig, halt, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.requires("valkey")
+
+SHOP = """
+from pathlib import Path
+import os
+from flashq import Endpoint
+from shop.words import polite
+
+@Endpoint(name="deployed-price", cpu="any", idle_timeout=30)
+def price(item: str) -> int:
+    return len(item)
+
+@Endpoint(name="deployed-greet", cpu="any", idle_timeout=30, dependencies=["tiny-b"], env={"TOKEN": "from-project"})
+def greet(name: str) -> dict:
+    import subprocess, sys, tiny_a, tiny_b
+    return {
+        "said": polite(name),
+        "data": Path("data/words.txt").read_text(),
+        "tiny": [tiny_a.__version__, tiny_b.__version__],
+        "script": subprocess.check_output([Path(sys.executable).parent / "tiny-b"], text=True).strip(),
+        "token": os.environ["TOKEN"],
+        "price": price.remote(name),
+    }
+
+@Endpoint(name="deployed-model", cpu="any", idle_timeout=30)
+class Model:
+    def __init__(self, size: int = 2) -> None:
+        self.size = size
+
+    def times(self, x: int) -> int:
+        return self.size * x
+
+model = Model(5)
+
+api = Endpoint(name="deployed-api", cpu="any", idle_timeout=30)
+
+@api.get("/items/{item}")
+def show_item(item: str, twice: bool = False) -> str:
+    return item * (1 + twice)
+
+@api.post("/items")
+async def add_item(name: str) -> dict:
+    return {"added": name}
+"""
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheels")
+    make_wheels(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """A host without an index: what is not in an artifact cannot be installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIP_CONFIG_FILE", os.devnull)
+        patch.setenv("PIP_NO_INDEX", "1")
+        patch.setenv("UV_OFFLINE", "1")
+        with contextlib.closing(Rig(lease_s=3.0)) as rig, contextlib.closing(Stack(rig)) as made:
+            wait_until(made.hosts, what="a host")
+            yield made
+
+
+@pytest.fixture
+def project(stack: Stack, tmp_path: Path, wheels: Path) -> Project:
+    variables = {"FLASHQ_REDIS_URL": stack.rig.server.url, "FLASHQ_SECRET_KEY": SECRET.hex()}
+    made = Project(tmp_path / "shop-app", wheels, {**variables, "FLASHQ_HOME": str(tmp_path / "home")})
+    made.write(
+        shop_app=SHOP, shop__words="def polite(name): return f'Dear {name}'", data__words_dot_txt="plain"
+    )
+    return made
+
+
+@pytest.fixture
+def cli(stack: Stack, tmp_path: Path) -> CommandLine:
+    return CommandLine(stack.rig.server.url, tmp_path)
+
+
+def test_from_deploy_to_undeploy(stack: Stack, project: Project, cli: CommandLine) -> None:
+    told = project.done("deploy")
+    assert set(told["verdicts"].values()) == {"created"}
+    assert all(told["ready"].values())
+
+    # If it is called by name, expect the function, what it needs, its files, its env and its app's other endpoints
+    greet = Endpoint(id="deployed-greet")
+    said = greet.remote("Ann")
+    assert said == {
+        "said": "Dear Ann",
+        "data": "plain",
+        "tiny": ["1.0", "1.0"],
+        "script": "1.0",
+        "token": "from-project",
+        "price": 3,
+    }
+    assert cli("call", "deployed-price", '"abcd"').stdout.strip() == "4"
+    assert Endpoint(id="deployed-model").times.remote(3) == 15
+    api = Endpoint(id="deployed-api")
+    assert api.get("/items/pen", params={"twice": "true"}).result(20) == "penpen"
+    assert api.post("/items", {"name": "cup"}).result(20) == {"added": "cup"}
+
+    # If an environment is added, expect endpoints of its own beside the first
+    project.write(shop__words="def polite(name): return f'Hi {name}'", secrets_dot_env="TOKEN=of-staging\n")
+    project.done("deploy", "--env", "staging", "--env-file", "secrets.env")
+    staged = Endpoint(id="deployed-greet-staging").remote("Ann")
+    assert (staged["said"], staged["token"], staged["price"]) == ("Hi Ann", "of-staging", 3)
+    assert stack.rig.broker.execute("EXISTS", stack.rig.broker.keys.of("endpoint", "deployed-price-staging"))
+    assert greet.remote("Bob")["said"] == "Dear Bob"
+    assert [row["environment"] for row in cli.rows("env", "list")] == ["production", "staging"]
+    (app,) = cli.rows("env", "get", "staging")
+    assert (app["app"], len(app["endpoints"])) == ("shop-app", 4)
+
+    # If it is updated, expect the new code; after a rollback the code before
+    updated = project.done("deploy")
+    assert set(updated["verdicts"].values()) == {"replaced"}
+    wait_until(lambda: greet.remote("Ann")["said"] == "Hi Ann", 20, "the new code answers")
+    cli("endpoints", "deployed-greet", "--rollback")
+    wait_until(lambda: greet.remote("Ann")["said"] == "Dear Ann", 20, "the code before answers")
+    broker = stack.rig.broker
+    assert broker.execute("PTTL", broker.keys.of("artifact", told["artifact"])) == -1
+
+    # If it is undeployed, expect it to be gone, and the other environment to be there
+    assert (
+        cli("undeploy", "shop-app", "--env", "production").stdout == "shop-app: undeployed from production\n"
+    )
+    stack.rig.client.submission.current.forget("deployed-greet")
+    with pytest.raises(EndpointNotFound):
+        greet.remote("Ann")
+    assert Endpoint(id="deployed-price-staging").remote("abc") == 3
+    cli("undeploy", "--all")
+    assert cli.rows("app", "list") == []
+    assert broker.execute("PTTL", broker.keys.of("artifact", updated["artifact"])) > 0
+    cli("undeploy", "shop-app", code=3)
+
+
+def test_an_artifact_is_built_here_and_deployed_elsewhere(project: Project, tmp_path: Path) -> None:
+    project.write(
+        shop_app="""
+        from flashq import Endpoint
+        @Endpoint(name="deployed-alone", cpu="any", env={"TOKEN": "x"}, idle_timeout=30)
+        async def alone(a: int, b: int = 2) -> int:
+            return a + b
+        """
+    )
+    artifact = str(tmp_path / "alone.tar")
+    project.done("build", "--output", artifact, str(project.folder))
+    assert "endpoint deployed-alone wants a value of TOKEN" in project.refused("deploy", artifact)
+    (tmp_path / "values.env").write_text("# of production\nTOKEN='y'\n")
+    project.done("deploy", artifact, "--env-file", str(tmp_path / "values.env"))
+
+    async def awaited() -> Any:
+        return await Endpoint(id="deployed-alone")(1, b=5)
+
+    assert asyncio.run(awaited()) == 6
+
+
+def test_what_was_deployed_serves_on_while_another_deploy_fails(stack: Stack, project: Project) -> None:
+    project.write(
+        shop_app="""
+        from flashq import Endpoint
+        @Endpoint(name="deployed-kept", cpu="any", idle_timeout=30)
+        def kept() -> str:
+            return "first"
+        """
+    )
+    project.done("deploy")
+    kept = Endpoint(id="deployed-kept")
+    assert kept.remote() == "first"
+    project.write(shop_app=(project.folder / "shop_app.py").read_text().replace("first", "second"))
+
+    # If hosts cannot prepare it, expect the reason, and the code before
+    said = project.refused("deploy", "--python-version", "3.99")
+    assert "endpoint deployed-kept: no host can run it" in said
+    assert "this host has no Python 3.99" in said
+    assert kept.remote() == "first"
+
+    # If another deploy is under way, expect to be told whose
+    key = stack.rig.broker.keys.of("deploying", "shop-app/production")
+    stack.rig.broker.execute("SET", key, "elsewhere:7 x", "PX", 30_000)
+    assert "elsewhere:7 deploys shop-app to production at this moment" in project.refused("deploy")
+    stack.rig.broker.execute("DEL", key)
+
+    # If a deploy is killed while hosts prepare, expect the code before, and the next deploy to do it
+    halt(stack.host.pid)
+    try:
+        with project.begin("deploy") as killed:
+            assert killed.stderr is not None
+            wait_until(lambda: "preparing" in killed.stderr.readline(), what="hosts are asked")  # type: ignore[union-attr]
+            killed.kill()
+    finally:
+        stack.host.send_signal(signal.SIGCONT)
+    assert kept.remote() == "first"
+    stack.rig.broker.execute("DEL", key)  # as its end does
+    assert project.done("deploy")["verdicts"] == {"deployed-kept": "replaced"}
+    wait_until(lambda: kept.remote() == "second", 20, "the new code answers")
+
+
+def test_an_artifact_that_was_altered_in_the_broker_is_refused_by_hosts(
+    stack: Stack, project: Project
+) -> None:
+    project.write(
+        shop_app="""
+        from flashq import Endpoint
+        @Endpoint(name="deployed-altered", cpu="any")
+        def altered() -> str:
+            return "harmless"
+        """
+    )
+    told = project.done("build")
+    artifact = Path(told["artifact"])
+    broker = stack.rig.broker
+    storage.store(broker, artifact, told["digest"])
+    raw = artifact.read_bytes()
+    key = broker.keys.of("artifact", told["digest"], "0")
+    broker.execute("SET", key, raw.replace(b"harmless", b"evilcode"))
+    deploy = Deploy(broker, stack.rig.keyring, archive.read_manifest(artifact), artifact, {})
+    with pytest.raises(DeployError, match=r"shop_app\.py' in the artifact was altered"):
+        deploy.run()
+    assert not broker.execute("EXISTS", broker.keys.of("endpoint", "deployed-altered"))
+    assert records.one(broker, "shop-app", "production") is None or "deployed-altered" not in str(
+        records.one(broker, "shop-app", "production")
+    )
+
+
+def test_files_that_a_job_alters_on_the_host_are_put_back(stack: Stack, project: Project) -> None:
+    project.write(
+        shop_app="""
+        from pathlib import Path
+        from flashq import Endpoint
+        @Endpoint(name="deployed-writes", cpu="any", workers=(0, 1), idle_timeout=0.2)
+        def writes(text: str) -> str:
+            told = (Path(__file__).parent / "data" / "words.txt").read_text()
+            Path("data/words.txt").write_text(text)
+            return told
+        """
+    )
+    project.done("deploy")
+    writes = Endpoint(id="deployed-writes")
+    assert writes.remote("altered") == "plain"
+    cli_workers = stack.rig.broker.keys.of("endpoint_workers", "deployed-writes")
+    wait_until(lambda: stack.rig.broker.execute("ZCARD", cli_workers) == 0, 20, "its worker ended")
+    assert writes.remote("again") == "plain"
+
+
+def test_without_a_host_nothing_is_deployed(project: Project, tmp_path: Path) -> None:
+    with contextlib.closing(Rig()) as alone:
+        other = Project(
+            project.folder,
+            tmp_path,
+            {"FLASHQ_REDIS_URL": alone.server.url, "FLASHQ_SECRET_KEY": SECRET.hex()},
+        )
+        other.write(
+            shop_app="from flashq import Endpoint\n@Endpoint(name='deployed-no', cpu='any')\ndef no(): ...\n"
+        )
+        assert "no host is up to be prepared" in other.refused("deploy")
+        assert not alone.broker.execute("EXISTS", alone.broker.keys.of("endpoint", "deployed-no"))
