@@ -27,6 +27,7 @@ COMMANDS = {
     "up": "flashq.cli.stack:up",
     "down": "flashq.cli.stack:down",
     "status": "flashq.cli.stack:status",
+    "init": "flashq.cli.init:init",
     "build": "flashq.cli.build:build",
     "deploy": "flashq.cli.deploy:deploy",
     "undeploy": "flashq.cli.deploy:undeploy",
@@ -59,7 +60,7 @@ COMMANDS = {
 }
 """Name → module:object. Also the order in which help lists them."""
 
-_NOT_BUILT = frozenset("run dev top init".split())
+_NOT_BUILT = frozenset("run dev top".split())
 """Commands that are planned: whoever looks for one is told that it does not exist yet."""
 
 INTERRUPTED = 130
