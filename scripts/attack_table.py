@@ -30,7 +30,8 @@ JUNK = "integration/test_junk_listings.py"
 STOCK = "integration/test_stock_rq.py"
 VALUES = "acceptance/test_bad_luck_values.py"
 ENVIRONMENT = "acceptance/test_sdk_environment.py"
-NO_HTTP = "there is no HTTP in this version"
+HTTP = "integration/test_gateway_access.py"
+FUZZ = "acceptance/test_gateway_fuzz.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,10 +322,52 @@ ATTACKS = (
         ),
     ),
     Attack(
-        attack="a missing, wrong, other-scope or expired API key, or one in the URL; another tenant's job; CSRF "
-        "and DNS "
-        "rebinding; slow bodies; webhooks to link-local addresses",
-        unmet=NO_HTTP,
+        attack="the gateway: a missing, wrong, other-scope, expired or revoked API key, or one in the URL; another "
+        "tenant's job",
+        becomes="401 or 403, and 404 for a job of another endpoint; a key is in no log, and its digest alone in the "
+        "broker. Without keys it listens on this machine alone.",
+        tests=(
+            f"{HTTP}::test_a_key_is_needed_and_enough",
+            f"{HTTP}::test_a_key_is_for_its_endpoints",
+            f"{HTTP}::test_another_tenants_job_is_not_there",
+            f"{HTTP}::test_a_key_expires_and_is_revoked",
+            f"{HTTP}::test_a_key_in_the_address_is_refused",
+            f"{HTTP}::test_keys_are_in_no_log",
+            f"{HTTP}::test_what_is_kept_of_a_key_does_not_tell_it",
+            f"{HTTP}::test_a_record_that_somebody_else_wrote_lets_nobody_in",
+            f"{HTTP}::test_no_key_and_another_address_do_not_go_together",
+        ),
+    ),
+    Attack(
+        attack="the gateway: a browser on a hostile page (CSRF), a name that leads to this machine (DNS rebinding)",
+        becomes="403 where `Origin` or `Sec-Fetch-Site` say another origin, 415 for what a form can send, 421 for "
+        "another host's name.",
+        tests=(
+            f"{HTTP}::test_a_page_of_another_origin_is_refused",
+            f"{HTTP}::test_what_a_form_can_send_is_no_call",
+            f"{HTTP}::test_a_name_that_leads_here_is_not_ours",
+        ),
+    ),
+    Attack(
+        attack="the gateway: 1 GiB, slow, compressed, endless and malformed bodies; NaN, NUL, invalid UTF-8, deep "
+        "nesting; `../x`, `a:b`, `*`, names of 10 kB; a caller that goes away",
+        becomes="Refused with a status that says why, before anything is submitted; the next request is served.",
+        tests=(
+            f"{HTTP}::test_a_body_over_the_limit_is_413",
+            f"{HTTP}::test_a_slow_body_is_408",
+            f"{HTTP}::test_a_compressed_body_is_not_taken",
+            f"{HTTP}::test_a_body_that_is_none_is_refused",
+            f"{HTTP}::test_odd_text_comes_back_as_it_is",
+            f"{HTTP}::test_odd_names_are_not_there",
+            f"{HTTP}::test_a_caller_that_goes_away_leaves_the_gateway_well",
+            f"{FUZZ}::test_nothing_that_a_fuzzer_sends_breaks_it",
+        ),
+    ),
+    Attack(
+        attack="webhooks to loopback, link-local and private addresses, also by a name or inside IPv6",
+        becomes="Not told, and logged, unless `--allow-internal-webhooks`; the address that was judged is the one "
+        "connected to.",
+        tests=(f"{HTTP}::test_webhooks_into_this_network_are_not_told",),
     ),
     Attack(
         attack="tar with `..`, absolute paths, links, devices, setuid, FIFO, duplicate names, bombs; an "

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from flashq._version import __version__
 from flashq.errors import FlashqError
-from flashq.gateway import http_routes, job_routes, metrics_routes, probe_routes
+from flashq.gateway import docs_routes, http_routes, job_routes, metrics_routes, probe_routes
 from flashq.gateway.access import FRESH_S, Access
 from flashq.gateway.bodies import Answer
 from flashq.gateway.core import Core
@@ -83,11 +83,18 @@ def create_app(
         state.close()
 
     app = FastAPI(
-        title="flashq", version=__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False
+        title="flashq",
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.gateway = state
     for router in (
         probe_routes.router,
+        docs_routes.router,
         metrics_routes.router,
         job_routes.router,
         *routers,

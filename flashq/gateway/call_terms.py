@@ -13,6 +13,8 @@ from flashq.model.spec import CallOptions
 KNOWN = ("input", "webhook", "policy", "options", "s3Config")
 _POLICY = ("executionTimeout", "ttl", "lowPriority")
 LOW_PRIORITY = MIN_PRIORITY
+LONGEST_MS = 604_800_000
+"""Seven days."""
 DEFAULT_TIMEOUT_S = 600.0
 """Of calls whose endpoint has none of its own and which give none: that of Runpod's API."""
 
@@ -51,7 +53,7 @@ def _policy(policy: Any) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for name, option in (("executionTimeout", "timeout_s"), ("ttl", "ttl_s")):
         if (value := policy.get(name)) is not None:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 604_800_000:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_MS:
                 raise Problem(422, "must be milliseconds, at most seven days", field=f"policy.{name}")
             given[option] = value / 1000
     low = policy.get("lowPriority", False)

@@ -10,16 +10,19 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query
+from fastapi.routing import APIRoute
 from starlette.requests import Request  # noqa: TC002 — FastAPI reads it at run time
 from starlette.responses import StreamingResponse
 
 from flashq import errors
+from flashq.gateway import schemas
 from flashq.gateway.bodies import Answer, read_object
 from flashq.gateway.call_terms import options_of
 from flashq.gateway.checked_input import InputRefused
 from flashq.gateway.problems import Problem, of_error
 from flashq.kinds import STREAMS
 from flashq.model.lifecycle import STATUS, TERMINAL_STATUSES, Status
+from flashq.model.routes import METHODS
 from flashq.store import queries_gateway
 from flashq.store.failed import purge_waiting
 
@@ -34,35 +37,6 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/v2/{endpoint}", tags=["jobs"])
 DEFAULT_WAIT_MS = 90_000
 _STREAM_WAIT_S = 1.0
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["input"],
-                    "properties": {
-                        "input": {"description": "The function's parameters by name, or its one argument."},
-                        "webhook": {"type": "string", "format": "uri"},
-                        "policy": {
-                            "type": "object",
-                            "properties": {
-                                "executionTimeout": {"type": "integer", "description": "milliseconds"},
-                                "ttl": {"type": "integer", "description": "milliseconds"},
-                                "lowPriority": {"type": "boolean"},
-                            },
-                        },
-                        "options": {
-                            "type": "object",
-                            "description": "What `with_options` takes: key, priority, delay_s, ttl_s, timeout_s.",
-                        },
-                    },
-                }
-            }
-        },
-    }
-}
 
 
 def _state(request: Request) -> State:
@@ -73,14 +47,14 @@ def _state(request: Request) -> State:
 # -- calls -------------------------------------------------------------------------------------------
 
 
-@router.post("/run", openapi_extra=_BODY)
+@router.post("/run", openapi_extra=schemas.body(), responses=schemas.answers(schemas.ACCEPTED))
 async def run(endpoint: str, request: Request, method: str = "") -> Answer:
     """Submit a job, and return at once."""
     job, _ = await _submit(request, endpoint, method)
     return Answer({"id": job.id, "status": Status.IN_QUEUE})
 
 
-@router.post("/runsync", openapi_extra=_BODY)
+@router.post("/runsync", openapi_extra=schemas.body(), responses=schemas.answers(schemas.JOB))
 async def runsync(
     endpoint: str,
     request: Request,
@@ -198,14 +172,14 @@ def said_of(core: Core, view: JobView) -> dict[str, Any]:
     return said | {"output": value.output}
 
 
-@router.get("/status/{job}")
+@router.get("/status/{job}", responses=schemas.answers(schemas.JOB))
 async def status(endpoint: str, job: str, request: Request) -> Answer:
     """How a job stands; with its output once it completed, and an error where it failed."""
     view = await _view(request, endpoint, job)
     return Answer(said_of(_state(request).core, view))
 
 
-@router.get("/stream/{job}")
+@router.get("/stream/{job}", responses=schemas.answers(schemas.STREAM))
 async def stream(endpoint: str, job: str, request: Request) -> Any:
     """What a function yielded since it was last asked: each value once.
 
@@ -244,7 +218,7 @@ def _event(kind: str, data: dict[str, Any], number: str = "") -> str:
     return f"event: {kind}\n" + (f"id: {number}\n" if number else "") + f"data: {text}\n\n"
 
 
-@router.post("/cancel/{job}")
+@router.post("/cancel/{job}", responses=schemas.answers(schemas.ACCEPTED))
 async def cancel(endpoint: str, job: str, request: Request) -> Answer:
     """Stop a job. One that has ended stays as it ended."""
     state = _state(request)
@@ -256,7 +230,7 @@ async def cancel(endpoint: str, job: str, request: Request) -> Answer:
     return Answer({"id": job, "status": ended})
 
 
-@router.post("/retry/{job}")
+@router.post("/retry/{job}", responses=schemas.answers(schemas.ACCEPTED))
 async def retry(endpoint: str, job: str, request: Request) -> Answer:
     """Begin a job anew that failed or timed out: under the same id, with the same input."""
     state = _state(request)
@@ -273,7 +247,7 @@ async def retry(endpoint: str, job: str, request: Request) -> Answer:
 # -- the endpoint ------------------------------------------------------------------------------------
 
 
-@router.post("/purge-queue")
+@router.post("/purge-queue", responses=schemas.answers(schemas.PURGED))
 async def purge_queue(endpoint: str, request: Request) -> Answer:
     """Cancel all that waits."""
     state = _state(request)
@@ -282,7 +256,7 @@ async def purge_queue(endpoint: str, request: Request) -> Answer:
     return Answer({"removed": removed, "status": "completed"})
 
 
-@router.get("/health")
+@router.get("/health", responses=schemas.answers(schemas.HEALTH))
 async def health(endpoint: str, request: Request) -> Answer:
     """Its jobs and its workers, counted by state."""
     state = _state(request)
@@ -308,3 +282,20 @@ async def health(endpoint: str, request: Request) -> Answer:
             },
         }
     )
+
+
+@router.api_route("/{rest:path}", methods=list(METHODS), include_in_schema=False)
+async def other(endpoint: str, rest: str, request: Request) -> Answer:
+    """What is none of these is no route of an endpoint's either."""
+    allowed = {
+        method
+        for route in router.routes
+        if isinstance(route, APIRoute)
+        and route.include_in_schema
+        and route.path_regex.match(request.url.path)
+        for method in route.methods or ()
+    }
+    if not allowed:
+        raise Problem(404, "there is no such route: see /docs")
+    listed = ", ".join(sorted(allowed))
+    raise Problem(405, f"{listed} alone", headers={"Allow": listed})

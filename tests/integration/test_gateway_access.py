@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import logging
@@ -11,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flashq import Endpoint
+from flashq.errors import ConfigurationError
 from flashq.gateway.app import Options
 from flashq.gateway.guards import LOOPBACK_NAMES
+from flashq.gateway.serve import serve
+from flashq.model.keyring import Keyring
 from flashq.settings import SecretKey, Settings
 from flashq.store import api_keys
 from tests.integration.gateway_rig import Gateway, Reply
-from tests.rig import SECRET, Rig, wait_until
+from tests.rig import SECRET, BrokerServer, Rig, free_port, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = [pytest.mark.requires("valkey")]
 LIMIT = 20_000
@@ -154,6 +159,14 @@ def test_from_the_first_key_on_this_machine_needs_one_too(local: Gateway, rig: R
     key = make(rig)
     wait_until(lambda: run(local, None).status == 401)
     assert run(local, key).status == 200
+
+
+def test_no_key_and_another_address_do_not_go_together(tmp_path: Path) -> None:
+    """Given no API key, expect the gateway not to listen beyond this machine, and to say why."""
+    with contextlib.closing(BrokerServer()) as server:
+        settings = Settings(redis_url=server.url, secret_key=SecretKey(SECRET), home=tmp_path)
+        with pytest.raises(ConfigurationError, match="without an API key everybody"):
+            serve(settings, Keyring([SECRET]), "0.0.0.0", free_port())
 
 
 # -- hostile pages -----------------------------------------------------------------------------------
