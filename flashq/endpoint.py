@@ -34,6 +34,17 @@ T = TypeVar("T")
 
 _endpoints: dict[str, tuple[str, str]] = {}
 _endpoints_lock = threading.Lock()
+_changes: Callable[[EndpointSpec], EndpointSpec] | None = None
+
+
+def use_changes(changes: Callable[[EndpointSpec], EndpointSpec] | None) -> None:
+    """From now on, endpoints of this process have parameters as this function makes them, once they have a name."""
+    global _changes
+    _changes = changes
+
+
+def _changed(spec: EndpointSpec) -> EndpointSpec:
+    return spec if _changes is None else _changes(spec)
 
 
 class Endpoint:
@@ -131,7 +142,7 @@ class Endpoint:
         made = EndpointClass if inspect.isclass(function) else EndpointFunction
         if self._spec is None:
             return made(self._name or function.__name__, function, None)
-        spec = self._spec.named(_named(function).__name__)
+        spec = _changed(self._spec.named(_named(function).__name__))
         if inspect.isclass(function):
             check_class(function, spec)
         else:
@@ -145,7 +156,7 @@ class Endpoint:
     def __flashq_endpoint__(self) -> str:
         if self._name is None or not (self._routes or self._image):
             raise AttributeError("it answers nothing by itself")
-        return self._name
+        return self._routes.name if self._routes else self._name
 
     @property
     def __flashq_function__(self) -> EndpointFunction[..., Any]:
@@ -202,10 +213,12 @@ class Endpoint:
         if self._routes is None:
             if self._name is None:
                 raise SpecError("name", "an endpoint with routes needs one: Endpoint(name=…)")
-            _claim_name(self._name, (function.__module__, f"{self._name}'s routes"))
             from flashq.routes import Routes
 
-            self._routes = Routes(self._name, self._spec)
+            spec = self._spec if self._spec is None else _changed(self._spec)
+            name = self._name if spec is None or spec.name is None else spec.name
+            _claim_name(name, (function.__module__, f"{name}'s routes"))
+            self._routes = Routes(name, spec)
         return self._routes.add(method, path, function)
 
     def _served(self) -> Served:
@@ -221,10 +234,12 @@ class Endpoint:
             )
         if self._name is None:
             raise SpecError("name", "an endpoint whose image serves needs one: Endpoint(name=…, image=…)")
-        _claim_name(self._name, ("image", self._image))
         from flashq import image_endpoint
 
-        return image_endpoint.served(self._name, self._spec)
+        spec = self._spec if self._spec is None else _changed(self._spec)
+        name = self._name if spec is None or spec.name is None else spec.name
+        _claim_name(name, ("image", self._image))
+        return image_endpoint.served(name, spec)
 
 
 def _in_a_job(name: str | None, image: str | None) -> Endpoint:

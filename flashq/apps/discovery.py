@@ -46,10 +46,7 @@ class Found:
 
 def discover(project: Path, files: Iterable[str], *, timeout_s: float = IMPORT_S) -> Found:
     """Import the .py among the `files` (relative paths) of a project. Raises BuildError, a line for each problem."""
-    roots = (
-        ("", "src") if (project / "src").is_dir() and not (project / "src/__init__.py").exists() else ("",)
-    )
-    modules = {name: path for path in files if (name := _module(path, roots))}
+    roots, modules = modules_of(project, files)
     if not modules:
         raise BuildError(f"{project} has no Python files: what is to be built?")
     told = _ask({"project": str(project), "roots": roots, "modules": modules}, timeout_s)
@@ -58,7 +55,7 @@ def discover(project: Path, files: Iterable[str], *, timeout_s: float = IMPORT_S
     problems, skipped = list(told["problems"]), {}
     needed = {str(Path(one["file"])) for one in told["closure"].values()}
     for path, failure in told["failures"].items():
-        if _imports_flashq(project / path) or str(project / path) in needed:
+        if may_define(project / path) or str(project / path) in needed:
             problems.append(f"{failure['where']}: {failure['error']}")
         else:
             skipped[path] = failure["error"]
@@ -77,6 +74,14 @@ def discover(project: Path, files: Iterable[str], *, timeout_s: float = IMPORT_S
     return Found(tuple(endpoints), told["closure"], roots, skipped)
 
 
+def modules_of(project: Path, files: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The folders that modules of a project are found in ("" is itself), and its modules → their files."""
+    roots = (
+        ("", "src") if (project / "src").is_dir() and not (project / "src/__init__.py").exists() else ("",)
+    )
+    return roots, {name: path for path in files if (name := _module(path, roots))}
+
+
 def _module(path: str, roots: Sequence[str]) -> str | None:
     """The name by which a file is imported; None where it is no module."""
     if not path.endswith(".py") or path.rpartition("/")[2] in _NOT_MODULES:
@@ -88,7 +93,8 @@ def _module(path: str, roots: Sequence[str]) -> str | None:
     return ".".join(parts) if parts and all(part.isidentifier() for part in parts) else None
 
 
-def _imports_flashq(file: Path) -> bool:
+def may_define(file: Path) -> bool:
+    """Whether a file can define endpoints: it imports flashq, or is no Python at present and names it."""
     try:
         tree = ast.parse(file.read_bytes())
     except SyntaxError:

@@ -103,7 +103,7 @@ def look(modules: Mapping[str, str]) -> dict[str, Any]:
         module = sys.modules.get(name)
         if module is None or path in failures:
             continue
-        for attribute, value in _defined(module, servers):
+        for attribute, value in defined(module, servers):
             try:
                 endpoints.append(described(name, path, attribute, value))
             except FlashqError as error:
@@ -129,8 +129,8 @@ def _where(error: BaseException, path: str) -> str:
     return f"{path}:{frames[-1].lineno}" if frames else path
 
 
-def _defined(module: ModuleType, servers: set[str]) -> Iterator[tuple[str, Any]]:
-    """The endpoints that a module defines itself: a handle of a class in place of the class.
+def defined(module: ModuleType, servers: set[str]) -> Iterator[tuple[str, Any]]:
+    """By attribute: the endpoints that a module defines itself: a handle of a class in place of the class.
 
     `servers`: names of those whose images serve by themselves, and that have been found.
     """

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS = {
+    "run": "flashq.cli.run:run",
+    "dev": "flashq.cli.run:run",
     "up": "flashq.cli.stack:up",
     "down": "flashq.cli.stack:down",
     "status": "flashq.cli.stack:status",
@@ -60,7 +62,7 @@ COMMANDS = {
 }
 """Name → module:object. Also the order in which help lists them."""
 
-_NOT_BUILT = frozenset("run dev top".split())
+_NOT_BUILT = frozenset("top".split())
 """Commands that are planned: whoever looks for one is told that it does not exist yet."""
 
 INTERRUPTED = 130

@@ -26,12 +26,13 @@ from flashq.gateway.webhooks import PAUSE_S, Webhooks
 from flashq.store import gateways, queries_gateway
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from fastapi import APIRouter
     from starlette.requests import Request
 
     from flashq.client import Client
+    from flashq.job import EndpointJob
     from flashq.settings import Settings
 
 log = logging.getLogger("flashq.gateway")
@@ -53,6 +54,8 @@ class Options:
     webhook_pause_s: float = PAUSE_S
     body_s: float = 60.0
     keys_fresh_s: float = FRESH_S
+    on_job: Callable[[EndpointJob[Any]], None] | None = None
+    """Told of each job that is submitted here."""
 
 
 def create_app(
@@ -60,7 +63,7 @@ def create_app(
 ) -> FastAPI:
     """The application. `routers`: further ones, before those of endpoints; they find a `State` in app.state.gateway."""
     told = options or Options()
-    core = Core(client, settings)
+    core = Core(client, settings, told.on_job)
 
     async def said_of(job: str) -> dict[str, Any]:
         return job_routes.said_of(core, await core.ask(queries_gateway.job, job))

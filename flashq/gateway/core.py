@@ -73,6 +73,7 @@ class Core:
 
     client: Client
     settings: Settings
+    on_job: Callable[[EndpointJob[Any]], None] | None = None
     _known: dict[str, tuple[float, Endpoint]] = field(default_factory=dict)
     _broker: Broker | None = None
 
@@ -136,6 +137,8 @@ class Core:
         )
         job = await self.client.submission.arelay(head, raw, terms, same)
         await self.client.aacknowledged(job)
+        if self.on_job is not None:
+            self.on_job(job)
         return job
 
     # -- outcomes ------------------------------------------------------------------------------------

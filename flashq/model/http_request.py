@@ -46,6 +46,18 @@ def arguments(
     return found
 
 
+def split(route: Route, schema: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The parameters that the body gives, and those that the query may give; some may come from either."""
+    properties = schema.get("properties", {})
+    left = [name for name in properties if name not in route.names]
+    if route.method not in WITH_BODY:
+        return [], left
+    schemas = _Schemas(schema.get("$defs", {}))
+    structured = [name for name in left if schemas.is_structured(properties[name])]
+    plain = [name for name in left if name not in structured]
+    return (structured, plain) if len(structured) == 1 else (left, plain)
+
+
 def _of_body(
     properties: Mapping[str, Any], schemas: _Schemas, found: Mapping[str, Any], body: Any
 ) -> dict[str, Any]:

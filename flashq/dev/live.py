@@ -1,0 +1,142 @@
+"""`python -m flashq.dev.live DESCRIPTOR`: imports a project's files, and registers what they define as live endpoints.
+
+A program of the user's like any other that calls endpoints. It is told what to do as JSON on stdin, and says what came
+of it as one line of JSON on the descriptor; what the user's code prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flashq import endpoint as endpoints
+from flashq.apps import finder
+from flashq.client import current_client
+from flashq.errors import FlashqError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+
+    from flashq.client import Client
+    from flashq.endpoint_function import EndpointFunction
+    from flashq.model.spec import EndpointSpec
+
+PREFIX = "live-"
+"""Of the names of endpoints that are served while they are written."""
+
+
+def main() -> None:
+    """See the module."""
+    answer = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
+    order = json.load(sys.stdin)
+    sys.stdin = io.StringIO()
+    sys.argv = [""]
+    sys.path[0] = order["project"]
+    sys.path[1:1] = [str(Path(order["project"], root)) for root in order["roots"] if root]
+    sys.dont_write_bytecode = True
+    os.chdir(order["project"])
+    endpoints.use_changes(lambda spec: changed(spec, provision=order["provision"]))
+    with contextlib.redirect_stdout(sys.stderr):
+        if order["compat"]:
+            from flashq import compat
+
+            compat.install(compat.Choices())
+        told = load(order["modules"])
+    json.dump(told, answer)
+    answer.close()
+    sys.stderr.flush()
+    os._exit(0)  # threads of the user's code may hold the end up
+
+
+def changed(spec: EndpointSpec, *, provision: bool) -> EndpointSpec:
+    """A live endpoint's parameters: its name has the prefix; with `provision` one worker is there from the start."""
+    changes: dict[str, Any] = {"name": f"{PREFIX}{spec.name}"}
+    if provision:
+        least, most = spec.workers
+        changes["workers"] = (max(least, 1), max(most, 1))
+    return spec.model_copy(update=changes)
+
+
+def load(modules: Mapping[str, str]) -> dict[str, Any]:
+    """Import these (module → relative path) and register what they define: `endpoints`, and `problems`.
+
+    Nothing is registered where there is a problem.
+    """
+    problems: list[str] = []
+    for name, path in modules.items():
+        try:
+            importlib.import_module(name)
+        except BaseException as error:  # the user's code: whatever comes of importing it
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            problems.append(_told(error, path))
+    found = [
+        (path, attribute, function)
+        for name, path in modules.items()
+        if name in sys.modules
+        for attribute, function in _defined(sys.modules[name])
+    ]
+    if problems:
+        return {"endpoints": [], "problems": problems}
+    client = current_client()
+    rows = []
+    for path, attribute, function in found:
+        try:
+            register(client, function)
+        except FlashqError as error:
+            problems.append(f"{path}: {attribute}: {error}")
+            continue
+        rows.append(
+            {
+                "file": path,
+                "function": attribute,
+                "name": function.name,
+                "about": (getattr(function, "__doc__", None) or "").strip().partition("\n")[0],
+            }
+        )
+    return {"endpoints": rows, "problems": problems}
+
+
+def _defined(module: ModuleType) -> list[tuple[str, EndpointFunction[..., Any]]]:
+    """What a module defines, each by the attribute that has it."""
+    found = []
+    for attribute, value in finder.defined(module):
+        function = getattr(value, "__flashq_function__", None) or getattr(value, "__flashq_default__", None)
+        if function is not None:
+            found.append((attribute, function))
+    return found
+
+
+def register(client: Client, function: EndpointFunction[..., Any]) -> None:
+    """Put an endpoint, and what its jobs call, on record. Raises FlashqError."""
+    seen: set[str] = set()
+    pending = [function]
+    while pending:
+        each = pending.pop()
+        if each.name in seen:
+            continue
+        seen.add(each.name)
+        made = client.registration(each)
+        pending += made.calls
+        client.broker.run(made.command(client.transitions))
+
+
+def _told(error: BaseException, path: str) -> str:
+    """What went wrong, and at which line of the user's."""
+    if isinstance(error, SystemExit):
+        return f"{path}: it ends the program (SystemExit: {error.code}) while it is imported"
+    said = "".join(traceback.format_exception_only(error)).strip()
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(path)]
+    return f"{path}:{frames[-1].lineno}: {said}" if frames else f"{path}: {said}"
+
+
+if __name__ == "__main__":
+    main()
