@@ -20,6 +20,8 @@ from flashq import endpoint as endpoints
 from flashq.apps import finder
 from flashq.client import current_client
 from flashq.errors import FlashqError
+from flashq.registration import is_by_name
+from flashq.revision import ENDPOINT_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,6 +114,12 @@ def _defined(module: ModuleType) -> list[tuple[str, EndpointFunction[..., Any]]]
         function = getattr(value, "__flashq_function__", None) or getattr(value, "__flashq_default__", None)
         if function is not None:
             found.append((attribute, function))
+    known = {function.name for _, function in found}
+    for attribute, value in vars(module).items():  # images that serve by themselves have no function here
+        if isinstance(value, endpoints.Endpoint) and isinstance(getattr(value, ENDPOINT_MARK, None), str):
+            function = None if is_by_name(value) else value.__flashq_function__
+            if function is not None and function.name not in known:
+                found.append((attribute, function))
     return found
 
 
