@@ -57,7 +57,7 @@ class _Terminal:
 
 
 def _table(live: Sequence[LiveEndpoint], current: dict[str, Current], address: str) -> Table:
-    from flashq.dev.aliases import calls_of, prefix_of
+    from flashq.dev.aliases import answers_requests, calls_of, prefix_of
 
     table = Table(box=None, pad_edge=False)
     for column in ("ENDPOINT", "ADDRESS", "ABOUT"):
@@ -71,6 +71,9 @@ def _table(live: Sequence[LiveEndpoint], current: dict[str, Current], address: s
         if routes:
             for route in routes:
                 table.add_row(one.name, f"{route.method} {prefix_of(one)}{route.path}", one.about)
+            continue
+        if one.name in current and answers_requests(current[one.name].targets):
+            table.add_row(one.name, f"ANY {prefix_of(one)}/…", "what its image serves")
             continue
         same = [other for other in live if other.file == one.file]
         table.add_row(one.name, f"POST {calls_of(one, len(same) == 1)}/runsync", one.about)

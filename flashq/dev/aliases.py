@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashq.dev.live import PREFIX
 from flashq.model.routes import parse
+from flashq.request import IMAGE_TARGETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,9 +27,7 @@ class Aliases:
         """`targets`: those of each endpoint, by its name."""
         self._names = {one.name.removeprefix(PREFIX) for one in live}
         self._files: dict[str, list[LiveEndpoint]] = {}
-        self._routed = {
-            one.name for one in live if any(parse(target) for target in targets.get(one.name, ()))
-        }
+        self._routed = {one.name for one in live if answers_requests(targets.get(one.name, ()))}
         for one in live:
             self._files.setdefault(prefix_of(one), []).append(one)
 
@@ -57,6 +56,11 @@ class Aliases:
             return f"/v2/{functions[0].name}/{rest}"
         routed = [one for one in live if one.name in self._routed]
         return f"/{routed[0].name}/{rest}" if len(routed) == 1 else ""
+
+
+def answers_requests(targets: Iterable[str]) -> bool:
+    """Whether an endpoint has routes, or is an image that has."""
+    return tuple(targets) == IMAGE_TARGETS or any(parse(target) for target in targets)
 
 
 def prefix_of(one: LiveEndpoint) -> str:

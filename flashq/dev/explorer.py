@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from flashq.dev.aliases import calls_of, prefix_of
+from flashq.dev.aliases import answers_requests, calls_of, prefix_of
 from flashq.model.http_request import split
 from flashq.model.routes import WITH_BODY, parse
 
@@ -28,7 +28,7 @@ def paths(live: Sequence[LiveEndpoint], current: dict[str, Current]) -> dict[str
         for target, route in routed.items():
             where = f"{prefix_of(one)}{route.path}".replace(":path}", "}")
             found.setdefault(where, {})[route.method.lower()] = _route(one, route, schemas.get(target, {}))
-        if not routed:
+        if not answers_requests(known.targets):
             same = [other for other in live if other.file == one.file]
             schema = schemas.get("") or (
                 schemas.get(next(iter(known.targets))) if len(known.targets) == 1 else None

@@ -20,8 +20,6 @@ from flashq import endpoint as endpoints
 from flashq.apps import finder
 from flashq.client import current_client
 from flashq.errors import FlashqError
-from flashq.registration import is_by_name
-from flashq.revision import ENDPOINT_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,11 +78,12 @@ def load(modules: Mapping[str, str]) -> dict[str, Any]:
             if isinstance(error, KeyboardInterrupt):
                 raise
             problems.append(_told(error, path))
+    servers: set[str] = set()
     found = [
         (path, attribute, function)
         for name, path in modules.items()
         if name in sys.modules
-        for attribute, function in _defined(sys.modules[name])
+        for attribute, function in _defined(sys.modules[name], servers)
     ]
     if problems:
         return {"endpoints": [], "problems": problems}
@@ -107,19 +106,13 @@ def load(modules: Mapping[str, str]) -> dict[str, Any]:
     return {"endpoints": rows, "problems": problems}
 
 
-def _defined(module: ModuleType) -> list[tuple[str, EndpointFunction[..., Any]]]:
+def _defined(module: ModuleType, servers: set[str]) -> list[tuple[str, EndpointFunction[..., Any]]]:
     """What a module defines, each by the attribute that has it."""
     found = []
-    for attribute, value in finder.defined(module):
+    for attribute, value in finder.defined(module, servers):
         function = getattr(value, "__flashq_function__", None) or getattr(value, "__flashq_default__", None)
         if function is not None:
             found.append((attribute, function))
-    known = {function.name for _, function in found}
-    for attribute, value in vars(module).items():  # images that serve by themselves have no function here
-        if isinstance(value, endpoints.Endpoint) and isinstance(getattr(value, ENDPOINT_MARK, None), str):
-            function = None if is_by_name(value) else value.__flashq_function__
-            if function is not None and function.name not in known:
-                found.append((attribute, function))
     return found
 
 
