@@ -17,7 +17,7 @@ from flashq import Endpoint
 
 @Endpoint(name="{name}-words", cpu="any", workers=(0, 3))
 def count_words(text: str) -> dict[str, int]:
-    """Counts words. Runs on a worker: what it needs of packages goes into dependencies=[...]."""
+    """Counts words. It runs on a worker, with the packages of dependencies=[...]."""
     counts: dict[str, int] = {{}}
     for word in text.lower().split():
         counts[word] = counts.get(word, 0) + 1

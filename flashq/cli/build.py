@@ -108,7 +108,9 @@ def build(
     if as_json:
         click.echo(json.dumps(summary(made.manifest, made.artifact)))
         return
-    click.echo(f"{made.artifact}: {told(made.manifest)}")
+    here = Path.cwd().resolve()
+    shown = made.artifact.relative_to(here) if made.artifact.is_relative_to(here) else made.artifact
+    click.echo(f"{shown}: {told(made.manifest)}")
     for one in made.manifest.endpoints:
         click.echo(visible_lines(f"  {one.name}  {one.module}:{one.attribute}  {one.about}".rstrip()))
 
