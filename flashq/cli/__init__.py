@@ -42,6 +42,7 @@ COMMANDS = {
     "why": "flashq.cli.why:why",
     "workers": "flashq.cli.listing:workers",
     "hosts": "flashq.cli.hosts:hosts",
+    "top": "flashq.cli.top:top",
     "logs": "flashq.cli.jobs:logs",
     "call": "flashq.cli.jobs:call",
     "cancel": "flashq.cli.jobs:cancel",
@@ -61,9 +62,6 @@ COMMANDS = {
     "apikeys": "flashq.cli.apikeys:apikeys",
 }
 """Name → module:object. Also the order in which help lists them."""
-
-_NOT_BUILT = frozenset("top".split())
-"""Commands that are planned: whoever looks for one is told that it does not exist yet."""
 
 INTERRUPTED = 130
 
@@ -101,14 +99,6 @@ class LazyGroup(click.Group):
         module, _, name = where.partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that is meant. Of one that is planned it is said that it is not there yet."""
-        if args and args[0] in _NOT_BUILT and self.get_command(ctx, args[0]) is None:
-            ctx.fail(f"`flashq {args[0]}` is not built yet (see README.md, Limits)")
-        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error of ours becomes one line and exit code 1."""

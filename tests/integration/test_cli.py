@@ -500,7 +500,6 @@ def test_with_nothing_configured_and_nothing_running_no_broker_is_started(
     [
         (("queue",), "No such command 'queue'"),
         (("xyzzy",), "No such command 'xyzzy'"),
-        (("top",), "`flashq top` is not built yet"),
         (("jobs", "--dead", "--reason", "foo"), "'foo' is not one of 'exception', 'unserializable'"),
     ],
 )
