@@ -66,8 +66,7 @@ async def runsync(
     Of a function that yields, the values are the output, as a list.
     """
     core = _state(request).core
-    job, called = await _submit(request, endpoint, method)
-    streams = called.current.kind(called.target(method)) in STREAMS
+    job, streams = await _submit(request, endpoint, method)
     pieces: list[dict[str, Any]] = []
     ended = asyncio.ensure_future(_until_end(request, job, pieces if streams else None))
     gone = asyncio.ensure_future(_until_gone(request))
@@ -104,7 +103,8 @@ async def _until_gone(request: Request) -> None:
         pass
 
 
-async def _submit(request: Request, name: str, method: str) -> tuple[EndpointJob[Any], Endpoint]:
+async def _submit(request: Request, name: str, method: str) -> tuple[EndpointJob[Any], bool]:
+    """The job, and whether it yields its values."""
     state = _state(request)
     await state.access.check(request, name)
     body = await read_object(request)
@@ -125,7 +125,7 @@ async def _submit(request: Request, name: str, method: str) -> tuple[EndpointJob
         raise Problem(422, str(error), field=error.field) from None
     if webhook is not None:
         state.webhooks.follow(webhook, job)
-    return job, called
+    return job, called.current.kind(target) in STREAMS
 
 
 def _method_in(called: Endpoint, given: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,10 +13,12 @@ import flashq
 from flashq import Endpoint, Retries
 from flashq.cli import flashq as flashq_command
 from flashq.errors import BrokerRefused, FlashqError, JobCancelled
-from flashq.store import acl
+from flashq.gateway.app import Options
+from flashq.store import acl, api_keys, gateways
 from flashq.store.broker import Broker, load
 from flashq.store.keys import Keys
 from tests.integration.command_line import CommandLine
+from tests.integration.gateway_rig import gateway
 from tests.integration.stack import Stack
 from tests.rig import BrokerServer, Rig, wait_until
 
@@ -355,3 +358,35 @@ def test_wrong_usage_is_said(
     result = CliRunner().invoke(flashq_command, ("keys", "acl", *arguments), input="short\n")
     assert result.exit_code in (1, 2)
     assert words in result.output + str(result.exception)
+
+
+def test_the_gateway_does_all_that_it_does(users: Users) -> None:
+    """Given the gateway's own user, if everything is asked of it, expect that the broker refused it nothing."""
+    users.load()
+    users.server.url = users.url("flashq-client")
+    with closing(Rig(users.server)) as rig:
+        rig.worker(double, url=users.url("flashq-worker"))
+        rig.settings = replace(rig.settings, redis_url=users.url("flashq-gateway"))
+        with gateway(rig, Options(address="http://127.0.0.1:1")) as made:
+            job = made.post("/v2/acl/runsync", {"input": {"n": 4}, "options": {"key": "one"}}).body
+            assert job["output"] == 8
+            failed = made.post("/v2/acl/runsync", {"input": {"n": -1}}).body["id"]
+            assert made.post(f"/v2/acl/retry/{failed}").status == 200
+            assert made.post(f"/v2/acl/cancel/{failed}").status == 200
+            assert made.get(f"/v2/acl/stream/{failed}").status == 200
+            assert made.get("/v2/acl/health").status == 200
+            assert made.post("/v2/acl/purge-queue").status == 200
+            assert made.get("/metrics").status == 200
+            assert made.get("/readyz").status == 200
+            assert "/v2/acl/run" in made.get("/openapi.json").body["paths"]
+            with closing(users.broker("flashq-viewer")) as viewer:
+                assert gateways.listed(viewer) == ["http://127.0.0.1:1"]
+            with closing(users.broker("flashq-admin")) as admin:
+                key, record = api_keys.make(admin, "of the admin")
+                wait_until(lambda: made.get("/v2/acl/health").status == 401)
+                assert made.get("/v2/acl/health", Authorization=key).status == 200
+                assert api_keys.listed(admin)
+                assert api_keys.revoke(admin, record.id)
+            with closing(users.broker("flashq-viewer")) as viewer, pytest.raises(BrokerRefused):
+                api_keys.listed(viewer)
+        assert [entry for entry in users.denied() if "viewer" not in entry["username"]] == []
