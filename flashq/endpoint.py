@@ -63,6 +63,7 @@ class Endpoint:
         _name: str | None
         _routes: Routes | None
         _image: str | None
+        _functions: dict[tuple[str, str], EndpointFunction[..., Any]]
 
         @overload
         def __new__(cls, *, id: str) -> DeployedEndpoint: ...
@@ -119,6 +120,7 @@ class Endpoint:
             self._name = name
             self._routes = None  # of an HTTP endpoint, from the first on
             self._image = parameters.get("image")
+            self._functions: dict[tuple[str, str], EndpointFunction[..., Any]] = {}  # where it has a name
             try:
                 from flashq.model.spec import EndpointSpec
             except (
@@ -139,6 +141,23 @@ class Endpoint:
             raise SpecError(
                 "function", f"endpoint {self._name!r} has routes: put this behind one, or into another"
             )
+        if inspect.isfunction(function) and self._name is not None:
+            return self._decorated(function)
+        return self._alone(function)
+
+    def _decorated(self, function: Callable[..., Any]) -> EndpointFunction[..., Any]:
+        """A function under this endpoint's name: the first, or a further one on the same workers."""
+        identity = (function.__module__, function.__qualname__)
+        if set(self._functions) <= {identity}:
+            made: EndpointFunction[..., Any] = self._alone(function)
+        else:
+            from flashq.routes import shared
+
+            made = shared(list(self._functions.values()), function, self._spec)
+        self._functions[identity] = made
+        return made
+
+    def _alone(self, function: Any) -> Any:
         made = EndpointClass if inspect.isclass(function) else EndpointFunction
         if self._spec is None:
             return made(self._name or function.__name__, function, None)
@@ -244,7 +263,7 @@ class Endpoint:
 
 def _in_a_job(name: str | None, image: str | None) -> Endpoint:
     made: Endpoint = object.__new__(Endpoint)
-    vars(made).update(_name=name, _spec=None, _routes=None, _image=image)
+    vars(made).update(_name=name, _spec=None, _routes=None, _image=image, _functions={})
     return made
 
 

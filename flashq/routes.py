@@ -100,6 +100,28 @@ class Routes:
         return route
 
 
+def shared(
+    before: list[EndpointFunction[..., Any]], function: Callable[..., Any], spec: EndpointSpec | None
+) -> EndpointFunction[..., Any]:
+    """A further function on the workers of those `before`: each is a target, by its name. Raises SpecError."""
+    if spec is not None:
+        _check(spec, function)
+    name, own = before[0].name, _identity(function)
+    others = [
+        each for each in before if _identity(each.__wrapped__) != own
+    ]  # defined again: it takes its own place
+    if taken := next((each for each in others if each.__name__ == function.__name__), None):
+        raise EndpointExists(
+            f"endpoint {name!r} has {taken.__qualname__} (in {taken.__module__}) by that name already"
+        )
+    made: EndpointFunction[..., Any] = EndpointFunction(name, function, spec)
+    all_of_them = [*others, made]
+    build = builder({each.__name__: each.__wrapped__ for each in all_of_them})
+    for each in all_of_them:
+        each.code, each.target = build, each.__name__
+    return made
+
+
 def builder(functions: Mapping[str, Callable[..., Any]]) -> Callable[[], Any]:
     """The code of an endpoint with routes: what a worker calls to have them, by target."""
     behind = dict(functions)
@@ -120,7 +142,7 @@ def builder(functions: Mapping[str, Callable[..., Any]]) -> Callable[[], Any]:
 
 def _check(spec: EndpointSpec, function: Callable[..., Any]) -> None:
     if spec.batch is not None:
-        raise SpecError("batch", "gathers calls of one function; an endpoint with routes has several")
+        raise SpecError("batch", "gathers calls of one function; this endpoint has several")
     if spec.max_concurrency > 1 and not kind_of(function).startswith("async"):
         raise SpecError(
             "max_concurrency",

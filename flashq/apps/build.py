@@ -216,6 +216,7 @@ def _manifest(
                 public=json.loads(canonical_json(public)),
                 concurrency=one["concurrency"],
                 needs=one["needs"],
+                beside=tuple(one["beside"]),
                 targets=one["targets"],
                 batch_ms=one["batch_ms"],
                 calls_by_name=tuple(one["calls_by_name"]),

@@ -172,7 +172,7 @@ class Deploy:
             from flashq.image_server import serve
 
             return serve
-        return Located(one.module, one.attribute, self.manifest.roots, renamed)
+        return Located((one.module, *one.beside), one.attribute, self.manifest.roots, renamed)
 
     def _seal(
         self,

@@ -112,7 +112,9 @@ def look(modules: Mapping[str, str]) -> dict[str, Any]:
         "failures": failures,
         "endpoints": endpoints,
         "problems": problems,
-        "closure": _closure(sorted({one["module"] for one in endpoints}), problems),
+        "closure": _closure(
+            sorted({name for one in endpoints for name in (one["module"], *one["beside"])}), problems
+        ),
         "python": codec.PYTHON,
     }
 
@@ -202,6 +204,9 @@ def described(module: str, path: str, attribute: str, value: Any) -> dict[str, A
         "dependencies": list(spec.dependencies),
         "public": specs.public(spec),
         "env": dict(spec.env),
+        "beside": sorted(
+            {each.__module__ for each in callables_of(run).values()} - {module, "flashq.image_server"}
+        ),
         "serves": specs.port(spec) if hasattr(run, "__flashq_serves__") else 0,
         "schemas": said.schemas,
         "types": said.types.hex(),

@@ -20,19 +20,25 @@ MANIFEST = "manifest.json"
 """Beside the folder of an app's files."""
 
 
-def code(module: str, attribute: str, roots: Sequence[str], names: Mapping[str, str]) -> Callable[..., Any]:
+def code(
+    modules: Sequence[str], attribute: str, roots: Sequence[str], names: Mapping[str, str]
+) -> Callable[..., Any]:
     """The function, or what makes the instance of a class.
 
+    `modules`: the one that has the attribute, then those that put more functions into the same endpoint.
     `roots`: folders in the app's files that modules are found in, beside the first. `names`: what the app's endpoints
-    are called in the environment that it is deployed to. Raises what importing the module does.
+    are called in the environment that it is deployed to. Raises what importing the modules does.
     """
     app = Path(sys.path[0])
     sys.path[1:1] = [str(app / root) for root in roots if root]
     nested.DEPLOYED_AS.update(names)
-    found: Any = getattr(importlib.import_module(module), attribute)
+    first, *_ = [importlib.import_module(module) for module in modules]
+    found: Any = getattr(first, attribute)
     function = getattr(found, "__flashq_function__", None) or getattr(found, "__flashq_default__", None)
     if function is None:
-        raise TypeError(f"{attribute} in {module} is no endpoint that can be run: {type(found).__qualname__}")
+        raise TypeError(
+            f"{attribute} in {first.__name__} is no endpoint that can be run: {type(found).__qualname__}"
+        )
     run: Callable[..., Any] = function.code
     return run
 
@@ -40,8 +46,10 @@ def code(module: str, attribute: str, roots: Sequence[str], names: Mapping[str, 
 class Located:
     """Pickles as the call of `code` that finds it."""
 
-    def __init__(self, module: str, attribute: str, roots: Sequence[str], names: Mapping[str, str]) -> None:
-        self._call = (module, attribute, tuple(roots), dict(names))
+    def __init__(
+        self, modules: Sequence[str], attribute: str, roots: Sequence[str], names: Mapping[str, str]
+    ) -> None:
+        self._call = (tuple(modules), attribute, tuple(roots), dict(names))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return code, self._call

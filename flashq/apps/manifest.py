@@ -75,6 +75,8 @@ class BuiltEndpoint:
     public: dict[str, Any]
     concurrency: int
     needs: str
+    beside: tuple[str, ...] = ()
+    """Further modules that put functions into it: they are imported, too."""
     targets: dict[str, str] = field(default_factory=dict)
     batch_ms: int | None = None
     calls_by_name: tuple[str, ...] = ()
@@ -181,7 +183,8 @@ def _known(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _endpoint(given: Mapping[str, Any]) -> BuiltEndpoint:
     known = _known(BuiltEndpoint, given)
-    return BuiltEndpoint(**{**known, "calls_by_name": tuple(map(str, given.get("calls_by_name", ())))})
+    words = {name: tuple(map(str, given.get(name, ()))) for name in ("calls_by_name", "beside")}
+    return BuiltEndpoint(**{**known, **words})
 
 
 def _environment(given: Mapping[str, Any]) -> Environment:

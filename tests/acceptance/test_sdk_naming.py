@@ -258,6 +258,39 @@ def test_two_endpoints_of_one_name_in_one_program_are_refused() -> None:
     assert "second" in str(raised.value)
 
 
+def test_functions_of_one_endpoint_object_share_its_workers(theatre: Stage) -> None:
+    # Given one configuration that decorates several functions, as in Flash
+    shared = Endpoint(name="named-shared", cpu="any")
+
+    @shared
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    @shared
+    async def times(a: int, b: int) -> int:
+        return a * b
+
+    # Expect one endpoint, on whose worker both run, from here and by name
+    added = add.spawn(2, 3)
+    theatre.serve("named-shared")
+    assert added.result(30) == 5
+    assert times.remote(2, 3) == 6
+    assert Endpoint(id="named-shared").times.remote(4, 5) == 20
+    assert (add.local(1, 2), add.name, times.name) == (3, "named-shared", "named-shared")
+
+    # If a function is defined again, expect it in place of itself; another one of its name to be refused
+    def defined(bonus: int, where: str) -> Any:
+        def again(a: int, b: int) -> int:
+            return a + b + bonus
+
+        again.__name__, again.__qualname__ = "add", where
+        return again
+
+    assert shared(defined(100, add.__qualname__)).remote(2, 3) == 105
+    with pytest.raises(EndpointExists, match="by that name already"):
+        shared(defined(0, "elsewhere.add"))
+
+
 def test_a_redefinition_is_an_update_and_keeps_what_it_was_told() -> None:
     # If the same function is defined again (a cell run twice), expect no error, and the latest parameters
     made = []

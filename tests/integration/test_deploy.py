@@ -64,6 +64,11 @@ api = Endpoint(name="deployed-api", cpu="any", idle_timeout=30)
 def show_item(item: str, twice: bool = False) -> str:
     return item * (1 + twice)
 
+import shop.more_routes
+"""
+MORE = """
+from shop_app import api
+
 @api.post("/items")
 async def add_item(name: str) -> dict:
     return {"added": name}
@@ -94,7 +99,10 @@ def project(stack: Stack, tmp_path: Path, wheels: Path) -> Project:
     variables = {"FLASHQ_REDIS_URL": stack.rig.server.url, "FLASHQ_SECRET_KEY": SECRET.hex()}
     made = Project(tmp_path / "shop-app", wheels, {**variables, "FLASHQ_HOME": str(tmp_path / "home")})
     made.write(
-        shop_app=SHOP, shop__words="def polite(name): return f'Dear {name}'", data__words_dot_txt="plain"
+        shop_app=SHOP,
+        shop__words="def polite(name): return f'Dear {name}'",
+        shop__more_routes=MORE,
+        data__words_dot_txt="plain",
     )
     return made
 
