@@ -7,12 +7,10 @@ from typing import Any
 from flashq.errors import SpecError
 from flashq.gateway.problems import Problem
 from flashq.model.checks import nearest
-from flashq.model.parameters import MIN_PRIORITY
 from flashq.model.spec import CallOptions
 
 KNOWN = ("input", "webhook", "policy", "options", "s3Config")
 _POLICY = ("executionTimeout", "ttl", "lowPriority")
-LOW_PRIORITY = MIN_PRIORITY
 LONGEST_MS = 604_800_000
 """Seven days."""
 DEFAULT_TIMEOUT_S = 600.0
@@ -59,6 +57,10 @@ def _policy(policy: Any) -> dict[str, Any]:
     low = policy.get("lowPriority", False)
     if not isinstance(low, bool):
         raise Problem(422, "must be true or false", field="policy.lowPriority")
-    if low:
-        given["priority"] = LOW_PRIORITY
     return given
+
+
+def is_unhurried(body: dict[str, Any]) -> bool:
+    """Whether no worker is to be started for it: `lowPriority`, where no priority of ours says otherwise."""
+    policy, own = body.get("policy") or {}, body.get("options") or {}
+    return policy.get("lowPriority", False) is True and own.get("priority") is None

@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flashq import codec, errors
@@ -21,6 +21,7 @@ from flashq.model.envelope import Header
 from flashq.model.idempotency import stands_for
 from flashq.model.keyring import Direction
 from flashq.model.outcome import Failure
+from flashq.model.parameters import UNHURRIED_PRIORITY
 from flashq.model.terms import terms_of
 from flashq.store.broker import Broker
 
@@ -115,9 +116,15 @@ class Core:
 
     # -- calls ---------------------------------------------------------------------------------------
     async def submit(
-        self, endpoint: Endpoint, target: str, arguments: Arguments, options: CallOptions
+        self,
+        endpoint: Endpoint,
+        target: str,
+        arguments: Arguments,
+        options: CallOptions,
+        *,
+        unhurried: bool = False,
     ) -> EndpointJob[Any]:
-        """Submit a call in JSON; it has been accepted when this returns.
+        """Submit a call in JSON; it has been accepted when this returns. `unhurried`: no worker is started for it.
 
         Raises: InputRefused, PayloadTooLarge, QueueFull, IdempotencyConflict, ResultExpired, EndpointNotFound,
         BrokerError.
@@ -126,6 +133,8 @@ class Core:
         raw = _payload(arguments)
         codec.check_size(len(raw), self.settings.payload_limit, "the input")
         terms = terms_of(current.spec, options)
+        if unhurried:
+            terms = replace(terms, priority=UNHURRIED_PRIORITY)
         same = stands_for("json", arguments.args, arguments.kwargs, target) if terms.key else ("", "")
         head = Header(
             direction=Direction.CALL,

@@ -17,7 +17,7 @@ from starlette.responses import StreamingResponse
 from flashq import errors
 from flashq.gateway import schemas
 from flashq.gateway.bodies import Answer, read_object
-from flashq.gateway.call_terms import options_of
+from flashq.gateway.call_terms import is_unhurried, options_of
 from flashq.gateway.checked_input import InputRefused
 from flashq.gateway.problems import Problem, of_error
 from flashq.kinds import STREAMS
@@ -120,7 +120,7 @@ async def _submit(request: Request, name: str, method: str) -> tuple[EndpointJob
     target = called.target(method)
     try:
         arguments = called.signature(target).arguments(given)
-        job = await state.core.submit(called, target, arguments, options)
+        job = await state.core.submit(called, target, arguments, options, unhurried=is_unhurried(body))
     except InputRefused as error:
         raise Problem(422, str(error), field=error.field) from None
     if webhook is not None:

@@ -53,6 +53,7 @@ class Cause(StrEnum):
     BEHIND = "behind"
     SOON = "soon"
     THRESHOLD = "threshold"
+    UNHURRIED = "unhurried"
     TURN = "turn"
 
 
@@ -176,6 +177,10 @@ TOLD: dict[Cause, Told] = {
         "Nothing: by then, or after as long as a start takes, it begins.",
     ),
     Cause.THRESHOLD: Told("QUEUE_DELAY: it has not waited for `scaler_value` seconds yet.", "Wait."),
+    Cause.UNHURRIED: Told(
+        "It was submitted with `lowPriority`: no worker is started for it, and there is none.",
+        "It is run when others have a worker started; `flashq scale NAME --workers 1,N` keeps one.",
+    ),
     Cause.TURN: Told(
         "It was submitted just now, or is about to be taken.", "If that lasts: `flashq doctor`."
     ),
@@ -228,6 +233,8 @@ class Facts:
     """How many wait on its queue before it."""
     registered: bool = True
     paused: bool = False
+    unhurried: bool = False
+    """Whether no worker is started for it."""
     condition: str = ""
     """The code of its endpoint's condition, and `detail`, its sentence."""
     detail: str = ""
@@ -326,6 +333,8 @@ def _lacking(facts: Facts) -> tuple[Cause, str]:
         return Cause.TURN, ""
     if facts.most is not None and facts.busy >= facts.most:
         return Cause.BEHIND, f"{facts.busy} of at most {_workers(facts.most)} busy; {before}"
+    if facts.unhurried and not live:
+        return Cause.UNHURRIED, ""
     if facts.condition in _CONDITIONS:
         return _CONDITIONS[facts.condition], facts.detail
     if facts.starting and facts.building:

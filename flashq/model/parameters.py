@@ -22,6 +22,8 @@ IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 """Of the characters that names, registries, tags and digests have; never an option."""
 MIN_PRIORITY, MAX_PRIORITY = -9, 9
 NESTED_PRIORITY = 10
+UNHURRIED_PRIORITY = -10
+"""Of calls for which no worker is started: they take their turn behind all others."""
 """Of calls from inside jobs, and of no others: jobs that wait for them hold their places."""
 MAX_WORKERS = 10_000
 MAX_CONCURRENCY = 1_000

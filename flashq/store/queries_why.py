@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from flashq.errors import BrokerRefused
 from flashq.model.causes import Facts, Why, explain
 from flashq.model.lifecycle import TERMINAL, WAITING, JobState
+from flashq.model.parameters import UNHURRIED_PRIORITY
 from flashq.store import queries_workers, server
 from flashq.store.held import held_queue
+from flashq.store.keys import queue_name
 from flashq.store.queries import absent, read_hash, whole, written
 from flashq.store.queries_fleet import autoscalers, now_ms
 
@@ -108,6 +110,7 @@ def _waiting(broker: Broker, job_id: str, job: dict[str, str], known: Facts) -> 
         held=held is not None or held_later is not None,
         registered=bool(record["revision"]),
         paused=record["paused"] == "1",
+        unhurried=job["origin"].startswith(queue_name(endpoint, priority=UNHURRIED_PRIORITY)),
         condition=str(condition.get("code") or ""),
         detail=str(condition.get("detail") or ""),
         withheld=str(withheld.get("detail") or ""),

@@ -13,6 +13,8 @@ import pytest
 
 from flashq import Endpoint
 from flashq.gateway.app import Options
+from flashq.model.causes import Cause
+from flashq.store.queries_why import why
 from tests.integration.gateway_rig import Gateway
 from tests.rig import Rig, wait_until
 
@@ -241,8 +243,19 @@ def test_policy_ttl(gateway: Gateway, rig: Rig) -> None:
 
 def test_policy_low_priority(gateway: Gateway, rig: Rig) -> None:
     job = gateway.post("/v2/gw-nobody/run", {"input": {}, "policy": {"lowPriority": True}}).body["id"]
-    assert rig.job_field(job, "fq_prio") == "-9"
+    assert rig.job_field(job, "fq_prio") == "-10"
+    seen = rig.broker.run(rig.broker.transitions.observe("gw-nobody"))
+    assert (seen.queued, seen.enqueued_ms) == (0, ())
+    assert gateway.get("/v2/gw-nobody/health").body["jobs"]["inQueue"] == 1
+    assert why(rig.broker, job).cause is Cause.UNHURRIED
+    gateway.post("/v2/gw-nobody/run", {"input": {}})
+    assert rig.broker.run(rig.broker.transitions.observe("gw-nobody")).queued == 1
     gateway.post("/v2/gw-nobody/purge-queue")
+
+
+def test_a_low_priority_job_is_run_by_the_workers_that_there_are(gateway: Gateway) -> None:
+    body = {"input": {"text": "a"}, "policy": {"lowPriority": True}}
+    assert gateway.post("/v2/gw-echo/runsync", body).body["status"] == "COMPLETED"
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,8 @@ CASES: list[tuple[Cause, dict[str, Any], str]] = [
     (Cause.NO_GPU, {"state": QUEUED, "busy": 1, "most": 2, "condition": "NO_GPU"}, "No host"),
     (Cause.SOON, {"state": QUEUED, "busy": 1, "most": 2, "withheld": "empty in 0.2 s"}, "empty in 0.2 s"),
     (Cause.THRESHOLD, {"state": QUEUED, "most": 2, "withheld": "1 s", "withheld_code": "QUEUE_DELAY"}, "1 s"),
+    (Cause.UNHURRIED, {"state": QUEUED, "unhurried": True, "autoscaler": False}, "no worker is started"),
+    (Cause.BEHIND, {"state": QUEUED, "unhurried": True, "busy": 1, "most": 2}, "1 worker busy"),
     (Cause.TURN, {"state": QUEUED}, "just now"),
     (Cause.TURN, {"state": QUEUED, "idle": 1, "autoscaler": False}, "just now"),
 ]  # fmt: skip

@@ -125,6 +125,8 @@ end
 
 -- The priority of the calls that jobs make: above every other, since a job that waits for one holds its place.
 local NESTED = '10'
+-- And that of jobs for which no worker is started: those that there are take them when there is nothing else.
+local UNHURRIED = '-10'
 
 -- The priority that a job's hash names; 0 where that makes no sense.
 local function rank(P, id)
