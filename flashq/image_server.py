@@ -12,6 +12,7 @@ import http.client
 import os
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ STARTING = (204, 502, 503)
 """Answers of a server that is not ready yet."""
 _AGAIN_S = 0.1
 _PIECE = 64 * 1024
+_MOST_AT_ONCE = 1000
 _ENDS_S = 3.0  # where the server has ended, so has this process within that time
 _HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade host".split()
@@ -37,6 +39,8 @@ class ImageServer:
 
     def __init__(self) -> None:
         self._at = os.environ[AT]
+        # asyncio's own has a few threads, and here each request that waits has one.
+        self._threads = ThreadPoolExecutor(_MOST_AT_ONCE, "request")
 
     def setup(self) -> None:
         """Wait until the server answers; how long that may take is `startup_timeout`, and who ends it the worker."""
@@ -62,7 +66,7 @@ class ImageServer:
         """
         async with self._sent(method, path, headers, body) as connection:
             response = await self._answer(connection, method, path, headers, body)
-            content = await _in_thread(connection, response.read)
+            content = await self._in_thread(connection, response.read)
             return {"status": response.status, "headers": _headers(response), "body": content}
 
     async def stream(
@@ -72,7 +76,7 @@ class ImageServer:
         async with self._sent(method, path, headers, body) as connection:
             response = await self._answer(connection, method, path, headers, body)
             yield {"status": response.status, "headers": _headers(response)}
-            while piece := await _in_thread(connection, response.read1, _PIECE):
+            while piece := await self._in_thread(connection, response.read1, _PIECE):
                 yield piece
 
     @contextlib.asynccontextmanager
@@ -104,18 +108,19 @@ class ImageServer:
             connection.request(method, path, body or None, sent)
             return connection.getresponse()
 
-        return await _in_thread(connection, ask)
+        return await self._in_thread(connection, ask)
 
-
-async def _in_thread(connection: http.client.HTTPConnection, call: Callable[..., T], *args: Any) -> T:
-    """Wait in a thread; where the job is cancelled meanwhile, the connection is broken, which ends the wait."""
-    try:
-        return await asyncio.to_thread(call, *args)
-    except asyncio.CancelledError:
-        if connection.sock is not None:
-            with contextlib.suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
-        raise
+    async def _in_thread(
+        self, connection: http.client.HTTPConnection, call: Callable[..., T], *args: Any
+    ) -> T:
+        """Wait in a thread; where the job is cancelled meanwhile, the connection is broken, which ends the wait."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
+        except asyncio.CancelledError:
+            if connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+            raise
 
 
 def _headers(response: http.client.HTTPResponse) -> dict[str, str]:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.requires("valkey")
 IMAGE = "registry.example/server:1"
 SERVER = """
-import http.server, json, os, time
+import http.server, json, os, threading, time
+
+together = threading.Barrier(20)
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -39,6 +41,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/ping":  # the first two times it is not ready yet
             Handler.asked += 1
             return self.answer(204 if Handler.asked < 3 else 200, b"")
+        if self.path == "/together":  # answered when twenty are here
+            together.wait(20)
+            return self.answer(200, b"1")
         if self.path == "/slow":
             time.sleep(60)
         if self.path == "/text":
@@ -134,6 +139,12 @@ def test_a_slow_request_is_cancelled_and_the_server_stays(shared: Rig, engine: S
     with pytest.raises(JobCancelled):
         job.result(30)
     assert llm.post("/").result(30)["pid"] == pid
+
+
+def test_as_many_requests_as_it_says_are_with_the_server_at_once(shared: Rig, engine: StandIn) -> None:
+    llm, _ = ready(shared, "served-wide", max_concurrency=20)
+    jobs = [llm.get("/together").spawn() for _ in range(20)]
+    assert {job.result(30)["status"] for job in jobs} == {200}
 
 
 def test_a_server_that_ends_takes_its_request_along_and_another_begins(shared: Rig, engine: StandIn) -> None:
