@@ -32,6 +32,8 @@ VALUES = "acceptance/test_bad_luck_values.py"
 ENVIRONMENT = "acceptance/test_sdk_environment.py"
 HTTP = "integration/test_gateway_access.py"
 FUZZ = "acceptance/test_gateway_fuzz.py"
+ARTIFACTS = "unit/test_artifacts.py"
+DEPLOY = "integration/test_deploy.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -370,10 +372,20 @@ ATTACKS = (
         tests=(f"{HTTP}::test_webhooks_into_this_network_are_not_told",),
     ),
     Attack(
-        attack="tar with `..`, absolute paths, links, devices, setuid, FIFO, duplicate names, bombs; an "
-        "artifact that is "
-        "swapped between check and use",
-        unmet="there are no artifacts in this version",
+        attack="an artifact with `..`, absolute paths, links, devices, setuid, FIFO, duplicate names, bombs; one that "
+        "is swapped between check and use",
+        becomes="Not unpacked: nothing is written but what its signed manifest names, as plain files. What a job "
+        "alters on its host is put back before the next process starts.",
+        tests=(
+            f"{ARTIFACTS}::test_an_altered_artifact_is_refused_and_nothing_stays",
+            f"{ARTIFACTS}::test_set_uid_and_other_bits_are_not_taken_over",
+            f"{ARTIFACTS}::test_one_that_says_it_is_too_large_is_refused_before_it_is_read",
+            f"{ARTIFACTS}::test_a_path_that_is_none_is_refused",
+            f"{ARTIFACTS}::test_a_manifest_that_no_builder_writes_is_refused",
+            f"{DEPLOY}::test_an_artifact_that_was_altered_in_the_broker_is_refused_by_hosts",
+            f"{DEPLOY}::test_files_that_a_job_alters_on_the_host_are_put_back",
+            "integration/test_build.py::test_a_link_to_elsewhere_is_refused",
+        ),
     ),
 )
 

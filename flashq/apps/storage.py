@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flashq.errors import ArtifactError
+from flashq.errors import ArtifactError, BrokerRefused, DeployError
 from flashq.store.queries import read_hash
 
 if TYPE_CHECKING:
@@ -37,17 +37,22 @@ def store(
 ) -> None:
     """Store an artifact, unless it is there; `on_bytes`: how many have been sent. It expires in a day unless kept.
 
-    Raises: BrokerError (of which BrokerRefused where its memory is full), OSError.
+    Raises: DeployError where the broker's memory is full, BrokerError, OSError.
     """
     if is_stored(broker, digest):
         return
     sent = number = 0
-    with artifact.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            broker.execute("SET", _chunk(broker, digest, number), chunk, "PX", _UNFINISHED_MS)
-            number += 1
-            sent += len(chunk)
-            on_bytes(sent)
+    try:
+        with artifact.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                broker.execute("SET", _chunk(broker, digest, number), chunk, "PX", _UNFINISHED_MS)
+                number += 1
+                sent += len(chunk)
+                on_bytes(sent)
+    except BrokerRefused as error:  # out of memory, as a rule: what is there of it is in the way
+        broker.execute_all([("DEL", _chunk(broker, digest, each)) for each in range(number)])
+        why = "the broker does not take it; --exclude leaves large packages to hosts"
+        raise DeployError(f"{sent / 2**20:.1f} MiB of the artifact were stored: {why}: {error}") from error
     key = broker.keys.of("artifact", digest)
     broker.execute_all(
         [("HSET", key, "chunks", number, "size", sent), ("PEXPIRE", key, _UNFINISHED_MS)]

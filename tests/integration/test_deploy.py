@@ -15,11 +15,12 @@ from flashq import Endpoint
 from flashq.apps import archive, records, storage
 from flashq.apps.deploy import Deploy
 from flashq.errors import DeployError, EndpointNotFound
+from flashq.store.broker import Broker
 from tests.integration.app_project import Project
 from tests.integration.command_line import CommandLine
 from tests.integration.environment_rig import make_wheels
 from tests.integration.stack import Stack
-from tests.rig import SECRET, Rig, halt, wait_until
+from tests.rig import SECRET, BrokerServer, Rig, halt, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,7 +113,7 @@ def cli(stack: Stack, tmp_path: Path) -> CommandLine:
     return CommandLine(stack.rig.server.url, tmp_path)
 
 
-def test_from_deploy_to_undeploy(stack: Stack, project: Project, cli: CommandLine) -> None:
+def test_from_deploy_to_undeploy(stack: Stack, project: Project, cli: CommandLine, tmp_path: Path) -> None:
     told = project.done("deploy")
     assert set(told["verdicts"].values()) == {"created"}
     assert all(told["ready"].values())
@@ -153,6 +154,14 @@ def test_from_deploy_to_undeploy(stack: Stack, project: Project, cli: CommandLin
     wait_until(lambda: greet.remote("Ann")["said"] == "Dear Ann", 20, "the code before answers")
     broker = stack.rig.broker
     assert broker.execute("PTTL", broker.keys.of("artifact", told["artifact"])) == -1
+
+    # If another host joins, expect it to prepare what is deployed before any worker starts there
+    folder = tmp_path / "second-home"
+    second = stack.start("host", name="second", home=folder)
+    wait_until(lambda: "deployed-greet is ready" in stack.log("second"), 20, "prepared")
+    assert (folder / "apps" / told["artifact"] / "manifest.json").exists()
+    second.terminate()
+    assert second.wait(20) == 0
 
     # If it is undeployed, expect it to be gone, and the other environment to be there
     assert (
@@ -277,15 +286,53 @@ def test_files_that_a_job_alters_on_the_host_are_put_back(stack: Stack, project:
     assert writes.remote("again") == "plain"
 
 
+def test_of_two_deploys_at_once_one_is_told_of_the_other(stack: Stack, project: Project) -> None:
+    project.write(
+        shop_app="""
+        from flashq import Endpoint
+        @Endpoint(name="deployed-race", cpu="any")
+        def race() -> str:
+            return "race"
+        """
+    )
+    told = project.done("build")
+    artifact = Path(told["artifact"])
+    broker, manifest = stack.rig.broker, archive.read_manifest(artifact)
+    ended: list[str] = []
+
+    def nested(line: str) -> None:  # while the first prepares, the second begins
+        if line.startswith("preparing") and not ended:
+            ended.append("tried")
+            with pytest.raises(DeployError, match="deploys shop-app to production at this moment"):
+                Deploy(broker, stack.rig.keyring, manifest, artifact, {}).run()
+
+    first = Deploy(broker, stack.rig.keyring, manifest, artifact, {}, say=nested).run()
+    assert (ended, first.verdicts) == (["tried"], {"deployed-race": "created"})
+    assert not broker.execute("EXISTS", broker.keys.of("deploying", "shop-app/production"))
+
+
+def test_a_broker_without_room_is_left_as_it_was(tmp_path: Path) -> None:
+    with (
+        contextlib.closing(BrokerServer()) as server,
+        contextlib.closing(Broker(server.url)) as broker,
+        broker.redis() as small,
+    ):
+        big = tmp_path / "big.tar"
+        big.write_bytes(os.urandom(24 << 20))
+        used = int(dict(small.info("memory"))["used_memory"])
+        small.config_set("maxmemory", used + (12 << 20))
+        with pytest.raises(DeployError, match="MiB of the artifact were stored: the broker does not take it"):
+            storage.store(broker, big, "0" * 64)
+        assert not storage.is_stored(broker, "0" * 64)
+        assert small.keys("*artifact*") == []
+
+
 def test_without_a_host_nothing_is_deployed(project: Project, tmp_path: Path) -> None:
-    with contextlib.closing(Rig()) as alone:
-        other = Project(
-            project.folder,
-            tmp_path,
-            {"FLASHQ_REDIS_URL": alone.server.url, "FLASHQ_SECRET_KEY": SECRET.hex()},
-        )
+    with contextlib.closing(BrokerServer()) as alone, contextlib.closing(Broker(alone.url)) as broker:
+        variables = {"FLASHQ_REDIS_URL": alone.url, "FLASHQ_SECRET_KEY": SECRET.hex()}
+        other = Project(project.folder, tmp_path, variables)
         other.write(
             shop_app="from flashq import Endpoint\n@Endpoint(name='deployed-no', cpu='any')\ndef no(): ...\n"
         )
         assert "no host is up to be prepared" in other.refused("deploy")
-        assert not alone.broker.execute("EXISTS", alone.broker.keys.of("endpoint", "deployed-no"))
+        assert not broker.execute("EXISTS", broker.keys.of("endpoint", "deployed-no"))

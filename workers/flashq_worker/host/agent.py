@@ -352,6 +352,7 @@ class HostAgent:
                 server.warn(self._broker, log, self._options.durability)
                 self._losses.extend(self._presence.predecessors())
                 self._greeted = True
+                self._apps.catch_up()
             if not self._inbox.open:
                 own = {*self._workers.endpoints(), *(order.worker for order, _ in self._waiting)}
                 self._losses.extend(self._presence.unheard(own))
