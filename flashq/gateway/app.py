@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from flashq.settings import Settings
 
 log = logging.getLogger("flashq.gateway")
+_TAKE_OVER_EACH = 6  # beats
 _BODY_OVERHEAD = 64 * 1024
 """What a body may have beside the input."""
 
@@ -72,17 +74,16 @@ def create_app(
         core=core,
         access=Access(core, local_only=told.local_only, fresh_s=told.keys_fresh_s),
         streams=Streams(core),
-        webhooks=Webhooks(said_of, internal=told.internal_webhooks, pause_s=told.webhook_pause_s),
+        webhooks=Webhooks(core, said_of, internal=told.internal_webhooks, pause_s=told.webhook_pause_s),
     )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        beats = asyncio.create_task(_beat(core, told.address)) if told.address else None
+        beats = asyncio.create_task(_beat(state, told.address))
         yield
-        if beats is not None:
-            beats.cancel()
-            with suppress(FlashqError):
-                await core.ask(gateways.leave, told.address)
+        beats.cancel()
+        with suppress(FlashqError):
+            await core.ask(gateways.leave, client.id, told.address)
         state.close()
 
     app = FastAPI(
@@ -114,12 +115,15 @@ def create_app(
     return app
 
 
-async def _beat(core: Core, address: str) -> None:
-    while True:
+async def _beat(state: State, address: str) -> None:
+    """Say that this gateway lives, and look after what those had to tell that do not."""
+    for number in itertools.count():
         try:
-            await core.ask(gateways.beat, address)
+            await state.core.ask(gateways.beat, state.core.client.id, address)
+            if number % _TAKE_OVER_EACH == 0:
+                await state.webhooks.take_over()
         except FlashqError as error:
-            log.warning("the broker could not be told where this gateway listens: %s", error)
+            log.warning("the broker could not be told that this gateway lives: %s", error)
         await asyncio.sleep(gateways.BEAT_S)
 
 

@@ -124,7 +124,7 @@ async def _submit(request: Request, name: str, method: str) -> tuple[EndpointJob
     except InputRefused as error:
         raise Problem(422, str(error), field=error.field) from None
     if webhook is not None:
-        state.webhooks.follow(webhook, job)
+        await state.webhooks.keep(webhook, job)
     return job, called.current.kind(target) in STREAMS
 
 

@@ -18,17 +18,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from flashq.errors import BrokerError, FlashqError, JobError
 from flashq.gateway.problems import Problem
+from flashq.model.lifecycle import TERMINAL_STATUSES, Status
+from flashq.store import gateways
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from flashq.gateway.core import Core
     from flashq.job import EndpointJob
 
 log = logging.getLogger("flashq.gateway")
 TRIES = 3
 PAUSE_S = 10.0
 _TIMEOUT_S = 10.0
+_AWAY_S = 5.0  # between looks at a broker that does not answer
 _SENDERS = 16
 _LONGEST_URL = 2048
 _PORTS = {"http": 80, "https": 443}
@@ -38,6 +43,7 @@ _PORTS = {"http": 80, "https": 443}
 class Webhook:
     """Where to tell it."""
 
+    url: str
     scheme: str
     host: str
     port: int
@@ -45,11 +51,20 @@ class Webhook:
 
 
 class Webhooks:
-    """Those that are waited for. `internal`: addresses inside this network may be told, too."""
+    """Those that this gateway tells. `internal`: addresses inside this network may be told, too.
+
+    `said_of`: what there is to tell of a job.
+    """
 
     def __init__(
-        self, said_of: Callable[[str], Awaitable[dict[str, Any]]], *, internal: bool, pause_s: float = PAUSE_S
+        self,
+        core: Core,
+        said_of: Callable[[str], Awaitable[dict[str, Any]]],
+        *,
+        internal: bool,
+        pause_s: float = PAUSE_S,
     ) -> None:
+        self._core = core
         self._said_of = said_of
         self._internal = internal
         self._pause_s = pause_s
@@ -57,6 +72,7 @@ class Webhooks:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
+        """Stop: what was not told is left to another gateway."""
         for task in self._tasks:
             task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -70,19 +86,47 @@ class Webhooks:
         except ValueError as error:
             raise Problem(422, str(error), field="webhook") from None
 
-    def follow(self, webhook: Webhook, job: EndpointJob[Any]) -> None:
-        """Tell it how this job ends."""
+    async def keep(self, webhook: Webhook, job: EndpointJob[Any]) -> None:
+        """Tell it how this job ends; it is on record when this returns. Raises BrokerError."""
+        await self._core.ask(gateways.keep_webhook, self._core.client.id, job.id, webhook.url)
+        self._follow(webhook, job)
+
+    async def take_over(self) -> None:
+        """Tell those, too, that gateways had to tell which are gone. Raises BrokerError."""
+        for job, url in (await self._core.ask(gateways.take_webhooks, self._core.client.id)).items():
+            try:
+                self._follow(_parsed(url), self._core.client.job(job))
+            except ValueError:  # somebody else wrote it
+                await self._core.ask(gateways.drop_webhook, job)
+
+    def _follow(self, webhook: Webhook, job: EndpointJob[Any]) -> None:
         task = asyncio.get_running_loop().create_task(self._tell(webhook, job))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _tell(self, webhook: Webhook, job: EndpointJob[Any]) -> None:
-        await job._call.ended.until_done()  # noqa: SLF001 — client and job are one part
         try:
-            body = json.dumps(await self._said_of(job.id), ensure_ascii=False).encode()
-        except Exception as error:  # noqa: BLE001 — whatever it is, nobody waits who could be told
-            log.warning("webhook of job %s: its outcome cannot be had: %s", job.id, error)
-            return
+            await self._post_all(webhook, job.id, await self._body(job))
+            await self._core.ask(gateways.drop_webhook, job.id)
+        except FlashqError as error:  # what was not told is on record, for the next gateway
+            log.warning("webhook of job %s: %s", job.id, error)
+
+    async def _body(self, job: EndpointJob[Any]) -> bytes:
+        """What is told, once the job has ended. A broker that is away is waited for."""
+        while True:
+            await job._call.ended.until_done()  # noqa: SLF001 — client and job are one part
+            try:
+                said = await self._said_of(job.id)
+            except BrokerError:
+                said = {}
+            except JobError as error:
+                said = {"id": job.id, "status": Status.FAILED, "error": str(error)}
+            if said.get("status") in TERMINAL_STATUSES:
+                return json.dumps(said, ensure_ascii=False).encode()
+            await asyncio.sleep(_AWAY_S)
+            job = self._core.client.job(job.id)
+
+    async def _post_all(self, webhook: Webhook, job: str, body: bytes) -> None:
         loop = asyncio.get_running_loop()
         for number in range(1, TRIES + 1):
             try:
@@ -93,7 +137,7 @@ class Webhooks:
                 if status == 200:
                     return
                 why = f"it answered {status}"
-            log.warning("webhook of job %s at %s, try %d of %d: %s", job.id, webhook.host, number, TRIES, why)
+            log.warning("webhook of job %s at %s, try %d of %d: %s", job, webhook.host, number, TRIES, why)
             if number < TRIES:
                 await asyncio.sleep(self._pause_s)
 
@@ -134,6 +178,7 @@ def _parsed(given: Any) -> Webhook:
         raise ValueError("must not hold a password")
     path = parts.path or "/"
     return Webhook(
+        given,
         parts.scheme,
         parts.hostname,
         parts.port or _PORTS[parts.scheme],

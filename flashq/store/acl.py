@@ -28,7 +28,7 @@ _READS = frozenset(
 )
 _LISTS = frozenset(NAMES) - {
     *("revision", "idempotency", "commands", "bell", "push"),
-    *("api_keys", "artifact", "deploying", "prepared"),
+    *("api_keys", "webhooks", "artifact", "deploying", "prepared"),
 }
 """Kinds of keys that listings read: not the code of endpoints."""
 
@@ -104,9 +104,9 @@ ROLES: dict[str, Role] = {
     "gateway": replace(
         _CLIENT,
         about="the gateway: what a client may, and to know API keys",
-        commands=_CLIENT.commands | _words("zadd zrem zremrangebyscore"),
+        commands=_CLIENT.commands | _words("zadd zrem zremrangebyscore hset hdel"),
         reads=_CLIENT.reads | {"api_keys"},
-        writes=_CLIENT.writes | {"gateways"},
+        writes=_CLIENT.writes | {"gateways", "webhooks"},
         by_endpoint=False,
     ),
     "deployer": replace(

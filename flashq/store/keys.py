@@ -56,7 +56,8 @@ NAMES = {
     "gpus": "fq:gpus",  # hash: a GPU's UUID → its lease (fence, since, worker, endpoint, host, why it is kept from all)
     "commands": "fq:commands:",  # list: signed commands for a host
     "api_keys": "fq:apikeys",  # hash: the gateway's API keys by id, as JSON with their digests
-    "gateways": "fq:gateways",  # zset: where gateways listen, by when their word ends (ms)
+    "gateways": "fq:gateways",  # zset: gateways, each with where it listens, by when their word ends (ms)
+    "webhooks": "fq:webhooks",  # hash: jobs whose end is to be told → by which gateway, and the address, as JSON
     "apps": "fq:apps",  # hash: <app>/<environment> → what is deployed, as JSON
     "artifact": "fq:artifact:",  # hash (digest): how many chunks there are; string (digest:number): one of them
     "deploying": "fq:deploying:",  # string (app/environment): who deploys it now; ends unless renewed

@@ -333,6 +333,25 @@ def test_a_webhook_that_does_not_answer_200_is_tried_twice_again(gateway: Gatewa
         listener.close()
 
 
+def test_a_webhook_outlives_its_gateway(gateway: Gateway, rig: Rig) -> None:
+    """Given a job whose gateway ends before it, expect that another gateway tells the webhook."""
+    listener = Listener(200)
+    first = Gateway(rig, Options(internal_webhooks=True))
+    try:
+        job = first.post("/v2/gw-nobody/run", {"input": {}, "webhook": listener.url}).body["id"]
+    finally:
+        first.close()
+    second = Gateway(rig, Options(internal_webhooks=True))
+    try:
+        gateway.post(f"/v2/gw-nobody/cancel/{job}")
+        wait_until(lambda: listener.told)
+        assert (listener.told[0]["id"], listener.told[0]["status"]) == (job, "CANCELLED")
+        wait_until(lambda: not rig.broker.execute("HLEN", rig.broker.keys.of("webhooks")))
+    finally:
+        second.close()
+        listener.close()
+
+
 @pytest.mark.parametrize("url", ["ftp://x/", "http://", "https://u:p@x/", 5, "http://x/\n", "x" * 3000])
 def test_a_webhook_that_is_none_is_refused(gateway: Gateway, url: Any) -> None:
     reply = gateway.post("/v2/gw-echo/run", {"input": {"text": "a"}, "webhook": url})
