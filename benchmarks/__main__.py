@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -40,7 +39,7 @@ def measure_round(calls: int, many: int) -> Round:
 
         with floor_worker(made.server.url):
             floor.call()
-            ours = [_timed(floor.call) for _ in range(calls)]
+            ours = [bench_jobs.timed(floor.call) for _ in range(calls)]
         floor.reset()
         with bench_jobs.one_worker(made):
             bench_jobs.round_trips(50)
@@ -84,12 +83,6 @@ def measure_round(calls: int, many: int) -> Round:
         found["32 in flight calls/s"] = (floor_rate, len(theirs) / seconds)
         found["32 in flight p99 ms"] = (percentile(ours, 0.99) * 1e3, percentile(theirs, 0.99) * 1e3)
     return found
-
-
-def _timed(call: Any) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 def _submits(floor: Floor, many: int) -> float:

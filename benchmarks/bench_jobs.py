@@ -11,7 +11,7 @@ from flashq import Endpoint
 from tests.rig import Rig, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @Endpoint(name="noop", cpu="any", workers=(0, 1))
@@ -32,6 +32,13 @@ def one_worker(rig: Rig) -> Iterator[None]:
     finally:
         worker.close()
         rig.broker.run(rig.broker.transitions.leave("noop", worker.id, "measured"))
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds that it took."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def round_trips(count: int) -> list[float]:

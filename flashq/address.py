@@ -7,7 +7,7 @@
     rediss+sentinel://…                                  the same, sentinels and servers over TLS
 
 USER and PASSWORD are the servers'; those of the sentinels are the parameters `sentinel_username` and
-`sentinel_password`. Other parameters (`?ssl_ca_certs=/ca.pem&…`) are redis-py's. Nothing here does I/O.
+`sentinel_password`. Other parameters (`?ssl_ca_certs=/ca.pem&…`) are those of `store.dial`. Nothing here does I/O.
 """
 
 from __future__ import annotations

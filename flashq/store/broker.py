@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import hiredis
-import redis
 
 from flashq.errors import BrokerRefused, BrokerUnreachable
 from flashq.model.address import masked
@@ -26,6 +25,8 @@ from flashq.store.transitions import Transitions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import redis
 
     from flashq.store.command import Command, Value
 
@@ -110,6 +111,8 @@ class Broker:
 
     def redis(self) -> redis.Redis:
         """A redis-py client of the server that is the broker now, for RQ's own API and for blocking reads."""
+        import redis  # 31 MB, and 150 ms: nothing of ours needs it
+
         return redis.Redis.from_url(server_url(self.url), protocol=2)
 
     def _connected(self) -> Line:

@@ -1,39 +1,34 @@
 """Makes the connection to the broker: over TCP, TLS or a unix socket, or to the primary that sentinels name.
 
-redis-py carries it out (handshake, password, database). Here is decided which server it is, and what its failure
-is called: unreachable (try again), untrusted or refused (trying again will not help).
+`dial` carries it out (TLS, password, database). Here is decided which server it is, and what its failure is called:
+unreachable (try again), untrusted or refused (trying again will not help).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ssl
-from typing import Any
+from typing import TYPE_CHECKING
 
-import redis
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+import hiredis
 
 from flashq.address import Address
 from flashq.errors import BrokerError, BrokerRefused, BrokerUnreachable, BrokerUntrusted
 from flashq.model.address import masked
+from flashq.store.dial import Denied, Target, ask, dial
 from flashq.store.names import NAMES
 
-try:
-    from redis.driver_info import DriverInfo
-except ImportError:  # redis-py before it named itself by an object
-    _NAMED: dict[str, Any] = {}
-else:
-    _NAMED = {"driver_info": DriverInfo()}  # once: it looks up its version among all packages
+if TYPE_CHECKING:
+    import socket
 
-Connection = Any  # redis.connection.AbstractConnection, whose methods have no types
 CONNECT_TIMEOUT_S = 3.0
 _SENTINEL_TIMEOUT_S = 1.0
 _answered: dict[str, str] = {}
 """By broker, the sentinel that answered last: it is asked first."""
 
 
-def open_connection(url: str) -> Connection:
-    """A connection to the broker at `url`.
+def open_connection(url: str) -> socket.socket:
+    """A blocking socket to the broker at `url`, on which requests may be sent.
 
     Raises: BrokerUnreachable, BrokerUntrusted, BrokerRefused.
     """
@@ -50,7 +45,7 @@ def server_url(url: str) -> str:
     if not address.service:
         return url
     found, connection = _find_primary(address)
-    connection.disconnect()
+    connection.close()
     return found
 
 
@@ -61,31 +56,25 @@ def _parsed(url: str) -> Address:
         raise BrokerUnreachable(f"no broker at {masked(url)}: the address {error}") from None
 
 
-def _open(url: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Connection:
+def _open(url: str, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
     shown = masked(url)
     try:
-        pool = redis.ConnectionPool.from_url(
-            url, protocol=2, socket_connect_timeout=timeout_s, socket_timeout=timeout_s, **_NAMED
-        )
-        connection = pool.connection_class(**{**pool.connection_kwargs, "retry_on_error": []})
-        if "host" in pool.connection_kwargs:
-            NAMES.wait_for(pool.connection_kwargs["host"], timeout_s)
-        connection.connect()
-    except (AuthenticationError, NoPermissionError) as error:
+        target = Target.parse(url)
+        if target.host:
+            NAMES.wait_for(target.host, timeout_s)
+        return dial(target, timeout_s)
+    except Denied as error:
         raise BrokerRefused(f"the broker at {shown} refused: {error}") from None
-    except (RedisError, OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise _failure(shown, error) from None
-    return connection
 
 
 def _failure(shown: str, error: Exception) -> BrokerError:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is None:
-        return BrokerUnreachable(f"no broker at {shown}: {error}")
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        why = (isinstance(error, OSError) and error.strerror) or error
+        return BrokerUnreachable(f"no broker at {shown}: {why}")
     return BrokerUntrusted(
-        f"the broker at {shown} is not trusted: {cause.verify_message}. FLASHQ_TLS_CA names the file of the"
+        f"the broker at {shown} is not trusted: {error.verify_message}. FLASHQ_TLS_CA names the file of the"
         " certificates that its own has to come from; the name in the address has to be in it"
     )
 
@@ -93,7 +82,7 @@ def _failure(shown: str, error: Exception) -> BrokerError:
 # -- Sentinel ----------------------------------------------------------------------------------------
 
 
-def _find_primary(address: Address) -> tuple[str, Connection]:
+def _find_primary(address: Address) -> tuple[str, socket.socket]:
     """Ask one sentinel after the other; the primary's address and a connection to it.
 
     What a sentinel names counts only if it says itself that it is a primary: during a failover the old one may
@@ -113,7 +102,7 @@ def _find_primary(address: Address) -> tuple[str, Connection]:
         if role == "master":
             _answered[address.url] = sentinel
             return found, connection
-        connection.disconnect()
+        connection.close()
         failures.append(BrokerUnreachable(f"{masked(found)} is named as primary and says it is {role!r}"))
     final = [error for error in failures if not isinstance(error, BrokerUnreachable)]
     if len(final) == len(failures):
@@ -124,7 +113,7 @@ def _find_primary(address: Address) -> tuple[str, Connection]:
 
 def _named_by(sentinel: str, address: Address) -> str:
     connection = _open(sentinel, _SENTINEL_TIMEOUT_S)
-    with contextlib.closing(_Closing(connection)):
+    with contextlib.closing(connection):
         reply = _ask(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)
     if not isinstance(reply, list) or len(reply) != 2:
         raise BrokerUnreachable(f"the sentinel at {masked(sentinel)} knows no service {address.service!r}")
@@ -132,25 +121,17 @@ def _named_by(sentinel: str, address: Address) -> str:
     return address.server_url(host, int(port))
 
 
-def _role(connection: Connection) -> str:
+def _role(connection: socket.socket) -> str:
     reply = _ask(connection, "ROLE")
     first = reply[0] if isinstance(reply, list) and reply else reply
     return first.decode() if isinstance(first, bytes) else str(first)
 
 
-def _ask(connection: Connection, *parts: str) -> object:
+def _ask(connection: socket.socket, *parts: str) -> object:
     try:
-        connection.send_command(*parts)
-        answer: object = connection.read_response()
-    except ResponseError as error:
-        raise BrokerRefused(f"{parts[0]} was refused: {error}") from None
-    except (RedisError, OSError) as error:
+        (answer,) = ask(connection, parts)
+    except OSError as error:
         raise BrokerUnreachable(f"no answer to {parts[0]}: {error}") from None
+    if isinstance(answer, hiredis.ReplyError):
+        raise BrokerRefused(f"{parts[0]} was refused: {answer}")
     return answer
-
-
-class _Closing:
-    """So that `closing` closes a connection of redis-py."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.close = connection.disconnect
