@@ -13,7 +13,6 @@ from flashq.endpoint_function import EndpointFunction
 from flashq.errors import NotSupportedError, SpecError
 from flashq.model.resources import ServerlessScalerType
 from flashq.model.routes import METHODS
-from flashq.routes import builder
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -133,33 +132,15 @@ class Endpoint:
         return Flashq(None if name is None else translate.name(name), **self._given)
 
     def __call__(self, function: Any) -> Any:
-        """Decorate a function or a class."""
+        """Decorate a function or a class; further functions share its workers."""
         if self.is_client:
             raise ValueError("Endpoint(id=...) and Endpoint(image=...) are clients: they decorate nothing")
         if self._has_routes:
             raise ValueError("Endpoint: one with routes decorates nothing else")
-        name = self.name or translate.name(function.__name__)
-        identity = (function.__module__, function.__qualname__)
-        if inspect.isclass(function) or set(self._functions) <= {identity}:
-            made = self._made(name)(function)
-            if isinstance(made, EndpointFunction):
-                self._functions[identity] = made
-            return made
-        return self._shared(identity, function)
-
-    def _shared(self, identity: tuple[str, str], function: Any) -> EndpointFunction[..., Any]:
-        """A further function on the same workers, as routes are: each is a target, by its name."""
-        first = next(iter(self._functions.values()))
-        spec = first._spec  # noqa: SLF001 -- None on a worker, as in the first
-        if spec is not None and spec.max_concurrency > 1 and not inspect.iscoroutinefunction(function):
-            raise SpecError("max_concurrency", "more than one job at once needs an `async def` function")
-        made: EndpointFunction[..., Any] = EndpointFunction(first.name, function, spec)
-        self._functions[identity] = made
-        if len({each.__name__ for each in self._functions.values()}) < len(self._functions):
-            raise SpecError("function", f"this endpoint has a function named {function.__name__} already")
-        build = builder({each.__name__: each.__wrapped__ for each in self._functions.values()})
-        for each in self._functions.values():
-            each.code, each.target = build, each.__name__
+        decorate = self._made(translate.name(function.__name__)) if self.name is None else self._core
+        made = decorate(function)
+        if isinstance(made, EndpointFunction):
+            self._functions[function.__module__, function.__qualname__] = made
         return made
 
     # -- routes, and requests of a client ----------------------------------------------------------------

@@ -30,7 +30,7 @@ from flashq.compat.names import (
     ServerlessType,
     remote,
 )
-from flashq.errors import NotSupportedError, SpecError
+from flashq.errors import EndpointExists, NotSupportedError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -260,7 +260,7 @@ def test_functions_of_one_endpoint_have_names_and_terms_of_their_own() -> None:
         return 3
 
     twin.__name__ = "run"
-    with pytest.raises(SpecError, match="a function named run already"):
+    with pytest.raises(EndpointExists, match="by that name already"):
         shared(twin)
 
 
