@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flashq import codec
 from flashq.json_schema import Schemas, jsonable
+from flashq.model.http_request import FIELDS_MARK, OF_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -55,6 +56,8 @@ def describe(
         if batch:
             hints = {name: _item(kind) for name, kind in hints.items()}
         schemas[name] = _schema(signature, hints, batch=batch)
+        if getattr(function, FIELDS_MARK, False):
+            schemas[name][OF_FIELDS] = True
         found = {
             parameter: codec.dump_type(kind, by_value, settle)
             for parameter, kind in hints.items()

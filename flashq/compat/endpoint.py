@@ -11,6 +11,7 @@ from flashq.deployed import DeployedFunction
 from flashq.endpoint import Endpoint as Flashq
 from flashq.endpoint_function import EndpointFunction
 from flashq.errors import NotSupportedError, SpecError
+from flashq.model.http_request import FIELDS_MARK
 from flashq.model.resources import ServerlessScalerType
 from flashq.model.routes import METHODS
 
@@ -183,6 +184,8 @@ class Endpoint:
         route = getattr(self._core, method.lower())(path)
 
         def decorated(function: Any) -> Any:
+            if inspect.isfunction(function):
+                setattr(function, FIELDS_MARK, True)
             made = route(function)
             self._has_routes = True
             # In Flash it stays what it is: a plain function is called without `await`.

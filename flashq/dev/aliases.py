@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flashq.dev.live import PREFIX
-from flashq.model.routes import parse
-from flashq.request import IMAGE_TARGETS
+from flashq.model.routes import allowed, parse
+from flashq.request import IMAGE_TARGETS, segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,7 +25,9 @@ class Aliases:
 
     def __init__(self, live: Iterable[LiveEndpoint], targets: Mapping[str, Iterable[str]]) -> None:
         """`targets`: those of each endpoint, by its name."""
+        live = list(live)
         self._names = {one.name.removeprefix(PREFIX) for one in live}
+        self._targets = {one.name: tuple(targets.get(one.name, ())) for one in live}
         self._files: dict[str, list[LiveEndpoint]] = {}
         self._routed = {one.name for one in live if answers_requests(targets.get(one.name, ()))}
         for one in live:
@@ -51,10 +53,13 @@ class Aliases:
         for one in live:
             if one.function == first and more.partition("/")[0] in JOB_VERBS:
                 return f"/v2/{one.name}/{more}"
+        routed = [one for one in live if one.name in self._routed]
+        for one in routed:  # a route of one's own comes before the verbs of a function beside it: "/health"
+            if allowed(self._targets[one.name], segments(rest)):
+                return f"/{one.name}/{rest}"
         functions = [one for one in live if one.name not in self._routed]
         if len(functions) == 1 and first in JOB_VERBS:
             return f"/v2/{functions[0].name}/{rest}"
-        routed = [one for one in live if one.name in self._routed]
         return f"/{routed[0].name}/{rest}" if len(routed) == 1 else ""
 
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from flashq.dev.aliases import answers_requests, calls_of, prefix_of
-from flashq.model.http_request import split
+from flashq.model.http_request import OF_FIELDS, split
 from flashq.model.routes import WITH_BODY, parse
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _route(one: LiveEndpoint, route: Any, schema: dict[str, Any]) -> dict[str, A
     if route.method in WITH_BODY and body:
         whole = (
             _inlined(properties[body[0]], schema)
-            if len(body) == 1 and body[0] not in query
+            if len(body) == 1 and body[0] not in query and not schema.get(OF_FIELDS)
             else {"type": "object", "properties": {name: _inlined(properties[name], schema) for name in body}}
         )
         told["requestBody"] = {"content": {"application/json": {"schema": whole}}}

@@ -3,6 +3,9 @@
 What the path names comes from there. Of GET and DELETE all else comes from the query. Of the others one parameter that
 is an object or a list is the body itself, several are its fields; plain ones come from the query, or, where that
 lacks them and nothing claims the body as a whole, from its fields. Whether the values are right is not judged here.
+
+Routes of programs that are written for Flash say so in their schema (`OF_FIELDS`): there a body has all parameters as
+its fields, one alone too.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from flashq.model.routes import Route
 
 NO_BODY: Any = object()
+OF_FIELDS = "x-fields"
+FIELDS_MARK = "__flashq_fields__"
+"""Attribute of a function whose schema is to say that."""
 _STRUCTURED = ("object", "array")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
@@ -42,7 +48,8 @@ def arguments(
         if (name in properties or open_ended or route.method not in WITH_BODY) and name not in found:
             found[name] = whole.from_text(properties.get(name, {}), given)
     if route.method in WITH_BODY and body is not NO_BODY:
-        found |= _of_body(properties, whole, found, body)
+        fields = bool(schema.get(OF_FIELDS)) and isinstance(body, dict) and body.keys() <= properties.keys()
+        found |= _of_body(properties, whole, found, body, fields=fields)
     return found
 
 
@@ -55,15 +62,15 @@ def split(route: Route, schema: Mapping[str, Any]) -> tuple[list[str], list[str]
     schemas = _Schemas(schema.get("$defs", {}))
     structured = [name for name in left if schemas.is_structured(properties[name])]
     plain = [name for name in left if name not in structured]
-    return (structured, plain) if len(structured) == 1 else (left, plain)
+    return (structured, plain) if len(structured) == 1 and not schema.get(OF_FIELDS) else (left, plain)
 
 
 def _of_body(
-    properties: Mapping[str, Any], schemas: _Schemas, found: Mapping[str, Any], body: Any
+    properties: Mapping[str, Any], schemas: _Schemas, found: Mapping[str, Any], body: Any, *, fields: bool
 ) -> dict[str, Any]:
     left = [name for name in properties if name not in found]
     structured = [name for name in left if schemas.is_structured(properties[name])]
-    if len(structured) == 1:
+    if len(structured) == 1 and not fields:
         return {structured[0]: body}
     if isinstance(body, dict):
         return {name: value for name, value in body.items() if name not in found}

@@ -252,6 +252,43 @@ def test_a_file_alone_at_a_port_of_ones_choice_provisioned(tmp_path: Path) -> No
         wait_until(lambda: "idle" in made.cli("workers"), 30, "a worker that nobody called for")
 
 
+FLASH = """
+from runpod_flash import DataCenter, Endpoint, GpuType
+
+@Endpoint(name="flash.gpu", gpu=GpuType.NVIDIA_H200, datacenter=DataCenter.EU_RO_1)
+async def hello(data: dict) -> dict:
+    "Says hello."
+    from words import polite
+    return {"said": polite(data["name"])}
+
+api = Endpoint(name="flash-api", cpu="cpu5c-8-16")
+
+@api.get("/health")
+def health() -> dict:
+    return {"status": "ok"}
+
+@api.post("/greet")
+async def greet(data: dict) -> dict:
+    return await hello(data)
+"""
+
+
+def test_a_project_that_is_written_for_flash_is_served_as_flash_does(tmp_path: Path) -> None:
+    # Given a file of Flash's users: a function and routes
+    files = {"workers/gpu.py": FLASH, "words.py": "def polite(name): return f'Dear {name}'\n"}
+    with running(tmp_path, files, "--compat") as made:
+        made.until("serving at ")
+
+        # Expect both where `flash dev` has them, a route of one's own before the job API's
+        body = {"input": {"data": {"name": "Ann"}}}
+        status, job = made.ask("POST", "/workers/gpu/runsync", body)
+        assert (status, job["status"], job["output"]) == (200, "COMPLETED", {"said": "Dear Ann"})
+        assert made.ask("POST", "/workers/gpu/hello/runsync", body)[1]["output"] == {"said": "Dear Ann"}
+        assert made.ask("GET", "/workers/gpu/health") == (200, {"status": "ok"})
+        asked = made.ask("POST", "/workers/gpu/greet", {"data": {"name": "Bob"}})
+        assert asked == (200, {"said": "Dear Bob"})
+
+
 def test_what_cannot_be_served_is_refused(tmp_path: Path) -> None:
     with running(tmp_path, {"a.txt": ""}) as empty:
         empty.until("has no Python files")
@@ -280,6 +317,8 @@ LIVE = (
         ("/app/web/x/y", "/live-web/x/y"),
         ("/app/web/job/runsync", "/v2/live-job/runsync"),
         ("/app/web/runsync", "/v2/live-job/runsync"),
+        ("/app/web/health", "/live-web/health"),
+        ("/gpu/health", "/v2/live-a/health"),
         ("/v2/a/health", "/v2/live-a/health"),
         ("/v2/live-a/health", "/v2/live-a/health"),
         ("/v2/elsewhere/run", "/v2/elsewhere/run"),
@@ -289,7 +328,7 @@ LIVE = (
     ],
 )
 def test_addresses(path: str, address: str) -> None:
-    aliases = Aliases(LIVE, {"live-web": ("GET /x/{y}",), "live-a": ("",)})
+    aliases = Aliases(LIVE, {"live-web": ("GET /x/{y}", "GET /health"), "live-a": ("",)})
     assert aliases.address(path) == address
 
 

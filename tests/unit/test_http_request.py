@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from flashq.model.http_request import NO_BODY, arguments
+from flashq.model.http_request import FIELDS_MARK, NO_BODY, arguments, split
 from flashq.model.routes import made
 from flashq.signature import describe
 
@@ -82,3 +82,23 @@ def test_arguments(
 ) -> None:
     route = made(method, "/x" + "".join(f"/{{{name}}}" for name in path))
     assert arguments(route, schema_of(function), path, query, body) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"item": {"name": "a"}}, {"item": {"name": "a"}}),
+        ({"name": "a"}, {"item": {"name": "a"}}),
+        ([1], {"item": [1]}),
+    ],
+)
+def test_bodies_of_flashs_routes_have_parameters_as_their_fields(body: Any, expected: dict[str, Any]) -> None:
+    # Given a function of which a program for Flash made a route, with one parameter that could be the whole body
+    def greet(item: Item) -> None: ...
+
+    vars(greet)[FIELDS_MARK] = True
+    schema = schema_of(greet)
+
+    # Expect its name to be a field of the body; a body that has other fields, to be it
+    assert arguments(made("POST", "/x"), schema, {}, [], body) == expected
+    assert split(made("POST", "/x"), schema) == (["item"], [])
