@@ -52,7 +52,7 @@ class _Refusing:
         """Nothing is open."""
 
 
-class _Notices(logging.Handler):
+class Notices(logging.Handler):
     """What the user is to be told, once the files have been imported."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ def main() -> None:
     sys.path[1:1] = [str(Path(order["project"], root)) for root in order["roots"] if root]
     sys.dont_write_bytecode = True
     os.chdir(order["project"])
-    notices = _Notices()
+    notices = Notices()
     logging.getLogger("flashq").addHandler(notices)
     install(Choices(sizes=True))  # a project that is written for runpod_flash is built as it is
     with contextlib.redirect_stdout(sys.stderr):

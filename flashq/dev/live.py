@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import json
+import logging
 import os
 import sys
 import traceback
@@ -44,12 +45,17 @@ def main() -> None:
     sys.dont_write_bytecode = True
     os.chdir(order["project"])
     endpoints.use_changes(lambda spec: changed(spec, provision=order["provision"]))
+    notices = finder.Notices()
+    logging.getLogger("flashq").addHandler(notices)
     with contextlib.redirect_stdout(sys.stderr):
         if order["compat"]:
             from flashq import compat
+            from flashq.compat import variables
 
+            variables.load(Path(order["project"]))
             compat.install(compat.Choices())
         told = load(order["modules"])
+    told["notices"] = notices.said
     json.dump(told, answer)
     answer.close()
     sys.stderr.flush()
@@ -135,6 +141,8 @@ def _told(error: BaseException, path: str) -> str:
     if isinstance(error, SystemExit):
         return f"{path}: it ends the program (SystemExit: {error.code}) while it is imported"
     said = "".join(traceback.format_exception_only(error)).strip()
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "runpod_flash":
+        said += " (flashq run --compat serves what is written for it)"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(path)]
     return f"{path}:{frames[-1].lineno}: {said}" if frames else f"{path}: {said}"
 

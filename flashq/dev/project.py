@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from flashq.errors import BuildError
 if TYPE_CHECKING:
     from pathlib import Path
 
+log = logging.getLogger("flashq")
 LOAD_S = 120.0
 _TAIL_LINES = 20
 
@@ -41,6 +43,7 @@ class Project:
         self.folder = (place if place.is_dir() else place.parent).resolve()
         self._only = None if place.is_dir() else place.name
         self._provision, self._compat = provision, compat
+        self._told: set[str] = set()
 
     def load(self) -> tuple[LiveEndpoint, ...]:
         """Import its files and register what they define. Raises BuildError, a line for each problem."""
@@ -58,6 +61,10 @@ class Project:
             "compat": self._compat,
         }
         told = _ask(order)
+        for line in told["notices"]:
+            if line not in self._told:  # else it was said when the files were loaded before
+                self._told.add(line)
+                log.warning("%s", line)
         if told["problems"]:
             raise BuildError("\n".join(told["problems"]))
         if not told["endpoints"]:

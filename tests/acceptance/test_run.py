@@ -275,7 +275,11 @@ async def greet(data: dict) -> dict:
 
 def test_a_project_that_is_written_for_flash_is_served_as_flash_does(tmp_path: Path) -> None:
     # Given a file of Flash's users: a function and routes
-    files = {"workers/gpu.py": FLASH, "words.py": "def polite(name): return f'Dear {name}'\n"}
+    files = {
+        "workers/gpu.py": FLASH,
+        "words.py": "def polite(name): return f'Dear {name}'\n",
+        ".env": "GREETING=Hi\n",
+    }
     with running(tmp_path, files, "--compat") as made:
         made.until("serving at ")
 
@@ -288,10 +292,22 @@ def test_a_project_that_is_written_for_flash_is_served_as_flash_does(tmp_path: P
         asked = made.ask("POST", "/workers/gpu/greet", {"data": {"name": "Bob"}})
         assert asked == (200, {"said": "Dear Bob"})
 
+        # If it is saved, expect what is not as it says to have been said once, and what its file .env sets
+        told = made.told()
+        assert ["set GREETING as" in told, told.count("are preferred"), told.count("are the cloud's")] == [
+            True,
+            1,
+            1,
+        ]
+        (tmp_path / "project/words.py").write_text("def polite(name): return f'Hi {name}'\n")
+        assert made.until("reloaded in ").count("are preferred") == 1
+
 
 def test_what_cannot_be_served_is_refused(tmp_path: Path) -> None:
     with running(tmp_path, {"a.txt": ""}) as empty:
         empty.until("has no Python files")
+    with running(tmp_path / "c", {"gpu.py": "from runpod_flash import Endpoint\n"}) as flashs:
+        flashs.until("No module named 'runpod_flash' (flashq run --compat serves what is written for it)")
     with running(tmp_path / "b", {"worker.py": WORKER}, "--host", "0.0.0.0") as beyond:
         assert beyond.process.wait(60) == 2
         assert "one's own machine" in beyond.told()
