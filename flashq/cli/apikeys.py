@@ -51,6 +51,15 @@ class ListedApiKey:
     state: str
 
 
+@dataclass(frozen=True, slots=True)
+class MadeApiKey:
+    """A key, the one time that it is shown."""
+
+    id: str
+    name: str
+    key: str
+
+
 def _row(key: ApiKey, at_ms: int) -> ListedApiKey:
     over = key.expires_ms is not None and key.expires_ms <= at_ms
     return ListedApiKey(
@@ -83,7 +92,7 @@ def make(name: str, endpoints: tuple[str, ...], expires: float | None, as_json: 
             require_endpoint(broker, endpoint)
         key, record = api_keys.make(broker, name, endpoints, expires)
     if as_json:
-        click.echo(as_json_text([{"id": record.id, "name": name, "key": key}]))
+        click.echo(as_json_text([MadeApiKey(record.id, name, key)]))
     else:
         click.echo(key)
 

@@ -332,5 +332,14 @@ def test_probes_need_no_key(gateway: Gateway) -> None:
 
 
 def test_docs_and_schema(gateway: Gateway) -> None:
-    assert "swagger" in gateway.get("/docs").body.lower()
+    page = gateway.get("/docs")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "//" not in page.body
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css", "begin.js"):
+        assert f"/docs/{name}" in page.body
+        assert gateway.get(f"/docs/{name}").status == 200
+    assert (
+        gateway.get("/docs/..%2f__init__.py").status == 401
+    )  # a route of endpoint "docs", for which a key is needed
+    assert gateway.get("/docs/core.py").status == 404
     assert "/v2/{endpoint}/runsync" in gateway.get("/openapi.json").body["paths"]

@@ -151,7 +151,17 @@ def _generic(value: Any, origin: Any, args: tuple[Any, ...], where: str) -> Any:
             _key(key, args[0], where): made_of(item, args[1], f"{where}[{key!r}]")
             for key, item in _of(value, dict, where).items()
         }
+    if getattr(origin, "__name__", "") == "ndarray" and len(args) == 2:
+        return _array(value, origin, typing.get_args(args[1]), where)
     return made_of(value, origin, where)
+
+
+def _array(value: Any, kind: type, of: tuple[Any, ...], where: str) -> Any:
+    """An array of numpy's whose numbers are to be of a kind of its own."""
+    module = sys.modules[kind.__module__.partition(".")[0]]
+    if not of or not isinstance(of[0], type):
+        return _try(module.asarray, value, where)
+    return _try(lambda given: module.asarray(given, dtype=of[0]), value, where)
 
 
 def _union(value: Any, members: tuple[Any, ...], where: str) -> Any:
