@@ -112,31 +112,36 @@ def may_define(file: Path) -> bool:
 def _ask(order: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     """Have the finder do it. Its answer comes on a pipe of its own: user code prints what it likes."""
     answer, theirs = os.pipe()
+    lifeline, ours = os.pipe()  # at whose end it ends, whatever becomes of this process
+    process = None
+    told: list[bytes] = []
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flashq.apps.finder", str(theirs)],
+            [sys.executable, "-m", "flashq.apps.finder", str(theirs), str(lifeline)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=(theirs,),
+            pass_fds=(theirs, lifeline),
             env=users_variables(),
             start_new_session=True,
         )
-    finally:
         os.close(theirs)
-    with os.fdopen(answer, "rb") as said:
-        told: list[bytes] = []
-        reader = threading.Thread(target=lambda: told.append(said.read()), daemon=True)
+        theirs = -1
+        reader = threading.Thread(target=lambda: told.append(_all_of(answer)), daemon=True)
         reader.start()
-        try:
-            output, _ = process.communicate(json.dumps(order).encode(), timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise BuildError(
-                f"importing the project's files took longer than {timeout_s:g} s: what a file does when it is run"
-                " belongs under `if __name__ == '__main__':`"
-            ) from None
+        output, _ = process.communicate(json.dumps(order).encode(), timeout=timeout_s)
         reader.join(timeout=5.0)
+    except subprocess.TimeoutExpired:
+        raise BuildError(
+            f"importing the project's files took longer than {timeout_s:g} s: what a file does when it is run"
+            " belongs under `if __name__ == '__main__':`"
+        ) from None
+    finally:
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.communicate()
+        for end in (lifeline, ours, *((theirs,) if theirs >= 0 else ())):
+            os.close(end)
     try:
         found: dict[str, Any] = json.loads(b"".join(told))
     except ValueError:
@@ -145,3 +150,8 @@ def _ask(order: dict[str, Any], timeout_s: float) -> dict[str, Any]:
             f"the process that imports the project's files ended before it was done\n{tail}"
         ) from None
     return found
+
+
+def _all_of(descriptor: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as said:
+        return said.read()

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +65,9 @@ class Notices(logging.Handler):
 
 
 def main() -> None:
-    """`python -m flashq.apps.finder DESCRIPTOR`, with the order as JSON on stdin."""
-    answer = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
+    """`python -m flashq.apps.finder ANSWER LIFELINE` (descriptors), with the order as JSON on stdin."""
+    answer, lifeline = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8"), int(sys.argv[2])
+    threading.Thread(target=lambda: os.read(lifeline, 1) or os._exit(1), daemon=True).start()
     order = json.load(sys.stdin)
     sys.stdin = io.StringIO()
     client.use_client(_Refusing())  # type: ignore[arg-type]

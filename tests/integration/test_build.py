@@ -6,10 +6,14 @@ import json
 import tarfile
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
+from flashq.apps.discovery import discover
+from flashq.errors import BuildError
 from tests.integration.app_project import Project
 from tests.integration.environment_rig import make_wheels
+from tests.rig import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -234,3 +238,35 @@ def test_a_project_that_is_written_for_flash_is_built_as_it_is(tmp_path: Path, w
         one for one in json.loads(held["manifest.json"])["endpoints"] if one["name"] == "build-flash-class"
     ]
     assert "cpu5c-4-8" in json.dumps(sized)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_file_that_does_not_end_is_given_up_and_nothing_is_left_running(project: Project) -> None:
+    project.write(
+        endless="""
+        import os, time, pathlib
+        pathlib.Path("pid").write_text(str(os.getpid()))
+        time.sleep(600)
+        """
+    )
+
+    # If importing takes too long, expect an error that says what to do
+    with pytest.raises(BuildError, match="took longer than 3 s: what a file does when it is run"):
+        discover(project.folder, ["endless.py"], timeout_s=3)
+    pid = int((project.folder / "pid").read_text())
+    assert not _runs(pid)
+
+    # If the build is killed meanwhile, expect what imports the files to end with it
+    (project.folder / "pid").unlink()
+    with project.begin("build") as build:
+        wait_until((project.folder / "pid").exists, what="the file is being imported")
+        wait_until((project.folder / "pid").read_text, what="its process is known")
+        build.kill()
+    pid = int((project.folder / "pid").read_text())
+    wait_until(lambda: not _runs(pid), what="nothing is left running")

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from tests.integration.app_project import Project
 from tests.integration.command_line import CommandLine
 from tests.integration.environment_rig import make_wheels
 from tests.integration.stack import Stack
-from tests.rig import SECRET, BrokerServer, Rig, halt, wait_until
+from tests.rig import SECRET, BrokerServer, Rig, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,6 +75,24 @@ from shop_app import api
 @api.post("/items")
 async def add_item(name: str) -> dict:
     return {"added": name}
+"""
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from flashq.apps import archive
+from flashq.apps.deploy import Deploy
+from flashq.model.keyring import Keyring
+from flashq.store.broker import Broker
+
+def say(line):
+    if line.startswith(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+artifact = Path(sys.argv[1])
+broker, keys = Broker(sys.argv[2]), Keyring([bytes(range(32))])
+Deploy(broker, keys, archive.read_manifest(artifact), artifact, {}, say=say).run()
 """
 
 
@@ -224,19 +244,37 @@ def test_what_was_deployed_serves_on_while_another_deploy_fails(stack: Stack, pr
     assert "elsewhere:7 deploys shop-app to production at this moment" in project.refused("deploy")
     stack.rig.broker.execute("DEL", key)
 
-    # If a deploy is killed while hosts prepare, expect the code before, and the next deploy to do it
-    halt(stack.host.pid)
-    try:
-        with project.begin("deploy") as killed:
-            assert killed.stderr is not None
-            wait_until(lambda: "preparing" in killed.stderr.readline(), what="hosts are asked")  # type: ignore[union-attr]
-            killed.kill()
-    finally:
-        stack.host.send_signal(signal.SIGCONT)
-    assert kept.remote() == "first"
-    stack.rig.broker.execute("DEL", key)  # as its end does
+    # If a deploy is killed while it stores, or hosts prepare, expect the code before, and the next deploy to do it
+    artifact = project.done("build")["artifact"]
+    for step in ("storing", "preparing"):
+        command = [sys.executable, "-c", KILLED, artifact, stack.rig.server.url, step]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        assert kept.remote() == "first"
+        assert "deploys shop-app to production at this moment" in project.refused("deploy", artifact)
+        stack.rig.broker.execute("DEL", key)  # as its end does
     assert project.done("deploy")["verdicts"] == {"deployed-kept": "replaced"}
     wait_until(lambda: kept.remote() == "second", 20, "the new code answers")
+
+
+def test_a_program_that_is_written_for_flash_is_deployed_as_it_is(project: Project) -> None:
+    project.write(
+        shop_app="""
+        from runpod_flash import Endpoint
+        config = Endpoint(name="deployed-flash", cpu="cpu3c-1-2", idle_timeout=30)
+
+        @config
+        async def half(data: dict) -> float:
+            return data["x"] / 2
+
+        @config
+        async def quarter(data: dict) -> float:
+            return await half({"x": await half(data)})
+        """
+    )
+    project.done("deploy")
+    called = Endpoint(id="deployed-flash")
+    assert called.half.remote({"x": 6}) == 3
+    assert called.quarter.remote({"x": 6}) == 1.5
 
 
 def test_an_artifact_that_was_altered_in_the_broker_is_refused_by_hosts(
