@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from flashq.cli import example
 from flashq.cli.connection import Exit, connected, exit_codes
 from flashq.cli.render import age, as_json_text, on_terminal, plain_lines, table
 from flashq.errors import BrokerError
-from flashq.store import queries_fleet, queries_queues
+from flashq.store.queries_now import Now, look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,97 +23,8 @@ if TYPE_CHECKING:
 
     from flashq.store.broker import Broker
 
-_STATES = ("initializing", "idle", "running", "throttled", "outdated", "unhealthy")
 _MOST_ROWS = 20
 """Of each table: the busiest."""
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointNow:
-    """An endpoint: what waits, and its workers by state."""
-
-    endpoint: str
-    queued: int
-    in_progress: int
-    oldest_age_s: float | None
-    failed: int
-    initializing: int
-    idle: int
-    running: int
-    throttled: int
-    outdated: int
-    unhealthy: int
-    workers_max: int | None
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerNow:
-    """A worker that is at work."""
-
-    worker: str
-    state: str | None
-    host: str | None
-    job: str | None
-    since: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class HostNow:
-    """A host. `gpus_held`: of its GPUs, those that workers have."""
-
-    host: str
-    state: str
-    workers: int
-    gpus: int
-    gpus_held: int
-    cpus: float | None
-    since: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Now:
-    """All of it, at one time."""
-
-    at: datetime
-    endpoints: list[EndpointNow]
-    workers: list[WorkerNow]
-    hosts: list[HostNow]
-
-
-def look(broker: Broker) -> Now:
-    """What is there; the busiest first. Raises BrokerError."""
-    waiting = {row.endpoint: row for row in queries_queues.queues(broker)}
-    endpoints = [
-        EndpointNow(
-            endpoint=row.name,
-            **{name: getattr(waiting.get(row.name), name, 0) for name in ("queued", "in_progress", "failed")},
-            oldest_age_s=getattr(waiting.get(row.name), "oldest_age_s", None),
-            **{state: getattr(row, state) for state in _STATES},
-            workers_max=row.workers_max,
-            reason=row.reason,
-        )
-        for row in queries_fleet.endpoints(broker)
-    ]
-    workers = [
-        WorkerNow(row.id, row.state, row.host, row.job, row.since) for row in queries_fleet.workers(broker)
-    ]
-    hosts = [
-        HostNow(
-            host=row.id,
-            state=row.state,
-            workers=row.workers,
-            gpus=len(row.gpus),
-            gpus_held=sum(bool(gpu.get("worker")) for gpu in row.gpus),
-            cpus=row.cpus,
-            since=row.since,
-        )
-        for row in queries_fleet.hosts(broker)
-    ]
-    endpoints.sort(key=lambda row: (-row.queued - row.in_progress, row.endpoint))
-    workers.sort(key=lambda row: (row.state != "running", row.worker))
-    at = datetime.fromtimestamp(queries_fleet.now_ms(broker) / 1000, UTC)
-    return Now(at, endpoints, workers, hosts)
 
 
 @click.command(
@@ -194,6 +105,8 @@ def _screen(now: Now, trouble: str) -> Group:
 
 def _is_shown(name: str, rows: Sequence[Any]) -> bool:
     """States that nobody is in, and reasons that there are none of, take no column."""
+    if name == "gpu_memory" or (name == "endpoint" and hasattr(rows[0], "worker")):
+        return False  # too much for a row; and a worker's name says its endpoint
     rare = name in (
         "initializing",
         "throttled",

@@ -15,12 +15,20 @@ from starlette.exceptions import HTTPException
 
 from flashq._version import __version__
 from flashq.errors import FlashqError
-from flashq.gateway import docs_routes, http_routes, job_routes, metrics_routes, probe_routes
+from flashq.gateway import (
+    dashboard_routes,
+    docs_routes,
+    http_routes,
+    job_routes,
+    metrics_routes,
+    probe_routes,
+)
 from flashq.gateway.access import FRESH_S, Access
 from flashq.gateway.bodies import Answer
 from flashq.gateway.core import Core
 from flashq.gateway.guards import Guards, Limits
 from flashq.gateway.problems import Problem, of_error
+from flashq.gateway.snapshots import Snapshots
 from flashq.gateway.state import State
 from flashq.gateway.streams import Streams
 from flashq.gateway.webhooks import PAUSE_S, Webhooks
@@ -74,6 +82,7 @@ def create_app(
         core=core,
         access=Access(core, local_only=told.local_only, fresh_s=told.keys_fresh_s),
         streams=Streams(core),
+        snapshots=Snapshots(core),
         webhooks=Webhooks(core, said_of, internal=told.internal_webhooks, pause_s=told.webhook_pause_s),
     )
 
@@ -98,6 +107,7 @@ def create_app(
     app.state.gateway = state
     for router in (
         probe_routes.router,
+        dashboard_routes.router,
         docs_routes.router,
         metrics_routes.router,
         job_routes.router,

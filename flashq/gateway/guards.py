@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_UNDER_NO_KEY = ("/docs", "/redoc", "/openapi.json", "/healthz", "/readyz")
+_UNDER_NO_KEY = ("/", "/docs", "/redoc", "/openapi.json", "/healthz", "/readyz")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flashq.gateway.access import Access
     from flashq.gateway.core import Core
+    from flashq.gateway.snapshots import Snapshots
     from flashq.gateway.streams import Streams
     from flashq.gateway.webhooks import Webhooks
 
@@ -20,6 +21,7 @@ class State:
     access: Access
     streams: Streams
     webhooks: Webhooks
+    snapshots: Snapshots
 
     def close(self) -> None:
         """Let go of threads and connections."""
