@@ -168,6 +168,7 @@ class Call:
     """What this process knows of one call, before it is decoded: the client's part of an `EndpointJob`."""
 
     __slots__ = (
+        "__weakref__",
         "acknowledged",
         "cancelling",
         "cold",

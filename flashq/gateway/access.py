@@ -6,9 +6,11 @@ each request needs one, wherever it comes from.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from flashq.errors import FlashqError
 from flashq.gateway.problems import Problem
 from flashq.store import api_keys
 from flashq.store.queries_fleet import now_ms
@@ -36,6 +38,8 @@ class Access:
         self._keys: dict[str, ApiKey] = {}
         self._skew_ms = 0.0
         self._read_at = float("-inf")
+        self._failed: FlashqError | None = None
+        self._reading = asyncio.Lock()
 
     async def check(self, request: Request, endpoint: str) -> None:
         """Raises Problem where this request may not use this endpoint."""
@@ -77,12 +81,28 @@ class Access:
         return record
 
     async def _refresh(self, fresh_s: float) -> None:
-        if time.monotonic() - self._read_at < fresh_s:
+        """Know the keys as they were so long ago at most. All that ask meanwhile share the next look: whoever sends
+        words that are no keys has the broker asked once at a time.
+        """
+        since = time.monotonic() - (0.0 if self._failed is not None else fresh_s)
+        if self._read_at >= since:
             return
-        keys, at_ms = await self._core.ask(_read)
+        async with self._reading:
+            if self._read_at < since:
+                await self._read()
+            if self._failed is not None:
+                raise self._failed.with_traceback(None)
+
+    async def _read(self) -> None:
+        began = time.monotonic()
+        try:
+            keys, at_ms = await self._core.ask(_read)
+        except FlashqError as error:
+            self._failed, self._read_at = error, began
+            return
+        self._failed, self._read_at = None, began
         self._keys = {key.id: key for key in keys}
         self._skew_ms = at_ms - time.monotonic() * 1000
-        self._read_at = time.monotonic()
 
 
 def _read(broker: Broker) -> tuple[list[ApiKey], int]:

@@ -25,6 +25,7 @@ from flashq.gateway import (
 )
 from flashq.gateway.access import FRESH_S, Access
 from flashq.gateway.bodies import Answer
+from flashq.gateway.checked_input import InputRefused
 from flashq.gateway.core import Core
 from flashq.gateway.guards import Guards, Limits
 from flashq.gateway.problems import Problem, of_error
@@ -116,6 +117,7 @@ def create_app(
     ):
         app.include_router(router)
     app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(InputRefused, _on_refused)
     app.add_exception_handler(FlashqError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
@@ -140,6 +142,11 @@ async def _beat(state: State, address: str) -> None:
 async def _on_problem(request: Request, problem: Exception) -> Answer:
     assert isinstance(problem, Problem)
     return Answer(problem.body(), problem.status, problem.headers)
+
+
+async def _on_refused(request: Request, error: Exception) -> Answer:
+    assert isinstance(error, InputRefused)
+    return await _on_problem(request, Problem(422, str(error), field=error.field))
 
 
 async def _on_error(request: Request, error: Exception) -> Answer:

@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 
+def written(content: Any) -> bytes:
+    """As JSON in UTF-8. Half a character, which UTF-8 has no bytes for, stays the escape that it came as."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
+
+
 class Answer(JSONResponse):
     """JSON that says what it says in UTF-8, and has no NaN."""
 
     def render(self, content: Any) -> bytes:
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode("utf-8", "backslashreplace")
+        return written(content)
 
 
 async def read_json(request: Request) -> Any:

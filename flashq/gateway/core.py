@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from flashq import codec, errors
 from flashq.by_name import FRESH_S, Current, read_current
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flashq.client import Client
-    from flashq.job import EndpointJob
+    from flashq.job import Call, EndpointJob
     from flashq.model.outcome import Ending
     from flashq.model.spec import CallOptions
     from flashq.settings import Settings
@@ -77,6 +78,7 @@ class Core:
     on_job: Callable[[EndpointJob[Any]], None] | None = None
     _known: dict[str, tuple[float, Endpoint]] = field(default_factory=dict)
     _broker: Broker | None = None
+    _followed: WeakValueDictionary[str, Call] = field(default_factory=WeakValueDictionary)
 
     def __post_init__(self) -> None:
         self._threads = ThreadPoolExecutor(_READERS, "flashq-gateway")
@@ -149,6 +151,13 @@ class Core:
         if self.on_job is not None:
             self.on_job(job)
         return job
+
+    def followed(self, job: str) -> Call:
+        """A job that requests follow which did not submit it: the same for all of them, however many come and go."""
+        call = self._followed.get(job)
+        if call is None or call.ended.done:  # it may have been begun anew since
+            call = self._followed[job] = self.client.job(job)._call  # noqa: SLF001 — client and job are one part
+        return call
 
     # -- outcomes ------------------------------------------------------------------------------------
     def value(self, job: str, endpoint: str, ending: Ending, call_digest: str = "") -> Value:

@@ -10,15 +10,15 @@ import asyncio
 import base64
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import APIRouter
 from starlette.requests import Request  # noqa: TC002 — FastAPI reads it at run time
 from starlette.responses import Response, StreamingResponse
 
-from flashq.gateway.bodies import Answer, read_json
-from flashq.gateway.checked_input import Arguments, InputRefused
-from flashq.gateway.job_routes import events, said_of
+from flashq.gateway.bodies import Answer, read_json, written
+from flashq.gateway.checked_input import Arguments
+from flashq.gateway.job_routes import events, said_of, until_gone
 from flashq.gateway.problems import Problem
 from flashq.kinds import STREAMS
 from flashq.model import http_request, routes
@@ -28,13 +28,14 @@ from flashq.request import IMAGE_TARGETS, segments
 from flashq.store import queries_gateway
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
 
     from flashq.gateway.core import Endpoint
     from flashq.gateway.state import State
     from flashq.gateway.streams import Piece
     from flashq.job import EndpointJob
 
+R = TypeVar("R")
 router = APIRouter(include_in_schema=False)
 DEFAULT_TIMEOUT_S = 300.0
 """Of requests to endpoints that have none of their own."""
@@ -67,16 +68,11 @@ async def answer(endpoint: str, path: str, request: Request) -> Response:
     body = await read_json(request) if route.method in routes.WITH_BODY else http_request.NO_BODY
     query = request.query_params.multi_items()
     kwargs = http_request.arguments(route, signature.schema or {}, names, query, body)
-    try:
-        arguments = signature.arguments(kwargs, "request")
-    except InputRefused as error:
-        raise Problem(422, str(error), field=error.field) from None
+    arguments = signature.arguments(kwargs, "request")
     job = await _submitted(state, called, route.target, arguments)
     if called.current.kind(route.target) in STREAMS:
         return await _stream(state, request, job)
     said = await _said(state, request, job)
-    if said["status"] != Status.COMPLETED:
-        raise _problem(said)
     return Answer(said["output"], headers={_ENDED: job.id})
 
 
@@ -88,19 +84,34 @@ async def _submitted(state: State, called: Endpoint, target: str, arguments: Arg
 
 
 async def _said(state: State, request: Request, job: EndpointJob[Any]) -> dict[str, Any]:
-    """What the job ended with. Where the caller goes away, it is cancelled, and nobody reads this."""
-    ended = asyncio.ensure_future(_ended(job))
-    gone = asyncio.ensure_future(_gone(request))
+    """What the job completed with. Raises Problem where it did not."""
+    await _unless_gone(state, request, job, _ended(job))
+    return await _completed(state, job)
+
+
+async def _completed(state: State, job: EndpointJob[Any]) -> dict[str, Any]:
+    said = said_of(state.core, await state.core.ask(queries_gateway.job, job.id))
+    if said["status"] != Status.COMPLETED or "output" not in said:
+        raise _problem(said)
+    return said
+
+
+async def _unless_gone(
+    state: State, request: Request, job: EndpointJob[Any], wanted: Coroutine[Any, Any, R]
+) -> R:
+    """What is waited for. Where the caller goes away first, the job is cancelled, and nobody reads the answer."""
+    waited = asyncio.ensure_future(wanted)
+    gone = asyncio.ensure_future(until_gone(request))
     try:
-        await asyncio.wait({ended, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():
+        await asyncio.wait({waited, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not waited.done():
             _cancel(state, job)
+            gone.result()
             raise Problem(499, "the caller has gone")
-        ended.result()
+        return waited.result()
     finally:
-        ended.cancel()
+        waited.cancel()
         gone.cancel()
-    return said_of(state.core, await state.core.ask(queries_gateway.job, job.id))
 
 
 async def _ended(job: EndpointJob[Any]) -> None:
@@ -108,11 +119,6 @@ async def _ended(job: EndpointJob[Any]) -> None:
     await ended.until_done()
     if ended.error is not None:
         raise ended.error
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _cancel(state: State, job: EndpointJob[Any]) -> None:
@@ -136,7 +142,7 @@ async def _stream(state: State, request: Request, job: EndpointJob[Any]) -> Resp
         body = _cancelling(state, job, events(state, job.endpoint, job.id))
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)
     pieces = _pieces(state, job)
-    first = await anext(pieces, None)
+    first = await _unless_gone(state, request, job, _next(pieces))
     if first is None:
         return Response(headers=headers)
     text = isinstance(first.value, str)
@@ -151,23 +157,27 @@ async def _pieces(state: State, job: EndpointJob[Any]) -> AsyncIterator[Piece]:
     async for piece in state.streams.until_end(job.id, job.endpoint, ended):
         yield piece
     await _ended(job)
-    said = said_of(state.core, await state.core.ask(queries_gateway.job, job.id))
-    if said["status"] != Status.COMPLETED:
-        raise _problem(said)
+    await _completed(state, job)
 
 
-async def _written(first: Piece, rest: AsyncIterator[Piece], *, text: bool) -> AsyncIterator[str]:
-    def line(value: Any) -> str:
+async def _next(pieces: AsyncIterator[Piece]) -> Piece | None:
+    return await anext(pieces, None)
+
+
+async def _written(first: Piece, rest: AsyncIterator[Piece], *, text: bool) -> AsyncIterator[bytes]:
+    def line(value: Any) -> bytes:
         if text and isinstance(value, str):
-            return value
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+            return value.encode("utf-8", "backslashreplace")
+        return written(value) + b"\n"
 
     yield line(first.value)
     async for piece in rest:
         yield line(piece.value)
 
 
-async def _cancelling(state: State, job: EndpointJob[Any], pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+async def _cancelling(
+    state: State, job: EndpointJob[Any], pieces: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
     """The pieces; where nobody reads to the end, the job is cancelled.
 
     What fails midway breaks the answer off: its status has been sent.
@@ -203,12 +213,10 @@ async def _image(state: State, called: Endpoint, request: Request) -> Response:
     job = await _submitted(state, called, target, Arguments([], given))
     if target == "request":
         said = await _said(state, request, job)
-        if said["status"] != Status.COMPLETED:
-            raise _problem(said)
         told = said["output"]
         return Response(base64.b64decode(told["body"]), told["status"], _answered(told, job))
     pieces = _pieces(state, job)
-    head = await anext(pieces, None)
+    head = await _unless_gone(state, request, job, _next(pieces))
     if head is None:
         raise Problem(502, "the image's server said nothing")
     told = head.value

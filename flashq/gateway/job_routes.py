@@ -6,7 +6,6 @@ tests/acceptance/test_gateway_wire.py has a test for each thing that they rely o
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -16,9 +15,8 @@ from starlette.responses import StreamingResponse
 
 from flashq import errors
 from flashq.gateway import schemas
-from flashq.gateway.bodies import Answer, read_object
+from flashq.gateway.bodies import Answer, read_object, written
 from flashq.gateway.call_terms import is_unhurried, options_of
-from flashq.gateway.checked_input import InputRefused
 from flashq.gateway.problems import Problem, of_error
 from flashq.kinds import STREAMS
 from flashq.model.lifecycle import STATUS, TERMINAL_STATUSES, Status
@@ -69,7 +67,7 @@ async def runsync(
     job, streams = await _submit(request, endpoint, method)
     pieces: list[dict[str, Any]] = []
     ended = asyncio.ensure_future(_until_end(request, job, pieces if streams else None))
-    gone = asyncio.ensure_future(_until_gone(request))
+    gone = asyncio.ensure_future(until_gone(request))
     try:
         await asyncio.wait({ended, gone}, timeout=wait / 1000, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -97,7 +95,7 @@ async def _until_end(request: Request, job: EndpointJob[Any], pieces: list[dict[
         raise ended.error
 
 
-async def _until_gone(request: Request) -> None:
+async def until_gone(request: Request) -> None:
     """Until the caller has: nobody is there any more to wait for."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
@@ -118,11 +116,8 @@ async def _submit(request: Request, name: str, method: str) -> tuple[EndpointJob
         method = _method_in(called, given)
         given = {key: value for key, value in given.items() if key != "method"} if method else given
     target = called.target(method)
-    try:
-        arguments = called.signature(target).arguments(given)
-        job = await state.core.submit(called, target, arguments, options, unhurried=is_unhurried(body))
-    except InputRefused as error:
-        raise Problem(422, str(error), field=error.field) from None
+    arguments = called.signature(target).arguments(given)
+    job = await state.core.submit(called, target, arguments, options, unhurried=is_unhurried(body))
     if webhook is not None:
         await state.webhooks.keep(webhook, job)
     return job, called.current.kind(target) in STREAMS
@@ -201,11 +196,11 @@ async def stream(endpoint: str, job: str, request: Request) -> Any:
     return Answer({"status": shown, "stream": [{"output": piece.value} for piece in pieces]})
 
 
-async def events(state: State, endpoint: str, job: str) -> AsyncIterator[str]:
+async def events(state: State, endpoint: str, job: str) -> AsyncIterator[bytes]:
     """All that a job yields, as server-sent events; at last `end`, or `error`."""
-    ended = state.core.client.job(job)._call.ended  # noqa: SLF001
+    call = state.core.followed(job)
     try:
-        async for piece in state.streams.until_end(job, endpoint, ended):
+        async for piece in state.streams.until_end(job, endpoint, call.ended):
             yield _event("chunk", {"output": piece.value}, piece.id)
         view = await state.core.ask(queries_gateway.job, job)
         yield _event("end", said_of(state.core, view))
@@ -213,9 +208,9 @@ async def events(state: State, endpoint: str, job: str) -> AsyncIterator[str]:
         yield _event("error", of_error(error).body())
 
 
-def _event(kind: str, data: dict[str, Any], number: str = "") -> str:
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return f"event: {kind}\n" + (f"id: {number}\n" if number else "") + f"data: {text}\n\n"
+def _event(kind: str, data: dict[str, Any], number: str = "") -> bytes:
+    head = f"event: {kind}\n" + (f"id: {number}\n" if number else "")
+    return head.encode() + b"data: " + written(data) + b"\n\n"
 
 
 @router.post("/cancel/{job}", responses=schemas.answers(schemas.ACCEPTED))

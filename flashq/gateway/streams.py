@@ -7,8 +7,10 @@ stopped.
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from flashq import codec, errors
 from flashq.store.chunks import Chunks
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_READERS = 64
 """Requests that wait for values at the same time; others find what is there."""
+_LOOK_S = 0.2
+"""How often those look."""
 
 
 class Piece(NamedTuple):
@@ -37,7 +41,9 @@ class Streams:
         self._core = core
         self._threads = ThreadPoolExecutor(MOST_READERS, "flashq-stream")
         self._waiting = 0
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = (
+            WeakValueDictionary()
+        )  # those that somebody holds
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -48,12 +54,8 @@ class Streams:
         Raises: EnvelopeError where somebody else wrote it, BrokerError.
         """
         lock = self._locks.setdefault(job, asyncio.Lock())
-        try:
-            async with lock:
-                return await self._take(job, endpoint, wait_s if self._waiting < MOST_READERS else 0.0)
-        finally:
-            if not lock.locked():
-                self._locks.pop(job, None)
+        async with lock:
+            return await self._take(job, endpoint, wait_s if self._waiting < MOST_READERS else 0.0)
 
     async def _take(self, job: str, endpoint: str, wait_s: float) -> list[Piece]:
         self._waiting += 1
@@ -90,8 +92,11 @@ class Streams:
         """All that it yields from now on, until `ended` and nothing is left."""
         while True:
             last = ended.done  # asked first: what was yielded until then is there
+            began = time.monotonic()
             pieces = await self.take(job, endpoint, 0.0 if last else 1.0)
             for piece in pieces:
                 yield piece
             if last and not pieces:
                 return
+            if not pieces and time.monotonic() - began < _LOOK_S:  # too many wait
+                await asyncio.sleep(_LOOK_S)

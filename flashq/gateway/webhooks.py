@@ -1,24 +1,27 @@
 """Tells callers that asked for it how their job ended: a POST of what `/status` says.
 
 A 200 is wanted; anything else is tried again twice, 10 s apart. An address is looked up once, judged, and then
-connected to as it was judged, so that a name cannot lead elsewhere meanwhile.
+connected to as it was judged, so that a name cannot lead elsewhere meanwhile. One that takes its time does not keep
+others waiting for longer than a try may take.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import ipaddress
-import json
 import logging
 import socket
 import ssl
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flashq.errors import BrokerError, FlashqError, JobError
+from flashq.gateway.bodies import written
 from flashq.gateway.problems import Problem
 from flashq.model.lifecycle import TERMINAL_STATUSES, Status
 from flashq.store import gateways
@@ -32,11 +35,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("flashq.gateway")
 TRIES = 3
 PAUSE_S = 10.0
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 10.0  # for each step
+_TRY_S = 20.0  # for all of them
 _AWAY_S = 5.0  # between looks at a broker that does not answer
 _SENDERS = 16
 _LONGEST_URL = 2048
 _PORTS = {"http": 80, "https": 443}
+_EMBEDDING = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+"""IPv6 addresses that lead to the IPv4 address in their last four bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +128,7 @@ class Webhooks:
             except JobError as error:
                 said = {"id": job.id, "status": Status.FAILED, "error": str(error)}
             if said.get("status") in TERMINAL_STATUSES:
-                return json.dumps(said, ensure_ascii=False).encode()
+                return written(said)
             await asyncio.sleep(_AWAY_S)
             job = self._core.client.job(job.id)
 
@@ -144,11 +150,15 @@ class Webhooks:
     def _post(self, webhook: Webhook, body: bytes) -> int:
         address = self._address(webhook)
         connection = _To(webhook, address)
+        timer = threading.Timer(_TRY_S, connection.cut)
+        timer.daemon = True
+        timer.start()
         try:
             headers = {"Content-Type": "application/json", "User-Agent": "flashq"}
             connection.request("POST", webhook.path, body, headers)
             return connection.getresponse().status
         finally:
+            timer.cancel()
             connection.close()
 
     def _address(self, webhook: Webhook) -> tuple[str, int]:
@@ -162,8 +172,15 @@ class Webhooks:
 
 def _is_outside(address: str) -> bool:
     found = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
-    return (mapped or found).is_global and not (mapped or found).is_multicast
+    if isinstance(found, ipaddress.IPv6Address):
+        found = found.ipv4_mapped or found.sixtofour or _embedded(found) or found
+    return found.is_global and not found.is_multicast
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    if not any(address in network for network in _EMBEDDING):
+        return None
+    return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
 
 
 def _parsed(given: Any) -> Webhook:
@@ -197,6 +214,17 @@ class _To(http.client.HTTPConnection):
 
     def connect(self) -> None:
         sock = socket.create_connection(self._address, self.timeout)
-        self.sock = (
-            ssl.create_default_context().wrap_socket(sock, server_hostname=self.host) if self._tls else sock
-        )
+        if not self._tls:
+            self.sock = sock
+            return
+        context = ssl.create_default_context()
+        self.sock = tls = context.wrap_socket(
+            sock, server_hostname=self.host, do_handshake_on_connect=False
+        )  # where `cut` finds it already
+        tls.do_handshake()
+
+    def cut(self) -> None:
+        """End it from another thread: whoever waits for its next byte is told."""
+        if self.sock is not None:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
 import logging
 import socket
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from starlette.requests import Request as StarletteRequest
 
 from flashq import Endpoint
 from flashq.errors import ConfigurationError
+from flashq.gateway import webhooks
+from flashq.gateway.access import Access
 from flashq.gateway.app import Options
 from flashq.gateway.guards import LOOPBACK_NAMES
+from flashq.gateway.problems import Problem
 from flashq.gateway.serve import serve
 from flashq.model.keyring import Keyring
 from flashq.settings import SecretKey, Settings
@@ -316,11 +323,75 @@ def test_webhooks_into_this_network_are_not_told(
         "http://0.0.0.0/",
         "http://[::ffff:127.0.0.1]/",
         "http://localhost/",
+        "http://[64:ff9b::169.254.169.254]/",
+        "http://[::127.0.0.1]/",
     ):
         caplog.clear()
         reply = gateway.ask("POST", "/v2/ga-echo/runsync", {"input": {"text": "a"}, "webhook": url}, headers)
         assert reply.status == 200
         wait_until(lambda: "inside this network" in caplog.text, what=url)
+
+
+def test_a_webhook_that_takes_its_time_keeps_no_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a server that answers byte by byte, for ever, expect each try to end."""
+    monkeypatch.setattr(webhooks, "_TRY_S", 0.5)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dripping = threading.Thread(target=drip, args=(server, over))
+        dripping.start()
+        try:
+            opened = webhooks.Webhooks(None, never, internal=True)  # type: ignore[arg-type]
+            target = webhooks.Webhook("", "http", "127.0.0.1", server.getsockname()[1], "/")
+            began = time.monotonic()
+            with pytest.raises((OSError, http.client.HTTPException)):
+                opened._post(target, b"{}")
+            assert time.monotonic() - began < 5
+            opened.close()
+        finally:
+            over.set()
+            dripping.join()
+
+
+async def never(job: str) -> dict[str, Any]:
+    raise AssertionError(job)
+
+
+def drip(server: socket.socket, over: threading.Event) -> None:
+    connection, _ = server.accept()
+    with connection, contextlib.suppress(OSError):
+        connection.sendall(b"HTTP/1.1")
+        while not over.wait(0.05):
+            connection.sendall(b"x")
+
+
+# -- keys that are none ------------------------------------------------------------------------------
+
+
+def test_words_that_are_no_keys_have_the_broker_asked_once_at_a_time(rig: Rig) -> None:
+    """Given many requests at once with keys that nobody made, expect few looks at the broker."""
+    looks = 0
+
+    class Slow:
+        async def ask(self, question: Any) -> tuple[list[Any], int]:
+            nonlocal looks
+            looks += 1
+            await asyncio.sleep(0.05)
+            return [], 0
+
+    async def storm() -> int:
+        access = Access(Slow(), local_only=False)  # type: ignore[arg-type]
+        request = StarletteRequest(
+            {
+                "type": "http",
+                "query_string": b"",
+                "headers": [(b"authorization", b"Bearer fqk_0011_x")],
+            }
+        )
+        found = await asyncio.gather(*(access.key_of(request) for _ in range(100)), return_exceptions=True)
+        return sum(isinstance(one, Problem) and one.status == 401 for one in found)
+
+    assert asyncio.run(storm()) == 100
+    assert looks <= 3
 
 
 # -- probes ------------------------------------------------------------------------------------------

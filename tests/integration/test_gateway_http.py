@@ -56,6 +56,19 @@ async def slow() -> None:
     await asyncio.sleep(60)
 
 
+@api.get("/late")
+async def late() -> AsyncIterator[str]:
+    import asyncio
+
+    await asyncio.sleep(60)
+    yield "late"
+
+
+@api.get("/number")
+async def number(value: float) -> float:
+    return value
+
+
 @api.delete("/items/{number}")
 async def remove(number: int) -> None:
     raise KeyError(number)
@@ -128,13 +141,20 @@ def test_what_a_function_yields_comes_as_text_lines_or_events(shop: Gateway) -> 
     assert broken.value.partial == b'{"n":0}\n{"n":1}\n'
 
 
-def test_a_caller_that_goes_away_cancels_its_job(theatre: tuple[Rig, Gateway]) -> None:
+@pytest.mark.parametrize("path", ["slow", "late"])
+def test_a_caller_that_goes_away_cancels_its_job(theatre: tuple[Rig, Gateway], path: str) -> None:
+    """Also before the first of what a function yields: nobody waits for that any more."""
     rig_, opened = theatre
     connection = http.client.HTTPConnection("127.0.0.1", opened.port, timeout=10)
-    connection.request("GET", "/http-shop/slow")
+    connection.request("GET", f"/http-shop/{path}")
     job = wait_until(lambda: running(rig_), what="the job to run")
     connection.close()
     wait_until(lambda: rig_.job_field(job, "fq_state") == "cancelled", what="the job to be cancelled")
+
+
+def test_a_number_that_json_has_not_is_refused(shop: Gateway) -> None:
+    found = shop.get("/http-shop/number?value=1e999")
+    assert (found.status, found.body["field"]) == (422, "input")
 
 
 def running(rig_: Rig) -> str:
