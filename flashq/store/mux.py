@@ -1,8 +1,9 @@
 """The client's side of the broker: one thread carries every call of a process, and takes in what is pushed.
 
-Commands come from any thread and leave in batches; replies come back in order on the same connection, outcomes
-on a second one (pub/sub). After a lost connection everything without an answer is sent again. Callbacks run in
-the I/O thread and must be short. Knows nothing of jobs: see `flashq.client`.
+Commands come from any thread and leave in batches, or, where nothing else is under way, from the caller's thread.
+Replies come back in order on the same connection, outcomes on a second one (pub/sub). After a lost connection
+everything without an answer is sent again. Callbacks run in the I/O thread and must be short. Knows nothing of jobs:
+see `flashq.client`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _FIRST_PATIENCE_S = 3.0
 #: Two flushes within this time are a burst: the thread then gathers for as long before it sends again, unwoken.
 #: Waking it for each of many calls costs both threads more than the calls.
 _BURST_S = 0.0005
+_AT_ONCE_BYTES = 1 << 14  # what a caller sends itself fits into a socket that has nothing else to send
 
 
 class Multiplexer:
@@ -70,6 +72,9 @@ class Multiplexer:
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_w.setblocking(False)
         self._asleep = False
+        self._turn = threading.Lock()
+        """Of whoever uses the stream: the I/O thread while it is awake, a caller that sends for it while it sleeps."""
+        self._broken: BrokerUnreachable | None = None  # as a caller found the connection
         self._flushed_at = 0.0
         self._closing = False
         self._connected_once = False
@@ -78,11 +83,37 @@ class Multiplexer:
 
     def send(self, command: Command[Any], callback: Callback) -> None:
         """Carry out a command; `callback(answer, None)` or `callback(None, error)` runs in the I/O thread."""
+        alone = self._asleep and not self._stream.busy
         self._stream.add(command, callback)
         if self._thread is None:
             self._start()
-        if self._asleep:
+        if self._asleep and not (alone and self._send_at_once()):
             self._wake()
+
+    def _send_at_once(self) -> bool:
+        """Send what is queued from this thread, while the I/O thread sleeps; whether that was done.
+
+        A single call is spared that thread's waking. Many at once are not: they go together, in its batches.
+        """
+        if not self._turn.acquire(blocking=False):
+            return False
+        try:
+            stream = self._stream
+            if not self._asleep or stream.line is None or not 0 < stream.queued_bytes <= _AT_ONCE_BYTES:
+                return False
+            try:
+                stream.flush()
+            except BrokerUnreachable as error:
+                self._broken = error
+                return False
+            except BaseException:  # such as Ctrl-C: nobody knows how much was sent
+                self._broken = BrokerUnreachable("a caller was interrupted as it sent")
+                self._wake()
+                raise
+            self._flushed_at = time.monotonic()
+            return True
+        finally:
+            self._turn.release()
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Send what is queued, take in its answers, and end; from any thread but the I/O thread."""
@@ -110,6 +141,7 @@ class Multiplexer:
 
     # -- in the I/O thread ---------------------------------------------------------------------------
     def _run(self) -> None:
+        self._turn.acquire()
         try:
             self._loop()
         except Exception as error:
@@ -117,6 +149,8 @@ class Multiplexer:
             self._give_up(BrokerUnreachable(f"the connection failed: {error!r}"))
         finally:
             self._drop()
+            self._asleep = False
+            self._turn.release()
             if self._closing:
                 self._close_wake()
             else:
@@ -214,8 +248,19 @@ class Multiplexer:
         line, push = self._stream.line, self._push
         assert line is not None
         assert push is not None
-        ready = [fd for fd, _ in self._poll.poll(timeout_s * 1000)]
-        self._asleep = False
+        if self._asleep:
+            self._turn.release()
+            try:
+                found = self._poll.poll(timeout_s * 1000)
+            finally:
+                self._turn.acquire()
+            self._asleep = False
+        else:
+            found = self._poll.poll(timeout_s * 1000)
+        if self._broken is not None:
+            broken, self._broken = self._broken, None
+            raise broken
+        ready = [fd for fd, _ in found]
         if self._wake_r.fileno() in ready:
             self._wake_r.recv(4096)
         if line.fileno() in ready:

@@ -84,6 +84,11 @@ class CommandStream:
         return bool(self._queue)
 
     @property
+    def queued_bytes(self) -> int:
+        """How many bytes of requests wait to be sent."""
+        return sum(len(item.packed) for item in tuple(self._queue))
+
+    @property
     def busy(self) -> bool:
         """Whether something waits to be sent or answered."""
         return bool(self._queue or self._flight or self._held)

@@ -382,7 +382,9 @@ class Exchange:
                     if not self._advancing and (self._sayable or begun or wants_work):
                         self._advance(may_claim, now)
                 self._stream.flush()
-                if listen and not self._advancing and now >= self._deaf.until:
+                # One who says that it has nothing left is rung for as soon as that is heard: it listens by then.
+                idle = not self._advancing or not len(self._hand)
+                if listen and idle and now >= self._deaf.until:
                     self._listen()
         except BrokerUnreachable as error:
             self._disconnect(error)
