@@ -62,7 +62,8 @@ def test_the_page_and_its_parts_are_there_and_allow_nothing_else(theatre: tuple[
         assert found.headers["x-content-type-options"] == "nosniff"
     assert "<script>" not in page.body
     assert "style=" not in page.body
-    assert opened.get("/-/index.html").status == opened.get("/-/..%2fapp.py").status == 404
+    assert opened.get("/-/index.html").status == 404
+    assert opened.get("/-/..%2fapp.py").status in (401, 404)  # a key is asked for first, where there is any
     script = files("flashq.gateway").joinpath("static", "dashboard.js").read_text("utf-8")
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
     assert not re.search(r"https?://(?!www\.w3\.org)", script)

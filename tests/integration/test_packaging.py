@@ -57,7 +57,7 @@ def test_the_wheel_holds_every_module_script_and_type_marker_of_them(wheel: Path
     expected = {
         PurePosixPath(package, *file.relative_to(folder).parts)
         for package, folder in PACKAGES.items()
-        for pattern in ("*.py", "*.lua", "py.typed")
+        for pattern in ("*.py", "*.lua", "py.typed", "static/*")
         for file in folder.rglob(pattern)
     }
     assert {PurePosixPath(package, "py.typed") for package in PACKAGES} <= expected
