@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flashq import codec, errors
 from flashq.model.envelope import open_sealed
@@ -42,6 +42,8 @@ class Current:
     """Its name and what its calls are submitted with; nothing else of it is known here."""
     schemas: str = ""
     """Of each target's parameters, as JSON: see `flashq.signature`. Empty: an earlier version registered it."""
+    gathers: bool = False
+    """Whether calls are run together: each gives one item."""
 
     def kind(self, target: str) -> str:
         """The kind of what a call of this target runs. Raises UnsupportedCall where there is no such target."""
@@ -84,6 +86,7 @@ def read_current(broker: Broker, keys: Keys, endpoint: str) -> Current:
         targets=found.targets,
         spec=spec,
         schemas=found.schemas,
+        gathers=found.batch_ms is not None,
     )
 
 
@@ -104,3 +107,18 @@ class CurrentOnes:
     def forget(self, endpoint: str) -> None:
         """It is not what it was: the next call reads it."""
         self._found.pop(endpoint, None)
+
+
+def check_item(endpoint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raises TypeError where a call of what gathers calls gives anything but one item."""
+    if len(args) != 1 or kwargs:
+        raise TypeError(f"endpoint {endpoint!r} gathers calls: each gives one item, by its place")
+
+
+def check_python(current: Current) -> None:
+    """Raises PythonMismatch where its workers cannot unpickle what is pickled here."""
+    if current.python != codec.PYTHON:
+        raise errors.PythonMismatch(
+            f"endpoint {current.endpoint} runs Python {current.python} and this is {codec.PYTHON}: pickled arguments "
+            "need the same minor version; `flashq call` and the gateway send JSON"
+        )

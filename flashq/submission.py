@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flashq import class_identity, codec, errors, notices
-from flashq.by_name import Current, CurrentOnes, read_current
+from flashq.by_name import CurrentOnes, check_item, check_python, read_current
 from flashq.ending import conflict, full, spent
 from flashq.job import Call, EndpointJob
 from flashq.model.envelope import CALL_LIFETIME_MS, Header
@@ -87,8 +87,8 @@ class Submission:
     ) -> _Made:
         if function.deployed:
             return self._make_by_name(function, args, kwargs)
-        if function.spec.batch is not None and (len(args) != 1 or kwargs):
-            raise TypeError(f"endpoint {function.name!r} gathers calls: each gives one item, by its place")
+        if function.spec.batch is not None:
+            check_item(function.name, args, kwargs)
         registration = self.registration(function)
         limit = self._client.settings.payload_limit
         payload = (
@@ -118,9 +118,11 @@ class Submission:
         """A call of what something else registered: of the revision that is current."""
         current = self.current.of(function.name)
         current.kind(function.target)
+        if current.gathers:
+            check_item(function.name, args, kwargs)
         limit = self._client.settings.payload_limit
         if function.encoding == "pickle":
-            _check_python(current)
+            check_python(current)
             payload = codec.dump_arguments(args, kwargs, limit, settle=class_identity.settle)
         else:
             payload = codec.dump_json_arguments(args, kwargs, limit)
@@ -377,14 +379,6 @@ class _Made(NamedTuple):
     registration: Registration | None  # None: it is somebody else's to register
     command: Command[Submitted]
     size: int
-
-
-def _check_python(current: Current) -> None:
-    if current.python != codec.PYTHON:
-        raise errors.PythonMismatch(
-            f"endpoint {current.endpoint} runs Python {current.python} and this is {codec.PYTHON}: pickled arguments "
-            "need the same minor version; `flashq call` and the gateway send JSON"
-        )
 
 
 def _in_event_loop() -> bool:

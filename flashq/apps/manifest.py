@@ -55,11 +55,6 @@ class Environment:
         content = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(f"flashq/app-environment/1\0{content}".encode()).hexdigest()
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is installed in it."""
-        return not self.lock
-
 
 @dataclass(frozen=True, slots=True)
 class BuiltEndpoint:

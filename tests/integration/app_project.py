@@ -21,7 +21,7 @@ class Project:
 
     def __init__(self, folder: Path, wheels: Path, variables: Mapping[str, str]) -> None:
         self.folder = folder
-        self._variables = {
+        self.variables: dict[str, str] = {
             **{name: value for name, value in os.environ.items() if not name.startswith(_OURS)},
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_FIND_LINKS": str(wheels),
@@ -43,7 +43,7 @@ class Project:
         line = [sys.executable, "-m", "flashq", command, *options]
         return subprocess.Popen(
             line,
-            env=self._variables,
+            env=self.variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from flashq.apps.build import build
 from flashq.apps.discovery import discover
 from flashq.errors import BuildError
 from tests.integration.app_project import Project
@@ -165,9 +166,15 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("what", "files", "said"), WRONG, ids=[what for what, *_ in WRONG])
-def test_what_is_wrong_is_named(project: Project, what: str, files: dict[str, str], said: str) -> None:
+def test_what_is_wrong_is_named(
+    project: Project, monkeypatch: pytest.MonkeyPatch, what: str, files: dict[str, str], said: str
+) -> None:
     project.write(**files)
-    assert said in project.refused("build")
+    for name, value in project.variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BuildError) as caught:
+        build(project.folder)
+    assert said in str(caught.value)
     assert not (project.folder / ".flashq").exists()
 
 
@@ -264,9 +271,9 @@ def test_a_file_that_does_not_end_is_given_up_and_nothing_is_left_running(projec
 
     # If the build is killed meanwhile, expect what imports the files to end with it
     (project.folder / "pid").unlink()
-    with project.begin("build") as build:
+    with project.begin("build") as process:
         wait_until((project.folder / "pid").exists, what="the file is being imported")
         wait_until((project.folder / "pid").read_text, what="its process is known")
-        build.kill()
+        process.kill()
     pid = int((project.folder / "pid").read_text())
     wait_until(lambda: not _runs(pid), what="nothing is left running")

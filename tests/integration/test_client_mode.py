@@ -100,6 +100,17 @@ def test_the_current_revision_answers(stage: Rig) -> None:
     assert called.remote() == "second"
 
 
+def test_calls_that_are_gathered_give_one_item(stage: Rig) -> None:
+    def doubled(items: list[int]) -> list[int]:
+        return [2 * item for item in items]
+
+    stage.ready_worker(_make("by-name-batch", doubled, batch=(4, 5)))
+    called = Endpoint(id="by-name-batch")
+    assert list(called.map(range(5))) == [0, 2, 4, 6, 8]
+    with pytest.raises(TypeError, match="gathers calls: each gives one item"):
+        called.remote(1, 2)
+
+
 def test_what_is_not_deployed_is_not_found(stage: Rig) -> None:
     called = Endpoint(id="by-name-of-nothing")
     for call in (called.remote, called.spawn, called):
