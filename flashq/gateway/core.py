@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 _READERS = 8  # threads that ask the broker; each question is short
 _PATIENCE_S = 2.0
-_GATHERED = "x-batch"
+_AWAY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Value:
 
 @dataclass
 class Core:
-    """`public`: what the deployment tells of itself."""
+    """One of it serves all requests of a process."""
 
     client: Client
     settings: Settings
@@ -79,6 +79,7 @@ class Core:
     _known: dict[str, tuple[float, Endpoint]] = field(default_factory=dict)
     _broker: Broker | None = None
     _followed: WeakValueDictionary[str, Call] = field(default_factory=WeakValueDictionary)
+    _away: tuple[float, str] | None = None  # until when nobody is asked, and why
 
     def __post_init__(self) -> None:
         self._threads = ThreadPoolExecutor(_READERS, "flashq-gateway")
@@ -93,9 +94,15 @@ class Core:
         return self._broker
 
     async def ask(self, question: Callable[..., R], *args: Any) -> R:
-        """`question(broker, *args)` in a thread."""
+        """`question(broker, *args)` in a thread. Right after one that had no answer, all are told so at once."""
+        if self._away is not None and time.monotonic() < self._away[0]:
+            raise errors.BrokerUnreachable(self._away[1])
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: question(self.broker, *args))
+        try:
+            return await loop.run_in_executor(self._threads, lambda: question(self.broker, *args))
+        except errors.BrokerUnreachable as error:
+            self._away = time.monotonic() + _AWAY_S, str(error)
+            raise
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
