@@ -35,11 +35,26 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/v2/{endpoint}", tags=["jobs"])
 DEFAULT_WAIT_MS = 90_000
 _STREAM_WAIT_S = 1.0
+_BY_HEADERS = "flash"
 
 
 def _state(request: Request) -> State:
     state: State = request.app.state.gateway
     return state
+
+
+async def _named(endpoint: str, request: Request) -> str:
+    """The endpoint that is meant: client 2.0 calls one of an app by the name `flash`, and says in headers which."""
+    name = request.headers.get("x-flash-endpoint", "") if endpoint == _BY_HEADERS else ""
+    if not name:
+        return endpoint
+    environment = request.headers.get("x-flash-environment", "")
+    deployed = f"{name}-{environment}"  # as `flashq deploy --env` calls it
+    try:
+        await _state(request).core.endpoint(deployed)
+    except errors.EndpointNotFound:
+        return name
+    return deployed
 
 
 # -- calls -------------------------------------------------------------------------------------------
@@ -104,6 +119,7 @@ async def until_gone(request: Request) -> None:
 async def _submit(request: Request, name: str, method: str) -> tuple[EndpointJob[Any], bool]:
     """The job, and whether it yields its values."""
     state = _state(request)
+    name = await _named(name, request)
     await state.access.check(request, name)
     body = await read_object(request)
     if "input" not in body:
@@ -170,6 +186,7 @@ def said_of(core: Core, view: JobView) -> dict[str, Any]:
 @router.get("/status/{job}", responses=schemas.answers(schemas.JOB))
 async def status(endpoint: str, job: str, request: Request) -> Answer:
     """How a job stands; with its output once it completed, and an error where it failed."""
+    endpoint = await _named(endpoint, request)
     view = await _view(request, endpoint, job)
     return Answer(said_of(_state(request).core, view))
 
@@ -181,6 +198,7 @@ async def stream(endpoint: str, job: str, request: Request) -> Any:
     With `Accept: text/event-stream`, all that it yields as it comes, as server-sent events `chunk`, and at last `end`.
     """
     state = _state(request)
+    endpoint = await _named(endpoint, request)
     view = await _view(request, endpoint, job)
     if "text/event-stream" in request.headers.get("accept", ""):
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -191,9 +209,17 @@ async def stream(endpoint: str, job: str, request: Request) -> Any:
     pieces = await state.streams.take(job, endpoint, 0.0 if over else _STREAM_WAIT_S)
     if not over:
         view = await state.core.ask(queries_gateway.job, job)
-    # Client 1.12 does not know that CANCELLED is final, and would ask for ever; what was yielded is given first.
-    shown = Status.FAILED if view.status is Status.CANCELLED else view.status
-    return Answer({"status": shown, "stream": [{"output": piece.value} for piece in pieces]})
+    said: dict[str, Any] = {"status": view.status}
+    if view.status is Status.COMPLETED:  # client 2.0 does not ask again after this
+        while more := await state.streams.take(job, endpoint, 0.0):
+            pieces += more
+    elif view.status in TERMINAL_STATUSES and pieces:  # and it takes nothing that comes with a failure
+        said["status"] = Status.IN_PROGRESS
+    elif view.status in TERMINAL_STATUSES:
+        # Client 1.12 does not know that CANCELLED is final, and would ask for ever.
+        shown = Status.FAILED if view.status is Status.CANCELLED else view.status
+        said = {"status": shown, "error": said_of(state.core, view).get("error", "")}
+    return Answer({**said, "stream": [{"output": piece.value} for piece in pieces]})
 
 
 async def events(state: State, endpoint: str, job: str) -> AsyncIterator[bytes]:
@@ -217,6 +243,7 @@ def _event(kind: str, data: dict[str, Any], number: str = "") -> bytes:
 async def cancel(endpoint: str, job: str, request: Request) -> Answer:
     """Stop a job. One that has ended stays as it ended."""
     state = _state(request)
+    endpoint = await _named(endpoint, request)
     await _view(request, endpoint, job)
     verdict = await state.core.client.ask(state.core.client.transitions.cancel(job), lambda verdict: verdict)
     if verdict == "unknown":
@@ -229,6 +256,7 @@ async def cancel(endpoint: str, job: str, request: Request) -> Answer:
 async def retry(endpoint: str, job: str, request: Request) -> Answer:
     """Begin a job anew that failed or timed out: under the same id, with the same input."""
     state = _state(request)
+    endpoint = await _named(endpoint, request)
     view = await _view(request, endpoint, job)
     if view.status not in (Status.FAILED, Status.TIMED_OUT):
         raise Problem(400, f"job {job} is {view.status}: only what failed or timed out can be retried")
@@ -246,6 +274,7 @@ async def retry(endpoint: str, job: str, request: Request) -> Answer:
 async def purge_queue(endpoint: str, request: Request) -> Answer:
     """Cancel all that waits."""
     state = _state(request)
+    endpoint = await _named(endpoint, request)
     await state.access.check(request, endpoint)
     removed = await state.core.ask(purge_waiting, endpoint)
     return Answer({"removed": removed, "status": "completed"})
@@ -255,6 +284,7 @@ async def purge_queue(endpoint: str, request: Request) -> Answer:
 async def health(endpoint: str, request: Request) -> Answer:
     """Its jobs and its workers, counted by state."""
     state = _state(request)
+    endpoint = await _named(endpoint, request)
     await state.access.check(request, endpoint)
     found = await state.core.ask(queries_gateway.health, endpoint)
     workers = found.workers

@@ -54,6 +54,7 @@ STREAM = {
     "properties": {
         "status": ACCEPTED["properties"]["status"],  # type: ignore[index]
         "stream": {"type": "array", "items": {"type": "object", "required": ["output"]}},
+        "error": {"type": "string"},
     },
 }
 PURGED = {

@@ -45,6 +45,12 @@ def count(to: int) -> Any:
     yield from range(to)
 
 
+@Endpoint(name="gw-breaks", cpu="any")
+def breaks() -> Any:
+    yield 1
+    raise ValueError("broken")
+
+
 @Endpoint(name="gw-nobody", cpu="any", max_queued=3)
 def nobody(text: str = "") -> str:
     return text
@@ -59,7 +65,7 @@ def sleep(seconds: float) -> str:
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
     made = Rig()
-    for endpoint in (echo, fail, count, sleep):
+    for endpoint in (echo, fail, count, sleep, breaks):
         made.worker(endpoint)
     made.register(nobody)
     yield made
@@ -158,6 +164,23 @@ def test_a_long_stream_is_had_in_parts(gateway: Gateway) -> None:
 
     wait_until(done)
     assert got == list(range(1000))
+
+
+def test_a_final_status_comes_with_all_that_is_left(gateway: Gateway) -> None:
+    """Given a client that asks no more after a final status (2.0), expect that it has everything by then."""
+    job = gateway.post("/v2/gw-count/run", {"input": {"to": 200}}).body["id"]
+    ended(gateway, "gw-count", job)
+    said = gateway.get(f"/v2/gw-count/stream/{job}").body
+    assert (said["status"], len(said["stream"])) == ("COMPLETED", 200)
+
+
+def test_what_was_yielded_comes_before_the_failure(gateway: Gateway) -> None:
+    """Given a function that yields and raises, expect the values first, then FAILED with the reason."""
+    job = gateway.post("/v2/gw-breaks/run", {"input": {}}).body["id"]
+    ended(gateway, "gw-breaks", job)
+    first, second = (gateway.get(f"/v2/gw-breaks/stream/{job}").body for _ in range(2))
+    assert first == {"status": "IN_PROGRESS", "stream": [{"output": 1}]}
+    assert second == {"status": "FAILED", "error": "ValueError: broken", "stream": []}
 
 
 def test_server_sent_events(gateway: Gateway) -> None:
@@ -364,7 +387,8 @@ def test_a_webhook_that_is_none_is_refused(gateway: Gateway, url: Any) -> None:
 def test_a_cancelled_job_is_failed_on_the_stream_route_alone(gateway: Gateway) -> None:
     job = gateway.post("/v2/gw-nobody/run", {"input": {}}).body["id"]
     gateway.post(f"/v2/gw-nobody/cancel/{job}")
-    assert gateway.get(f"/v2/gw-nobody/stream/{job}").body == {"status": "FAILED", "stream": []}
+    said = gateway.get(f"/v2/gw-nobody/stream/{job}").body
+    assert (said["status"], said["stream"]) == ("FAILED", [])
     assert gateway.status("gw-nobody", job)["status"] == "CANCELLED"
 
 
@@ -384,6 +408,18 @@ def test_a_request_may_name_itself(gateway: Gateway) -> None:
     job = gateway.post("/v2/gw-echo/runsync", {"input": {"text": "a"}}).body["id"]
     reply = gateway.ask("GET", f"/v2/gw-echo/status/{job}", None, {"X-Request-ID": job})
     assert reply.status == 200
+
+
+@pytest.mark.parametrize("environment", ["production", "wire"])
+def test_an_apps_endpoints_are_named_by_headers(gateway: Gateway, environment: str) -> None:
+    """Given calls as client 2.0 makes them for an app, expect those of the endpoint that the headers name."""
+    headers = {"X-Flash-App": "app", "X-Flash-Environment": environment, "X-Flash-Endpoint": "gw-echo"}
+    said = gateway.ask("POST", "/v2/flash/runsync?wait=90000", {"input": {"text": "a"}}, headers).body
+    assert said["output"]["text"] == "a"
+    for method, verb in (("GET", "status"), ("GET", "stream"), ("POST", "cancel")):
+        assert gateway.ask(method, f"/v2/flash/{verb}/{said['id']}", None, headers).status == 200
+    assert gateway.ask("GET", "/v2/flash/health", None, headers).status == 200
+    assert gateway.get("/v2/flash/health").status == 404
 
 
 # -- what is wrong with a call -----------------------------------------------------------------------
