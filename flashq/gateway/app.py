@@ -33,7 +33,7 @@ from flashq.gateway.snapshots import Snapshots
 from flashq.gateway.state import State
 from flashq.gateway.streams import Streams
 from flashq.gateway.webhooks import PAUSE_S, Webhooks
-from flashq.store import gateways, queries_gateway
+from flashq.store import gateways
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -77,7 +77,7 @@ def create_app(
     core = Core(client, settings, told.on_job)
 
     async def said_of(job: str) -> dict[str, Any]:
-        return job_routes.said_of(core, await core.ask(queries_gateway.job, job))
+        return job_routes.said_of(core, await core.job(job))
 
     state = State(
         core=core,

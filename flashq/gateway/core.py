@@ -7,6 +7,7 @@ over a few blocking connections in threads. Nothing is unpickled here: outcomes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from flashq.model.keyring import Direction
 from flashq.model.outcome import Failure
 from flashq.model.parameters import UNHURRIED_PRIORITY
 from flashq.model.terms import terms_of
+from flashq.store import queries_gateway
 from flashq.store.broker import Broker
 
 if TYPE_CHECKING:
@@ -34,11 +36,13 @@ if TYPE_CHECKING:
     from flashq.model.outcome import Ending
     from flashq.model.spec import CallOptions
     from flashq.settings import Settings
+    from flashq.store.queries_gateway import JobView
 
 R = TypeVar("R")
 _READERS = 8  # threads that ask the broker; each question is short
 _PATIENCE_S = 2.0
 _AWAY_S = 0.5
+_TRIES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,17 @@ class Core:
         except errors.BrokerUnreachable as error:
             self._away = time.monotonic() + _AWAY_S, str(error)
             raise
+
+    async def job(self, job: str) -> JobView:
+        """A job of which the broker has just said something: where it does not answer yet, it is asked again.
+
+        Raises: JobNotFound, ResultExpired, BrokerError.
+        """
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(errors.BrokerUnreachable):
+                return await self.ask(queries_gateway.job, job)
+            await asyncio.sleep(_AWAY_S)
+        return await self.ask(queries_gateway.job, job)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

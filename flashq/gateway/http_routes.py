@@ -25,7 +25,6 @@ from flashq.model import http_request, routes
 from flashq.model.lifecycle import Status
 from flashq.model.spec import CallOptions
 from flashq.request import IMAGE_TARGETS, segments
-from flashq.store import queries_gateway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -90,7 +89,7 @@ async def _said(state: State, request: Request, job: EndpointJob[Any]) -> dict[s
 
 
 async def _completed(state: State, job: EndpointJob[Any]) -> dict[str, Any]:
-    said = said_of(state.core, await state.core.ask(queries_gateway.job, job.id))
+    said = said_of(state.core, await state.core.job(job.id))
     if said["status"] != Status.COMPLETED or "output" not in said:
         raise _problem(said)
     return said

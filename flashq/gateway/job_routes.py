@@ -90,7 +90,7 @@ async def runsync(
         over = not ended.cancel()
     if over:
         ended.result()
-    view = await core.ask(queries_gateway.job, job.id)
+    view = await core.job(job.id)
     if view.status not in TERMINAL_STATUSES:
         return Answer({"id": job.id, "status": view.status})
     said = said_of(core, view)
