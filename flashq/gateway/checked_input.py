@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import EMPTY_REGISTRY
 
 from flashq.errors import FlashqError
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 _DEEPEST = 100
+_MOST_ERRORS = 50
+"""That are looked at for the one to be told."""
 _EMPTY = {"__empty": True}
 """What Runpod's programs send where there is nothing to send."""
 
@@ -44,7 +49,7 @@ class Signature:
 
     def __init__(self, schema: dict[str, Any] | None) -> None:
         self.schema = schema
-        self._validator = None if schema is None else jsonschema.Draft202012Validator(schema)
+        self._validator = None if schema is None else _validator(schema)
 
     @property
     def names(self) -> frozenset[str]:
@@ -80,8 +85,13 @@ class Signature:
             raise InputRefused(where, f"must be an object with {_listed(self.names)}")
         part = self.schema["properties"][first] if first else self.schema["x-further"]
         whole = {**part, "$defs": self.schema.get("$defs", {})}
-        _refuse(jsonschema.Draft202012Validator(whole).iter_errors(given), where)
+        _refuse(_validator(whole).iter_errors(given), where)
         return Arguments([given], {})
+
+
+def _validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
+    """What it refers to is in it, or nowhere: nothing is fetched because a schema names an address."""
+    return jsonschema.Draft202012Validator(schema, registry=EMPTY_REGISTRY)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -105,7 +115,10 @@ def _check_depth(given: Any, where: str) -> None:
 
 def _refuse(found: Iterable[ValidationError], where: str) -> None:
     """Raises InputRefused for the error that is the most to the point."""
-    error = jsonschema.exceptions.best_match(found)
+    try:
+        error = jsonschema.exceptions.best_match(islice(found, _MOST_ERRORS))
+    except Unresolvable:  # it refers to what is not in it: the worker judges
+        return
     if error is None:
         return
     field = where + "".join(

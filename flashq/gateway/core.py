@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 _READERS = 8  # threads that ask the broker; each question is short
+_CHECKERS = 2  # threads that compare large inputs with signatures, which takes Python a while
+_LARGE = 32 * 1024  # bytes of a body
 _PATIENCE_S = 2.0
 _AWAY_S = 0.5
 _TRIES = 4
@@ -87,6 +89,7 @@ class Core:
 
     def __post_init__(self) -> None:
         self._threads = ThreadPoolExecutor(_READERS, "flashq-gateway")
+        self._checkers = ThreadPoolExecutor(_CHECKERS, "flashq-check")
 
     @property
     def broker(self) -> Broker:
@@ -121,6 +124,7 @@ class Core:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._checkers.shutdown(wait=False, cancel_futures=True)
         if self._broker is not None:
             self._broker.close()
 
@@ -137,6 +141,16 @@ class Core:
             found = Endpoint(current, _signatures(current.schemas))
         self._known[name] = (time.monotonic() + FRESH_S, found)
         return found
+
+    async def arguments(self, signature: Signature, given: Any, size: int, where: str = "input") -> Arguments:
+        """What `given`, out of a body of this size, has a function called with; other requests go on meanwhile.
+
+        Raises InputRefused.
+        """
+        if size <= _LARGE:
+            return signature.arguments(given, where)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._checkers, signature.arguments, given, where)
 
     # -- calls ---------------------------------------------------------------------------------------
     async def submit(

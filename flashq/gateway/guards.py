@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from flashq.gateway.problems import RETRY_AFTER_S
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -31,6 +33,8 @@ class Limits:
     body_bytes: int
     body_s: float = 60.0
     """For all of a body to arrive."""
+    at_once: int = 16
+    """How many of the largest bodies there is memory for: so much do those of all requests together take at most."""
 
 
 class _Refused(Exception):
@@ -40,12 +44,20 @@ class _Refused(Exception):
         self.message = message
 
 
+@dataclass(slots=True)
+class _Taken:
+    """Of one request's body."""
+
+    bytes: int = 0
+
+
 class Guards:
     """Stands before the app."""
 
     def __init__(self, app: App, limits: Limits) -> None:
         self._app = app
         self._limits = limits
+        self._held = 0  # bytes of bodies, of all requests that have not been answered
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,6 +65,7 @@ class Guards:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         begun = False
+        taken = _Taken()
 
         async def sent(message: Message) -> None:
             nonlocal begun
@@ -63,10 +76,12 @@ class Guards:
             self._check_host(headers)
             _check_origin(scope, headers)
             self._check_length(headers)
-            await self._app(scope, self._bounded(receive), sent)
+            await self._app(scope, self._bounded(receive, taken), sent)
         except _Refused as refused:
             if not begun:
                 await _answer(send, refused)
+        finally:
+            self._held -= taken.bytes
 
     def _check_host(self, headers: dict[str, str]) -> None:
         """Against pages that have their own name lead to this address."""
@@ -83,14 +98,14 @@ class Guards:
         if headers.get("content-encoding", "identity") != "identity":
             raise _Refused(415, "a body that is compressed is not taken")
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """Bodies that end in time, and before they are too large."""
+    def _bounded(self, receive: Receive, taken: _Taken) -> Receive:
+        """Bodies that end in time, and before they are too large, each or all together."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._limits.body_s
-        taken, complete = 0, False
+        complete = False
 
         async def received() -> Message:
-            nonlocal taken, complete
+            nonlocal complete
             if complete:  # what comes now is that the caller has gone
                 return await receive()
             try:
@@ -99,13 +114,19 @@ class Guards:
             except TimeoutError:
                 raise _Refused(408, f"the body did not arrive within {self._limits.body_s:g} s") from None
             if message["type"] == "http.request":
-                taken += len(message.get("body", b""))
+                self._take(len(message.get("body", b"")), taken)
                 complete = not message.get("more_body", False)
-                if taken > self._limits.body_bytes:
-                    raise _Refused(413, f"the body is over the limit of {self._limits.body_bytes:,} bytes")
             return message
 
         return received
+
+    def _take(self, size: int, taken: _Taken) -> None:
+        taken.bytes += size
+        self._held += size
+        if taken.bytes > self._limits.body_bytes:
+            raise _Refused(413, f"the body is over the limit of {self._limits.body_bytes:,} bytes")
+        if self._held > self._limits.body_bytes * self._limits.at_once:
+            raise _Refused(503, "the bodies of other requests take all the memory that there is for them")
 
 
 def _check_origin(scope: Any, headers: dict[str, str]) -> None:
@@ -123,6 +144,8 @@ def _check_origin(scope: Any, headers: dict[str, str]) -> None:
 async def _answer(send: Send, refused: _Refused) -> None:
     body = json.dumps({"error": refused.message}).encode()
     head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    closes = [(b"connection", b"close")]
-    await send({"type": "http.response.start", "status": refused.status, "headers": [*head, *closes]})
+    head.append((b"connection", b"close"))
+    if refused.status == 503:
+        head.append((b"retry-after", str(RETRY_AFTER_S).encode()))
+    await send({"type": "http.response.start", "status": refused.status, "headers": head})
     await send({"type": "http.response.body", "body": body})

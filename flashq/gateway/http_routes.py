@@ -67,7 +67,8 @@ async def answer(endpoint: str, path: str, request: Request) -> Response:
     body = await read_json(request) if route.method in routes.WITH_BODY else http_request.NO_BODY
     query = request.query_params.multi_items()
     kwargs = http_request.arguments(route, signature.schema or {}, names, query, body)
-    arguments = signature.arguments(kwargs, "request")
+    size = 0 if body is http_request.NO_BODY else len(await request.body())
+    arguments = await state.core.arguments(signature, kwargs, size, "request")
     job = await _submitted(state, called, route.target, arguments)
     if called.current.kind(route.target) in STREAMS:
         return await _stream(state, request, job)

@@ -132,7 +132,8 @@ async def _submit(request: Request, name: str, method: str) -> tuple[EndpointJob
         method = _method_in(called, given)
         given = {key: value for key, value in given.items() if key != "method"} if method else given
     target = called.target(method)
-    arguments = called.signature(target).arguments(given)
+    size = len(await request.body())
+    arguments = await state.core.arguments(called.signature(target), given, size)
     job = await state.core.submit(called, target, arguments, options, unhurried=is_unhurried(body))
     if webhook is not None:
         await state.webhooks.keep(webhook, job)

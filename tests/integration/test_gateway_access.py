@@ -295,6 +295,24 @@ def test_odd_names_are_not_there(gateway: Gateway, headers: dict[str, str], name
     assert gateway.ask("GET", f"/v2/ga-echo/status/{path}", None, headers).status == 404
 
 
+def test_bodies_of_many_take_no_more_memory_than_there_is(gateway: Gateway, headers: dict[str, str]) -> None:
+    """Given callers that send most of a large body each and then wait, expect further ones to be told to come again."""
+    size = LIMIT + 60_000
+    head = (
+        "POST /v2/ga-echo/run HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {size}\r\nAuthorization: {headers['Authorization']}\r\n\r\n"
+    )
+    wait_until(lambda: run(gateway, headers["Authorization"].removeprefix("Bearer ")).status == 200)
+    with contextlib.ExitStack() as stack:
+        for _ in range(30):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), 10))
+            sock.sendall(head.encode() + b" " * (size - 1))
+        answer = wait_until(lambda: sock.recv(300).decode(), what="the last to be answered")
+    assert " 503 " in answer
+    assert "retry-after" in answer.lower()
+    assert run(gateway, headers["Authorization"].removeprefix("Bearer ")).status == 200
+
+
 def test_a_compressed_body_is_not_taken(gateway: Gateway, headers: dict[str, str]) -> None:
     given = {**headers, "Content-Encoding": "gzip"}
     assert gateway.ask("POST", "/v2/ga-echo/run", b"\x1f\x8b", given).status == 415

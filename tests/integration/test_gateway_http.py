@@ -64,6 +64,11 @@ async def late() -> AsyncIterator[str]:
     yield "late"
 
 
+@api.post("/sum")
+async def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
 @api.get("/number")
 async def number(value: float) -> float:
     return value
@@ -155,6 +160,22 @@ def test_a_caller_that_goes_away_cancels_its_job(theatre: tuple[Rig, Gateway], p
 def test_a_number_that_json_has_not_is_refused(shop: Gateway) -> None:
     found = shop.get("/http-shop/number?value=1e999")
     assert (found.status, found.body["field"]) == (422, "input")
+
+
+@pytest.mark.parametrize(("item", "status"), [(0, 200), ("x", 422)])
+def test_a_large_input_keeps_nobody_else_waiting(shop: Gateway, item: object, status: int) -> None:
+    """Given one that takes long to be compared with the function's signature, expect others to be answered."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        large = pool.submit(shop.post, "/http-shop/sum", [item] * 300_000)
+        slowest = 0.0
+        while not large.done():
+            began = time.monotonic()
+            assert shop.get("/healthz").status == 200
+            slowest = max(slowest, time.monotonic() - began)
+        assert large.result().status == status
+    assert slowest < 0.8
 
 
 def running(rig_: Rig) -> str:
