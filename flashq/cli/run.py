@@ -82,7 +82,9 @@ def _table(live: Sequence[LiveEndpoint], current: dict[str, Current], address: s
 
 @click.command(
     epilog=example(
-        "flashq run", "flashq run ./myapp --port 9000", "flashq run gpu_worker.py --auto-provision"
+        "flashq run",
+        "flashq dev ./myapp --port 9000",
+        "flashq run gpu_worker.py --auto-provision",
     )
     + exit_codes()
 )
