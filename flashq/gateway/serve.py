@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import logging
 import os
+import resource
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from flashq.client import Client
 from flashq.errors import ConfigurationError
 from flashq.gateway.app import Options, create_app
 from flashq.gateway.guards import LOOPBACK_NAMES
+from flashq.gateway.heads import Prompt
 from flashq.store import api_keys
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def _run(
         limit_concurrency=_MOST_CONNECTIONS,
         h11_max_incomplete_event_size=_LARGEST_HEAD,
         timeout_graceful_shutdown=_DRAIN_S,
-        http="h11",
+        http=Prompt,
         ws="none",
         loop="asyncio",
         proxy_headers=False,
@@ -97,8 +99,18 @@ def _run(
     server = uvicorn.Server(config)
     if lifeline is not None:
         threading.Thread(target=_until_end, args=(lifeline, server), daemon=True, name="lifeline").start()
+    _have_room()
     ready(options.address)
     server.run([listener])
+
+
+def _have_room() -> None:
+    """For as many connections as are taken: what a process is given at first is often a quarter of that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _MOST_CONNECTIONS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _address(listener: socket.socket) -> str:

@@ -12,6 +12,7 @@ import uvicorn
 
 from flashq.client import Client
 from flashq.gateway.app import Options, create_app
+from flashq.gateway.heads import Prompt
 from tests.rig import free_port, wait_until
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Gateway:
             "127.0.0.1",
             self.port,
             log_level="warning",
-            http="h11",
+            http=Prompt,
             ws="none",
             loop="asyncio",
             timeout_graceful_shutdown=2,

@@ -17,7 +17,7 @@ from starlette.requests import Request as StarletteRequest
 
 from flashq import Endpoint
 from flashq.errors import ConfigurationError
-from flashq.gateway import webhooks
+from flashq.gateway import heads, webhooks
 from flashq.gateway.access import Access
 from flashq.gateway.app import Options
 from flashq.gateway.guards import LOOPBACK_NAMES
@@ -293,6 +293,31 @@ def test_odd_names_are_not_there(gateway: Gateway, headers: dict[str, str], name
     path = name.replace("*", "%2A")
     assert gateway.ask("POST", f"/v2/{path}/run", {"input": {}}, headers).status in (404, 405)
     assert gateway.ask("GET", f"/v2/ga-echo/status/{path}", None, headers).status == 404
+
+
+@pytest.mark.parametrize("before", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_a_head_that_does_not_come_is_not_waited_for(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, before: bytes
+) -> None:
+    """Given connections that send their heads byte by byte, also after a whole request, expect them to be closed."""
+    monkeypatch.setattr(heads, "HEAD_S", 0.3)
+    with socket.create_connection(("127.0.0.1", gateway.port), 10) as sock:
+        if before:
+            sock.sendall(before)
+            assert b" 200 " in sock.recv(4096)
+        sock.settimeout(0.05)
+        wait_until(lambda: is_closed_after(sock, b"G"), timeout_s=3, what="the connection to be closed")
+
+
+def is_closed_after(sock: socket.socket, piece: bytes) -> bool:
+    """Whether the other side has closed it; else it gets this piece."""
+    try:
+        sock.sendall(piece)
+        return not sock.recv(100)
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
 
 
 def test_bodies_of_many_take_no_more_memory_than_there_is(gateway: Gateway, headers: dict[str, str]) -> None:
