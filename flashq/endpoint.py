@@ -64,6 +64,7 @@ class Endpoint:
         _routes: Routes | None
         _image: str | None
         _functions: dict[tuple[str, str], EndpointFunction[..., Any]]
+        _decorates: bool
 
         @overload
         def __new__(cls, *, id: str) -> DeployedEndpoint: ...
@@ -121,6 +122,7 @@ class Endpoint:
             self._routes = None  # of an HTTP endpoint, from the first on
             self._image = parameters.get("image")
             self._functions: dict[tuple[str, str], EndpointFunction[..., Any]] = {}  # where it has a name
+            self._decorates = False  # then its image is what functions run in, and no server
             try:
                 from flashq.model.spec import EndpointSpec
             except (
@@ -141,6 +143,7 @@ class Endpoint:
             raise SpecError(
                 "function", f"endpoint {self._name!r} has routes: put this behind one, or into another"
             )
+        self._decorates = True
         if inspect.isfunction(function) and self._name is not None:
             return self._decorated(function)
         return self._alone(function)
@@ -173,7 +176,8 @@ class Endpoint:
     # -- as other endpoints see it -------------------------------------------------------------------
     @property
     def __flashq_endpoint__(self) -> str:
-        if self._name is None or not (self._routes or self._image):
+        serves = self._image is not None and not self._decorates
+        if self._name is None or not (self._routes or serves):
             raise AttributeError("it answers nothing by itself")
         return self._routes.name if self._routes else self._name
 
@@ -263,7 +267,7 @@ class Endpoint:
 
 def _in_a_job(name: str | None, image: str | None) -> Endpoint:
     made: Endpoint = object.__new__(Endpoint)
-    vars(made).update(_name=name, _spec=None, _routes=None, _image=image, _functions={})
+    vars(made).update(_name=name, _spec=None, _routes=None, _image=image, _functions={}, _decorates=False)
     return made
 
 

@@ -13,7 +13,7 @@ from flashq.apps.build import build
 from flashq.apps.discovery import discover
 from flashq.errors import BuildError
 from tests.integration.app_project import Project
-from tests.integration.environment_rig import make_wheels
+from tests.integration.environment_rig import make_wheel, make_wheels
 from tests.rig import wait_until
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def greet(name: str) -> str:
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
     make_wheels(folder)
+    make_wheel(folder, "tiny-win", "1.0")
+    (folder / "tiny_win-1.0-py3-none-any.whl").rename(folder / "tiny_win-1.0-cp311-cp311-win_amd64.whl")
     return folder
 
 
@@ -154,6 +156,13 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
             "more": "from flashq import Endpoint\n@Endpoint(cpu='any', dependencies=['tiny-broken'])\ndef f(): ...\n"
         },
         "tiny-missing",
+    ),
+    (
+        "a dependency of which there are wheels for other machines alone",
+        {
+            "more": "from flashq import Endpoint\n@Endpoint(cpu='any', dependencies=['tiny-win'])\ndef f(): ...\n"
+        },
+        "tiny-win==1.0 has no wheels with a matching platform tag",
     ),
     (
         "a dependency that is an option",
@@ -277,3 +286,26 @@ def test_a_file_that_does_not_end_is_given_up_and_nothing_is_left_running(projec
         process.kill()
     pid = int((project.folder / "pid").read_text())
     wait_until(lambda: not _runs(pid), what="nothing is left running")
+
+
+def test_images_that_serve_and_images_that_functions_run_in(project: Project, tmp_path: Path) -> None:
+    project.write(
+        images="""
+            from flashq import Endpoint
+            llm = Endpoint(name="build-llm", image="vllm/vllm-openai:v0.10", cpu="any", env={"PORT": "8000"})
+            inside = Endpoint(name="build-inside", image="python:3.11", cpu="any")
+            """,
+        uses="""
+            from flashq import Endpoint
+            from images import inside, llm
+
+            @inside
+            def run(x: int) -> int:
+                return x
+            """,
+    )
+    project.done("build", "--output", str(tmp_path / "images.tar"))
+    manifest = json.loads(contents(str(tmp_path / "images.tar"))["manifest.json"])
+    found = {one["name"]: (one["module"], one["attribute"], one["serves"]) for one in manifest["endpoints"]}
+    assert found["build-llm"] == ("images", "llm", 8000)
+    assert found["build-inside"] == ("uses", "run", 0)
