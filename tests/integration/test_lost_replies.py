@@ -380,7 +380,7 @@ def a_worker_whose_job_waits_for_what_it_called(play: Play) -> None:
 @loses("host_leave")
 def a_host_that_leaves(play: Play) -> None:
     made = play.made
-    before = made.broker.execute("ZCARD", made.keys.of("hosts"))
+    before = wait_until(lambda: made.broker.execute("ZCARD", made.keys.of("hosts")), what="the stack's host")
     command = ["-m", "flashq", "host"]
     host = made.start(command=command, env={"FLASHQ_HOME": str(made.folder() / "h")})
     wait_until(lambda: made.broker.execute("ZCARD", made.keys.of("hosts")) == before + 1, PATIENCE_S)

@@ -221,13 +221,13 @@ def test_more_queued_never_means_fewer_starts(before: Snapshot, more: int) -> No
 
 
 @FEW
-@given(snapshots(queued=0, waits_s=(), running=0, minimum=0))
+@given(snapshots(queued=0, waits_s=(), running=0, minimum=0, buffer=0))
 def test_with_nothing_queued_and_no_minimum_nothing_starts(before: Snapshot) -> None:
     assert decide(before).starts == ()
 
 
 @FEW
-@given(snapshots(queued=0, waits_s=(), running=0))
+@given(snapshots(queued=0, waits_s=(), running=0, buffer=0))
 def test_with_nothing_queued_and_the_minimum_there_nothing_starts(before: Snapshot) -> None:
     plan = decide(before)
 
