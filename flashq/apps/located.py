@@ -7,6 +7,7 @@ arguments in place of a pickled function.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +30,10 @@ def code(
     `roots`: folders in the app's files that modules are found in, beside the first. `names`: what the app's endpoints
     are called in the environment that it is deployed to. Raises what importing the modules does.
     """
-    app = Path(sys.path[0])
-    sys.path[1:1] = [str(app / root) for root in roots if root]
+    app = _app(modules[0], roots)
+    if app is not None:
+        sys.path[1:1] = [str(app / root) for root in roots if root]
+        os.chdir(app)  # also in a container, whose folder is its image's
     nested.DEPLOYED_AS.update(names)
     first, *_ = [importlib.import_module(module) for module in modules]
     found: Any = getattr(first, attribute)
@@ -41,6 +44,16 @@ def code(
         )
     run: Callable[..., Any] = function.code
     return run
+
+
+def _app(module: str, roots: Sequence[str]) -> Path | None:
+    """The folder of the app's files: first on the path of a host's executor, somewhere on that of a container's."""
+    inside = module.replace(".", "/")
+    for entry in sys.path:
+        for root in roots:
+            if any(Path(entry, root, inside + end).is_file() for end in (".py", "/__init__.py")):
+                return Path(entry)
+    return None
 
 
 class Located:

@@ -88,13 +88,15 @@ class Container:
     ) -> Self:
         """That of a revision with an image."""
         resources = needs(record)
+        # One that was made for it: without packages of its own it has none, whatever the worker has.
+        made = environment is not None and environment.hold is not None
         return cls(
             engine=engine,
             image=str(resources["image"]),
             worker=config.worker,
             python=record.python,
             home=config.home,
-            packages=environment.packages if record.dependencies and environment is not None else None,
+            packages=environment.packages if environment is not None and made else None,
             sources=sources,
             volume=str(resources.get("volume") or ""),
             gpu_uuids=config.gpu_uuids,
