@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20
 MOST_SIZE = 8 << 30
 """Bytes of all files of one artifact."""
+_MOST_HEAD = 1 << 20
+"""Bytes between two files: what tar says of the next one is held in memory."""
 
 
 # -- writing -----------------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ class _Chunks(io.RawIOBase):
 def read_manifest(artifact: Path) -> Manifest:
     """The manifest of a file. Raises ArtifactError, OSError."""
     with artifact.open("rb") as file:
-        return _first(_opened(file), artifact.name)[1]
+        return _first(_Tar(file), artifact.name)[1]
 
 
 def unpack(chunks: Iterable[bytes], digest: str, folder: Path, *, limit: int = MOST_SIZE) -> Manifest:
@@ -132,14 +134,14 @@ def unpack(chunks: Iterable[bytes], digest: str, folder: Path, *, limit: int = M
 
 
 def _unpack(file: IO[bytes], digest: str, made: Path, limit: int) -> Manifest:
-    tar = _opened(file)
+    tar = _Tar(file)
     raw, manifest = _first(tar, "the artifact")
     if digest_of(raw) != digest:
         raise ArtifactError(f"the artifact is another than {digest[:12]}: it was altered")
     if manifest.size > limit:
         raise ArtifactError(f"the artifact takes {manifest.size:,} bytes; {limit:,} are the most")
     missing = dict(manifest.files)
-    for member in _members(tar):
+    for member in tar:
         wanted = missing.pop(member.name, None)
         if wanted is None:
             raise ArtifactError(f"the artifact holds {member.name!r:.200}, which its manifest does not name")
@@ -147,9 +149,7 @@ def _unpack(file: IO[bytes], digest: str, made: Path, limit: int) -> Manifest:
             raise ArtifactError(
                 f"{member.name!r:.200} in the artifact is not the file that its manifest names"
             )
-        contents = tar.extractfile(member)
-        assert contents is not None
-        _write(contents, made / member.name, wanted)
+        _write(tar.contents(member), made / member.name, wanted)
     if missing:
         raise ArtifactError(f"the artifact lacks {min(missing)!r:.200} ({len(missing):,} files in all)")
     (made / MANIFEST).write_bytes(raw)
@@ -168,33 +168,58 @@ def _write(contents: IO[bytes], place: Path, wanted: File) -> None:
         raise ArtifactError(f"{place.name!r:.200} in the artifact was altered: its digest is another")
 
 
-def _opened(file: IO[bytes]) -> tarfile.TarFile:
-    try:
-        return tarfile.open(fileobj=file, mode="r|", format=tarfile.PAX_FORMAT)
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise ArtifactError(f"it is no artifact: {error}") from None
+class _Metered:
+    """A file of which no more is read than was allowed."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.left = _MOST_HEAD
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if self.left < 0:
+            raise ArtifactError(f"what the artifact says of a file takes over {_MOST_HEAD:,} bytes")
+        return self._file.read(size)
 
 
-def _first(tar: tarfile.TarFile, name: str) -> tuple[bytes, Manifest]:
-    member = next(_members(tar), None)
+class _Tar:
+    """What is in a tar, in turn: a member, then, if they are asked for, its contents."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """Raises ArtifactError where it is no tar."""
+        self._file = _Metered(file)
+        try:
+            self._tar: tarfile.TarFile = tarfile.open(  # type: ignore[call-overload]  # noqa: SIM115 - the file's owner closes
+                fileobj=self._file, mode="r|", format=tarfile.PAX_FORMAT
+            )
+        except (tarfile.TarError, OSError, ValueError) as error:
+            raise ArtifactError(f"it is no artifact: {error}") from None
+
+    def __iter__(self) -> Iterator[tarfile.TarInfo]:
+        while True:
+            try:
+                member = self._tar.next()
+            except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+                raise ArtifactError(f"the artifact is damaged: {error}") from None
+            if member is None:
+                return
+            self._tar.members.clear()  # type: ignore[attr-defined]  # a stream keeps all that it saw
+            yield member
+
+    def contents(self, member: tarfile.TarInfo) -> IO[bytes]:
+        """Of a plain member, whose size has been judged."""
+        self._file.left = member.size + _MOST_HEAD
+        contents = self._tar.extractfile(member)
+        assert contents is not None
+        return contents
+
+
+def _first(tar: _Tar, name: str) -> tuple[bytes, Manifest]:
+    member = next(iter(tar), None)
     if member is None or member.name != MANIFEST or not _is_plain(member) or member.size > MOST_BYTES:
         raise ArtifactError(f"{name} is no artifact: it does not begin with a manifest")
-    contents = tar.extractfile(member)
-    assert contents is not None
-    raw = contents.read(MOST_BYTES + 1)
+    raw = tar.contents(member).read(MOST_BYTES + 1)
     return raw, Manifest.unpack(raw)
-
-
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    while True:
-        try:
-            member = tar.next()
-        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-            raise ArtifactError(f"the artifact is damaged: {error}") from None
-        if member is None:
-            return
-        tar.members.clear()  # type: ignore[attr-defined]  # a stream keeps all that it saw
-        yield member
 
 
 def _is_plain(member: tarfile.TarInfo) -> bool:
@@ -203,12 +228,18 @@ def _is_plain(member: tarfile.TarInfo) -> bool:
 
 
 def verify(folder: Path, manifest: Manifest, under: str) -> list[str]:
-    """Files below one of its folders that are not what the manifest says, or that it does not name."""
+    """Files below one of its folders that are not what the manifest says, or that it does not name.
+
+    What Python has compiled beside them is removed: nobody could say whether it was made of them.
+    """
+    if (folder / under).resolve() != folder.resolve() / under:  # a link, here or above
+        return [under]
     wanted = {path: one for path, one in manifest.files.items() if path.startswith(f"{under}/")}
     wrong = []
     for place, folders, names in os.walk(folder / under):
-        if "__pycache__" in folders:
+        if "__pycache__" in folders and not Path(place, "__pycache__").is_symlink():
             folders.remove("__pycache__")
+            shutil.rmtree(Path(place, "__pycache__"), ignore_errors=True)
         for name in [*names, *(one for one in folders if Path(place, one).is_symlink())]:
             path = Path(place, name).relative_to(folder).as_posix()
             said = wanted.pop(path, None)

@@ -127,9 +127,12 @@ class Deploy:
     def _renew(self) -> None:
         """Raises DeployError where the claim is another's by now."""
         held = text(self.broker.execute("GET", self._claim_key) or b"")
-        if held not in ("", self._token):
+        lapsed = ("NX",) if not held else ()  # one that begins at this moment may be faster
+        if (
+            held not in ("", self._token)
+            or self.broker.execute("SET", self._claim_key, self._token, *lapsed, "PX", _CLAIM_MS) is None
+        ):
             raise DeployError(f"this deploy was silent for {_CLAIM_MS // 1000} s, and another one has begun")
-        self.broker.execute("SET", self._claim_key, self._token, "PX", _CLAIM_MS)
 
     def _let_go(self) -> None:
         if text(self.broker.execute("GET", self._claim_key) or b"") == self._token:
@@ -325,11 +328,11 @@ class Deploy:
             by=f"{_user()}@{socket.gethostname()}",
             size=size,
         )
-        storage.keep(self.broker, self.manifest.digest)
         gone = set(before.endpoints.values()) - set(names.values()) if before else set()
         # What was is on record with what will be, so that whatever cuts this off, `undeploy` finds all of it.
         both = {**record.endpoints, **{name: name for name in gone}}
         records.write(self.broker, _with(record, both))
+        storage.keep(self.broker, self.manifest.digest)  # after it is on record: see `release`
         verdicts = {one.name: self._register(one) for one in signed}
         removed = {name for name in gone if self.broker.run(self.broker.transitions.undeploy(name)) != "busy"}
         kept = gone - removed
@@ -370,9 +373,13 @@ def _user() -> str:
 
 
 def release(broker: Broker, artifact: str) -> None:
-    """An app has another artifact now: this one expires, unless some app has it."""
-    if all(one.artifact != artifact for one in records.deployed(broker)):
-        storage.let_go(broker, artifact)
+    """An app has another artifact now: this one expires, unless some app has it.
+
+    Looked for afterwards: a deploy that is on record by then is found, and one that comes later keeps it itself.
+    """
+    storage.let_go(broker, artifact)
+    if any(one.artifact == artifact for one in records.deployed(broker)):
+        storage.keep(broker, artifact)
 
 
 def undeploy(

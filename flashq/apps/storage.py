@@ -37,26 +37,38 @@ def store(
 ) -> None:
     """Store an artifact, unless it is there; `on_bytes`: how many have been sent. It expires in a day unless kept.
 
+    What is there of it is left as it is: somebody else may be storing the same, or have it in use.
+
     Raises: DeployError where the broker's memory is full, BrokerError, OSError.
     """
     if is_stored(broker, digest):
+        _stays(broker, digest)
         return
+    made: list[str] = []
     sent = number = 0
     try:
         with artifact.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
-                broker.execute("SET", _chunk(broker, digest, number), chunk, "PX", _UNFINISHED_MS)
+                key = _chunk(broker, digest, number)
+                if broker.execute("SET", key, chunk, "PX", _UNFINISHED_MS, "NX") is not None:
+                    made.append(key)
                 number += 1
                 sent += len(chunk)
                 on_bytes(sent)
     except BrokerRefused as error:  # out of memory, as a rule: what is there of it is in the way
-        broker.execute_all([("DEL", _chunk(broker, digest, each)) for each in range(number)])
+        broker.execute_all([("DEL", each) for each in made])
         why = "the broker does not take it; --exclude leaves large packages to hosts"
         raise DeployError(f"{sent / 2**20:.1f} MiB of the artifact were stored: {why}: {error}") from error
     key = broker.keys.of("artifact", digest)
-    broker.execute_all(
-        [("HSET", key, "chunks", number, "size", sent), ("PEXPIRE", key, _UNFINISHED_MS)]
-    )  # last: what was cut off is not there
+    fields = ("chunks", number, "size", sent)  # last: what was cut off is not there
+    if broker.execute("HSET", key, *fields):
+        broker.execute("PEXPIRE", key, _UNFINISHED_MS)
+    _stays(broker, digest)
+
+
+def _stays(broker: Broker, digest: str) -> None:
+    """What of it is to expire does so in a day at the soonest."""
+    broker.execute_all([("PEXPIRE", key, _UNFINISHED_MS, "GT") for key in _keys(broker, digest)])
 
 
 def chunks(broker: Broker, digest: str) -> Iterator[bytes]:

@@ -15,8 +15,10 @@ import pytest
 
 from flashq import Endpoint
 from flashq.apps import archive, records, storage
-from flashq.apps.deploy import Deploy
+from flashq.apps.deploy import Deploy, release
+from flashq.apps.manifest import Manifest
 from flashq.errors import DeployError, EndpointNotFound
+from flashq.model.keyring import Keyring
 from flashq.store.broker import Broker
 from tests.integration.app_project import Project
 from tests.integration.command_line import CommandLine
@@ -363,6 +365,68 @@ def test_a_broker_without_room_is_left_as_it_was(tmp_path: Path) -> None:
             storage.store(broker, big, "0" * 64)
         assert not storage.is_stored(broker, "0" * 64)
         assert small.keys("*artifact*") == []
+
+
+def test_an_artifact_that_is_in_use_stays_whatever_other_deploys_do(tmp_path: Path) -> None:
+    """Given one app in two environments, expect what one of them keeps not to expire for the other's sake."""
+    digest = "1" * 64
+    artifact = tmp_path / "app.tar"
+    artifact.write_bytes(os.urandom(5 << 20))
+    with contextlib.closing(BrokerServer()) as server, contextlib.closing(Broker(server.url)) as broker:
+
+        def expires() -> set[bool]:
+            with broker.redis() as plain:
+                return {int(plain.pttl(key)) > 0 for key in plain.keys("*artifact*")}
+
+        def uploaded_by_another(_: int) -> None:  # it was faster, and is current by now
+            if not storage.is_stored(broker, digest):
+                storage.store(broker, artifact, digest)
+                storage.keep(broker, digest)
+
+        storage.store(broker, artifact, digest, uploaded_by_another)
+        assert expires() == {False}
+
+        # A deploy is on record when another environment lets go of the same
+        records.write(
+            broker, records.DeployedApp("app", "production", digest, "", {"one": "one"}, 0, "me", 1)
+        )
+        release(broker, digest)
+        assert expires() == {False}
+        records.remove(broker, records.DeployedApp("app", "production", digest, "", {}, 0, "me", 1))
+        release(broker, digest)
+        assert expires() == {True}
+
+        # What is about to expire is kept long enough for the deploy that found it there
+        with broker.redis() as plain:
+            for key in plain.keys("*artifact*"):
+                plain.pexpire(key, 60_000)
+            storage.store(broker, artifact, digest)
+            assert all(int(plain.pttl(key)) > 3_600_000 for key in plain.keys("*artifact*"))
+
+
+def test_a_claim_that_lapsed_is_not_taken_from_another_deploy(tmp_path: Path) -> None:
+    """Given a deploy that was silent for long, and another that begins at the moment it looks, expect one to go on."""
+    with contextlib.closing(BrokerServer()) as server, contextlib.closing(Broker(server.url)) as broker:
+        manifest = Manifest("lapsed", "3.11", "x86_64", "", (), {}, {})
+        slow = Deploy(broker, Keyring([SECRET]), manifest, tmp_path / "none", {})
+        key = broker.keys.of("deploying", "lapsed/production")
+
+        class Racing:
+            """The broker, in which the other's claim comes between a look and what follows it."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(broker, name)
+
+            def execute(self, *words: Any) -> Any:
+                found = broker.execute(*words)
+                if words[0] == "GET":
+                    broker.execute("SET", key, "another")
+                return found
+
+        slow.broker = Racing()  # type: ignore[assignment]
+        with pytest.raises(DeployError, match="another one has begun"):
+            slow._renew()
+        assert broker.execute("GET", key) == b"another"
 
 
 def test_without_a_host_nothing_is_deployed(project: Project, tmp_path: Path) -> None:

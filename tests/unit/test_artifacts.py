@@ -92,6 +92,16 @@ ATTACKS: list[tuple[str, Callable[[], bytes], str]] = [
     ("no manifest first", lambda: _tar(A, HEAD, B), "does not begin with a manifest"),
     ("no tar", lambda: b"PK\x03\x04" * 5000, "is no artifact"),
     ("nothing", lambda: b"", "no artifact"),
+    (
+        "a head that takes memory",
+        lambda: _tar(HEAD, _entry("source/a.py", b"a = 1\n", pax_headers={"comment": "x" * (4 << 20)}), B),
+        "says of a file takes over",
+    ),
+    (
+        "a first head that takes memory",
+        lambda: _tar(_entry("manifest.json", pax_headers={"comment": "x" * (4 << 20)})),
+        "says of a file takes over",
+    ),
     ("a manifest that is a link", lambda: _tar(_entry("manifest.json", **LINK)), "does not begin"),
 ]
 
@@ -119,6 +129,24 @@ def test_a_good_one_is_unpacked(tmp_path: Path) -> None:
     (tmp_path / "one/source/link").symlink_to("/etc", target_is_directory=True)
     wrong = ["source/a.py", "source/lib/b.py", "source/link", "source/more.py"]
     assert archive.verify(tmp_path / "one", made, "source") == wrong
+
+
+def test_what_is_compiled_beside_a_file_does_not_stay(tmp_path: Path) -> None:
+    """Given a job that wrote what Python would run in place of a source, expect it to be gone; links are named."""
+    made = archive.unpack(_pieces(_tar(HEAD, A, B)), GOOD.digest, tmp_path / "one")
+    compiled = tmp_path / "one/source/__pycache__"
+    compiled.mkdir()
+    (compiled / "a.cpython-311.pyc").write_bytes(b"evil")
+    assert archive.verify(tmp_path / "one", made, "source") == []
+    assert not compiled.exists()
+    compiled.symlink_to("/etc", target_is_directory=True)
+    assert archive.verify(tmp_path / "one", made, "source") == ["source/__pycache__"]
+    compiled.unlink()
+
+    # If the folder itself becomes a link to one with the same contents, expect that to be named, too
+    (tmp_path / "one/source").rename(tmp_path / "elsewhere")
+    (tmp_path / "one/source").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert archive.verify(tmp_path / "one", made, "source") == ["source"]
 
 
 def test_set_uid_and_other_bits_are_not_taken_over(tmp_path: Path) -> None:
