@@ -139,10 +139,78 @@ def starts(folder: Path = RESULTS) -> str:
     return f"{markdown(headings, rows)}\n{where}\n"
 
 
+def round_trip(folder: Path = RESULTS) -> str:
+    """What a warm call takes of each thread that it passes."""
+    file = folder / "roundtrip.json"
+    if not file.exists():
+        return ""
+    record = json.loads(file.read_text("utf-8"))
+    about, stages, whole = record["about"], record["stages"], record["whole"]
+    ran = sum(stage["runs, µs"] for stage in stages.values())
+    rows = [
+        (
+            name,
+            f"{stage['runs, µs']:.0f}",
+            f"{100 * stage['runs, µs'] / ran:.0f} %",
+            f"{stage['wakes']:.1f}",
+            f"{stage['waits for a core, µs']:.0f}",
+        )
+        for name, stage in stages.items()
+    ]
+    wakes = sum(stage["wakes"] for stage in stages.values())
+    waits = sum(stage["waits for a core, µs"] for stage in stages.values())
+    rows.append(("together", f"{ran:.0f}", "100 %", f"{wakes:.1f}", f"{waits:.0f}"))
+    said = (
+        f"Round trip: median {whole['round trip, median µs']:.0f} µs, the floor's {whole['floor, median µs']:.0f} µs in"
+        f" turns with it. Scripts: {whole['scripts a call']:.1f} a call, {whole['in scripts, µs']:.0f} µs in them.\n"
+        f"`{about['command']}`, {about['date'][:10]}, Python {about['python']}, {about['machine']}, load average"
+        f" {about['load_average']:.1f}; medians of {about['rounds']} rounds of {record['calls']:,} calls."
+    )
+    headings = ("thread", "runs, µs a call", "share", "wakes a call", "waits for a core, µs a call")
+    return f"{markdown(headings, rows)}\n{said}\n"
+
+
+def shares(folder: Path = RESULTS) -> str:
+    """What the processes of a warm call are busy with."""
+    file = folder / "sampled.json"
+    if not file.exists():
+        return ""
+    record = json.loads(file.read_text("utf-8"))
+    about = record["about"]
+    rows = [
+        (process, group, f"{100 * share:.0f} %")
+        for process, groups in record["shares"].items()
+        for group, share in groups.items()
+    ]
+    where = (
+        f"`{about['command']}`, {about['date'][:10]}, Python {about['python']}, {about['machine']}, load average"
+        f" {about['load_average']:.1f}. Sampled stacks; of the caller both threads."
+    )
+    return f"{markdown(('process', 'busy with', 'share of it'), rows)}\n{where}\n"
+
+
+def memory(folder: Path = RESULTS) -> str:
+    """What the processes of idle workers take, and what of that is shared."""
+    file = folder / "memory.json"
+    if not file.exists():
+        return ""
+    record = json.loads(file.read_text("utf-8"))
+    about = record["about"]
+    rows = [
+        (role, f"{sizes['n']:.0f}", *(f"{sizes[what]:.1f}" for what in ("RSS", "PSS", "own")))
+        for role, sizes in record["MB"].items()
+    ]
+    where = f"`{about['command']}`, {about['date'][:10]}, Python {about['python']}, {about['machine']}."
+    return f"{markdown(('process', 'n', 'RSS, MB each', 'PSS, MB each', 'own, MB each'), rows)}\n{where}\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "benchmarks": benchmark_table,
     "streams": streams,
     "starts": starts,
+    "round-trip": round_trip,
+    "busy-with": shares,
+    "idle-memory": memory,
     "measured-commands": lambda: measured("commands", "per job"),
     "measured-memory": lambda: measured("memory", "bytes"),
     "measured-imports": lambda: measured("imports", "CPU ms"),
