@@ -102,7 +102,9 @@ class ImageServer:
         headers: Mapping[str, str] | None,
         body: bytes,
     ) -> http.client.HTTPResponse:
-        sent = {name: value for name, value in (headers or {}).items() if name.lower() not in _HOP_BY_HOP}
+        # The length is that of the body, whatever a caller says: the rest would be another request to the server.
+        unsent = _HOP_BY_HOP | {"content-length"}
+        sent = {name: value for name, value in (headers or {}).items() if name.lower() not in unsent}
 
         def ask() -> http.client.HTTPResponse:
             connection.request(method, path, body or None, sent)

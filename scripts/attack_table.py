@@ -31,6 +31,9 @@ STOCK = "integration/test_stock_rq.py"
 VALUES = "acceptance/test_bad_luck_values.py"
 ENVIRONMENT = "acceptance/test_sdk_environment.py"
 HTTP = "integration/test_gateway_access.py"
+ROUTES = "integration/test_gateway_http.py"
+STREAMS = "unit/test_gateway_streams.py"
+INPUT = "unit/test_gateway_input.py"
 FUZZ = "acceptance/test_gateway_fuzz.py"
 ARTIFACTS = "unit/test_artifacts.py"
 DEPLOY = "integration/test_deploy.py"
@@ -362,7 +365,30 @@ ATTACKS = (
             f"{HTTP}::test_odd_text_comes_back_as_it_is",
             f"{HTTP}::test_odd_names_are_not_there",
             f"{HTTP}::test_a_caller_that_goes_away_leaves_the_gateway_well",
+            f"{ROUTES}::test_a_caller_that_goes_away_cancels_its_job",
             f"{FUZZ}::test_nothing_that_a_fuzzer_sends_breaks_it",
+        ),
+    ),
+    Attack(
+        attack="the gateway: connections that send no head, bodies of many callers at once, inputs that take "
+        "long to be judged, keys that nobody made, streams that many follow",
+        becomes="Connections without a head are closed after 10 s, bodies have a bound together, large inputs are "
+        "judged beside other requests, the broker is asked once at a time; others are served meanwhile.",
+        tests=(
+            f"{HTTP}::test_a_head_that_does_not_come_is_not_waited_for",
+            f"{HTTP}::test_bodies_of_many_take_no_more_memory_than_there_is",
+            f"{ROUTES}::test_a_large_input_keeps_nobody_else_waiting",
+            f"{HTTP}::test_words_that_are_no_keys_have_the_broker_asked_once_at_a_time",
+            f"{HTTP}::test_a_webhook_that_takes_its_time_keeps_no_sender",
+            f"{STREAMS}::test_a_reader_without_room_to_wait_does_not_ask_all_the_time",
+        ),
+    ),
+    Attack(
+        attack="a schema that refers to an address; a page that an image serves, for the dashboard's key",
+        becomes="Nothing is fetched, the worker judges; pages of images are sandboxed, another origin to the browser.",
+        tests=(
+            f"{INPUT}::test_no_schema_has_anything_fetched",
+            f"{ROUTES}::test_images_are_asked_as_they_are",
         ),
     ),
     Attack(
@@ -384,6 +410,7 @@ ATTACKS = (
             f"{ARTIFACTS}::test_a_manifest_that_no_builder_writes_is_refused",
             f"{DEPLOY}::test_an_artifact_that_was_altered_in_the_broker_is_refused_by_hosts",
             f"{DEPLOY}::test_files_that_a_job_alters_on_the_host_are_put_back",
+            f"{ARTIFACTS}::test_what_is_compiled_beside_a_file_does_not_stay",
             "integration/test_build.py::test_a_link_to_elsewhere_is_refused",
         ),
     ),

@@ -43,6 +43,8 @@ _NOT_PASSED_ON = frozenset(
     {"authorization", "cookie", "content-length"}
 )  # the key is ours; the length is made anew
 _ENDED = "X-Flashq-Job"
+_SANDBOX = "sandbox allow-scripts allow-forms allow-popups allow-downloads"
+"""What an image serves is no page of the gateway's: its scripts reach neither the dashboard's key nor endpoints."""
 
 
 @router.api_route("/{endpoint}/{path:path}", methods=list(routes.METHODS))
@@ -137,7 +139,12 @@ def _problem(said: dict[str, Any]) -> Problem:
 
 async def _stream(state: State, request: Request, job: EndpointJob[Any]) -> Response:
     """Values as server-sent events where they are asked for; else text as it is, other values a line of JSON each."""
-    headers = {_ENDED: job.id, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    headers = {
+        _ENDED: job.id,
+        "Cache-Control": "no-store",
+        "X-Accel-Buffering": "no",
+        "X-Content-Type-Options": "nosniff",
+    }
     if "text/event-stream" in request.headers.get("accept", ""):
         body = _cancelling(state, job, events(state, job.endpoint, job.id))
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)
@@ -240,7 +247,8 @@ def _answered(told: dict[str, Any], job: EndpointJob[Any]) -> dict[str, str]:
         for name, value in told["headers"].items()
         if name not in ("content-length", "date", "server")
     }
-    return {**kept, _ENDED: job.id}
+    policies = [kept.pop("content-security-policy", ""), _SANDBOX]
+    return {**kept, "content-security-policy": ", ".join(filter(None, policies)), _ENDED: job.id}
 
 
 async def _decoded(pieces: AsyncIterator[Piece]) -> AsyncIterator[Any]:

@@ -136,6 +136,7 @@ def test_what_a_function_yields_comes_as_text_lines_or_events(shop: Gateway) -> 
     text = shop.get("/http-shop/tokens?to=2")
     assert text.body == "tök0 tök1 "
     assert text.headers["content-type"] == "text/plain; charset=utf-8"
+    assert text.headers["x-content-type-options"] == "nosniff"
     assert shop.get("/http-shop/tokens?to=0").body == ""
     events = shop.get("/http-shop/tokens?to=1", Accept="text/event-stream").body
     assert 'event: chunk\nid: 1-1\ndata: {"output":"tök0 "}' in events
@@ -198,6 +199,9 @@ def test_images_are_asked_as_they_are(theatre: tuple[Rig, Gateway]) -> None:
     )
     assert opened.get("/http-llm/text").body == "grün"
     assert opened.get("/http-llm/nothing").status == 404
+    page = opened.get("/http-llm/text")  # an image's script is no script of the gateway's
+    assert "sandbox" in page.headers["content-security-policy"]
+    assert "allow-same-origin" not in page.headers["content-security-policy"]
     pieces = opened.get("/http-llm/pieces", Accept="text/event-stream")
     assert (pieces.status, pieces.body) == (200, "piece0piece1piece2")
     streamed = opened.post("/http-llm/v1", {"stream": True})

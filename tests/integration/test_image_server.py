@@ -112,6 +112,8 @@ def test_requests_reach_the_server_and_answers_come_back(shared: Rig, engine: St
     assert told["asked"] == 3  # it was waited for
     assert (told["secret"], told["port"]) == ("canary-served", "8000")
     assert llm.post("/raw", b"\xff\x00").result(30)["said"] == "ÿ\x00"
+    shorter = llm.post("/raw", b"all of it", headers={"Content-Length": "3"})
+    assert shorter.result(30)["said"] == "all of it"  # the rest would be another request
     assert llm.get("/text").result(30) == "grün"
     assert llm.get("/bytes").result(30) == bytes(range(256))
     assert b"".join(llm.get("/pieces").stream()) == b"piece0piece1piece2"
