@@ -99,7 +99,8 @@ def answered() -> None:
 def end_group() -> NoReturn:
     """SIGKILL the executor's process group. A child that user code forked ends only itself."""
     if os.getpid() == _leader:
-        os.killpg(_leader, signal.SIGKILL)
+        with contextlib.suppress(OSError):  # whatever becomes of the group, this process ends
+            os.killpg(_leader, signal.SIGKILL)
     os._exit(137)
 
 
