@@ -41,7 +41,7 @@ _UNGUARDED = (
 )
 
 
-class _Refusing:
+class Refusing:
     """In place of the client: nothing is called while endpoints are looked for."""
 
     pid = os.getpid()
@@ -70,7 +70,7 @@ def main() -> None:
     threading.Thread(target=lambda: os.read(lifeline, 1) or os._exit(1), daemon=True).start()
     order = json.load(sys.stdin)
     sys.stdin = io.StringIO()
-    client.use_client(_Refusing())  # type: ignore[arg-type]
+    client.use_client(Refusing())  # type: ignore[arg-type]
     sys.argv = [""]
     sys.path[0] = order["project"]
     sys.path[1:1] = [str(Path(order["project"], root)) for root in order["roots"] if root]

@@ -73,7 +73,8 @@ _README = """# {name}
 
 ```
 python app.py         # calls the endpoints; with nothing configured, on workers of this machine
-python -m pytest      # runs them here, as functions
+python -m pytest      # runs them here, as functions (pip install pytest)
+flashq run            # serves them at localhost:8888 while you write them
 flashq build          # one artifact: files, endpoints, locked dependencies
 flashq deploy         # endpoints by name: Endpoint(id="{name}-words").remote("...")
 ```

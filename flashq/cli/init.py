@@ -26,4 +26,4 @@ def init(folder: Path, force: bool) -> None:
     for path in made:
         click.echo(str(folder / path))
     where = "" if folder == Path() else f"cd {folder} && "
-    click.echo(f"Next: {where}python app.py; flashq deploy", err=True)
+    click.echo(f"Next: {where}python app.py; flashq run; flashq deploy", err=True)

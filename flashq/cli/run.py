@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flashq.dev.project import LiveEndpoint
 
 _SHORT_ID = 8
+_NAMED = 5
 
 
 class _Terminal:
@@ -37,19 +38,35 @@ class _Terminal:
     def serving(self, address: str, live: Sequence[LiveEndpoint], current: dict[str, Current]) -> None:
         """See `flashq.dev.server.Teller`."""
         self._address = address
-        self._console.print(_table(live, current, address))
+        if live:
+            self._console.print(_table(live, current, address))
         click.echo(f"serving at {address} (explorer: {address}/docs); Ctrl-C ends it")
         sys.stdout.flush()
 
-    def reloaded(self, live: Sequence[LiveEndpoint], took_s: float) -> None:
+    def reloaded(self, changed: Sequence[str], took_s: float) -> None:
         """See `flashq.dev.server.Teller`."""
-        names = ", ".join(one.function for one in live)
-        click.echo(f"reloaded in {took_s:.2f} s: {names}")
+        names = ", ".join(changed[:_NAMED]) or "nothing changed"
+        more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+        click.echo(f"reloaded in {took_s:.2f} s: {names}{more}")
         sys.stdout.flush()
 
-    def failed(self, why: str) -> None:
+    def failed(self, why: str, *, served: bool) -> None:
         """See `flashq.dev.server.Teller`."""
-        click.echo(f"flashq: {visible_lines(why)}\nwhat was good last goes on being served", err=True)
+        goes_on = (
+            "what was good last goes on being served"
+            if served
+            else "nothing is served yet: save a file, and it is tried again"
+        )
+        self.warned(f"{why}\n{goes_on}")
+
+    def warned(self, why: str) -> None:
+        """See `flashq.dev.server.Teller`."""
+        click.echo(f"flashq: {visible_lines(why)}", err=True)
+
+    def printed(self, text: str) -> None:
+        """See `flashq.dev.server.Teller`."""
+        if text.strip():
+            click.echo(visible_lines(text.rstrip()), err=True)
 
     def line(self, endpoint: str, job: str, text: str) -> None:
         """See `flashq.dev.server.Teller`."""
@@ -70,7 +87,9 @@ def _table(live: Sequence[LiveEndpoint], current: dict[str, Current], address: s
         )
         if routes:
             for route in routes:
-                table.add_row(one.name, f"{route.method} {prefix_of(one)}{route.path}", one.about)
+                table.add_row(
+                    one.name, f"{route.method} {prefix_of(one)}{route.path}", one.routes.get(route.target, "")
+                )
             continue
         if one.name in current and answers_requests(current[one.name].targets):
             table.add_row(one.name, f"ANY {prefix_of(one)}/…", "what its image serves")

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from flashq import endpoint as endpoints
 from flashq.apps import finder
-from flashq.client import current_client
+from flashq.client import current_client, use_client
 from flashq.errors import FlashqError
+from flashq.model.routes import parse
+from flashq.registration import callables_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,6 +79,7 @@ def load(modules: Mapping[str, str]) -> dict[str, Any]:
     Nothing is registered where there is a problem.
     """
     problems: list[str] = []
+    before = use_client(finder.Refusing())  # type: ignore[arg-type]
     for name, path in modules.items():
         try:
             importlib.import_module(name)
@@ -84,6 +87,7 @@ def load(modules: Mapping[str, str]) -> dict[str, Any]:
             if isinstance(error, KeyboardInterrupt):
                 raise
             problems.append(_told(error, path))
+    use_client(before)
     servers: set[str] = set()
     found = [
         (path, attribute, function)
@@ -106,7 +110,12 @@ def load(modules: Mapping[str, str]) -> dict[str, Any]:
                 "file": path,
                 "function": attribute,
                 "name": function.name,
-                "about": (getattr(function, "__doc__", None) or "").strip().partition("\n")[0],
+                "about": _first_line(function),
+                "routes": {
+                    target: _first_line(code)
+                    for target, code in callables_of(function.code).items()
+                    if parse(target)
+                },
             }
         )
     return {"endpoints": rows, "problems": problems}
@@ -134,6 +143,10 @@ def register(client: Client, function: EndpointFunction[..., Any]) -> None:
         made = client.registration(each)
         pending += made.calls
         client.broker.run(made.command(client.transitions))
+
+
+def _first_line(of: Any) -> str:
+    return (getattr(of, "__doc__", None) or "").strip().partition("\n")[0]
 
 
 def _told(error: BaseException, path: str) -> str:

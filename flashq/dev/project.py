@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flashq.apps import discovery
@@ -34,6 +36,8 @@ class LiveEndpoint:
     name: str
     about: str
     """The first line of its docstring."""
+    routes: dict[str, str] = field(default_factory=dict)
+    """Of one with routes: each → the first line of its function's docstring."""
 
 
 class Project:
@@ -44,6 +48,8 @@ class Project:
         self._only = None if place.is_dir() else place.name
         self._provision, self._compat = provision, compat
         self._told: set[str] = set()
+        self.printed = ""
+        """What the files printed while they were imported last."""
 
     def load(self) -> tuple[LiveEndpoint, ...]:
         """Import its files and register what they define. Raises BuildError, a line for each problem."""
@@ -60,7 +66,7 @@ class Project:
             "provision": self._provision,
             "compat": self._compat,
         }
-        told = _ask(order)
+        told, self.printed = _ask(order)
         for line in told["notices"]:
             if line not in self._told:  # else it was said when the files were loaded before
                 self._told.add(line)
@@ -72,8 +78,8 @@ class Project:
         return tuple(LiveEndpoint(**row) for row in told["endpoints"])
 
 
-def _ask(order: dict[str, Any]) -> dict[str, Any]:
-    """Have `live` do it, with this process's own settings: it is a program that uses flashq."""
+def _ask(order: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Have `live` do it; its answer, and what was printed. Like any program it has this process's own settings."""
     answer, theirs = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "flashq.dev.live", str(theirs)],
@@ -91,18 +97,29 @@ def _ask(order: dict[str, Any]) -> dict[str, Any]:
         try:
             output, _ = process.communicate(json.dumps(order).encode(), timeout=LOAD_S)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            _end(process)
             raise BuildError(
                 f"importing the project's files took longer than {LOAD_S:g} s: what a file does when it is run belongs"
                 " under `if __name__ == '__main__':`"
             ) from None
-        reader.join(5.0)
+        except BaseException:  # Ctrl-C: what they are doing ends too
+            _end(process)
+            raise
+        finally:
+            reader.join(5.0)
+    printed = output.decode("utf-8", "replace")
     try:
         found: dict[str, Any] = json.loads(b"".join(told))
     except ValueError:
-        tail = "\n".join(output.decode("utf-8", "replace").splitlines()[-_TAIL_LINES:])
+        tail = "\n".join(printed.splitlines()[-_TAIL_LINES:])
         raise BuildError(
             f"the process that imports the project's files ended before it was done\n{tail}"
         ) from None
-    return found
+    return found, printed
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """It, and what the files started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -22,6 +22,7 @@ from flashq.by_name import read_current
 from flashq.client import Client
 from flashq.dev import explorer
 from flashq.dev.aliases import Aliased, Aliases
+from flashq.dev.presence import Presence
 from flashq.errors import BuildError, ConfigurationError, FlashqError
 from flashq.gateway.app import Options, create_app
 from flashq.gateway.guards import LOOPBACK_NAMES
@@ -52,11 +53,17 @@ class Teller(Protocol):
     def serving(self, address: str, live: Sequence[LiveEndpoint], current: dict[str, Current]) -> None:
         """It listens; these are served."""
 
-    def reloaded(self, live: Sequence[LiveEndpoint], took_s: float) -> None:
-        """A file was saved, and what it says is served now."""
+    def reloaded(self, changed: Sequence[str], took_s: float) -> None:
+        """A file was saved, and what it says is served now: of these endpoints it is something else."""
 
-    def failed(self, why: str) -> None:
-        """It cannot be loaded: what was good last, if anything, goes on."""
+    def failed(self, why: str, *, served: bool) -> None:
+        """It cannot be loaded. `served`: what was good last goes on."""
+
+    def warned(self, why: str) -> None:
+        """Something else that did not go as it should."""
+
+    def printed(self, text: str) -> None:
+        """What files print while they are imported."""
 
     def line(self, endpoint: str, job: str, text: str) -> None:
         """What a job prints."""
@@ -73,6 +80,7 @@ class DevServer:
         self._ever: set[str] = set()
         self._followers = ThreadPoolExecutor(_FOLLOWED, "flashq-output")
         self._ends = threading.Event()
+        self._presence = Presence(settings.home / "run" / "live")
 
     def run(self, host: str, port: int | None, *, reload: bool) -> None:
         """Serve until SIGINT or SIGTERM. `port`: None is 8888, or the next that is free.
@@ -121,18 +129,24 @@ class DevServer:
         began = time.monotonic()
         try:
             live = self._project.load()
+            self._presence.hold(one.name for one in live)
             broker, keys = self._client.broker, self._client.keyring
             current = {one.name: read_current(broker, keys, one.name) for one in live}
         except (BuildError, FlashqError) as error:
-            self._tell.failed(str(error))
+            self._tell.failed(str(error), served=bool(self._live))
             return
+        finally:
+            self._tell.printed(self._project.printed)
         gone = {one.name for one in self._live} - {one.name for one in live}
+        changed = sorted(
+            gone | {name for name, known in current.items() if _is_new(known, self._current.get(name))}
+        )
         self._live, self._current = live, current
         self._ever |= {one.name for one in live}
         if not first:
             self._alias()
             self._take_away(gone)
-            self._tell.reloaded(live, time.monotonic() - began)
+            self._tell.reloaded(changed, time.monotonic() - began)
 
     def _alias(self) -> None:
         targets = {name: tuple(known.targets) for name, known in self._current.items()}
@@ -152,18 +166,23 @@ class DevServer:
     def _take_away(self, names: set[str]) -> None:
         """Endpoints that are live no more: what waits for them is cancelled."""
         for name in sorted(names):
+            if not self._presence.alone(name):
+                self._presence.leave(name)
+                self._ever.discard(name)
+                continue
             with contextlib.suppress(FlashqError):
                 broker = self._client.broker
                 purge_waiting(broker, name)
                 deadline = time.monotonic() + _END_S
                 while broker.run(broker.transitions.undeploy(name)) == "busy":
                     if time.monotonic() > deadline:
-                        self._tell.failed(
+                        self._tell.warned(
                             f"{name} has a job that runs yet: `flashq undeploy {name}` when it is done"
                         )
                         break
                     time.sleep(0.1)
                 self._ever.discard(name)
+            self._presence.leave(name)
 
     # -- what the gateway asks -----------------------------------------------------------------------
     def _openapi(self, app: FastAPI) -> dict[str, Any]:
@@ -179,6 +198,10 @@ class DevServer:
         with contextlib.suppress(FlashqError, OSError):
             for line in job.logs(follow=True):
                 self._tell.line(job.endpoint, job.id, line)
+
+
+def _is_new(known: Current, before: Current | None) -> bool:
+    return before is None or known.revision != before.revision
 
 
 def listening(host: str, port: int | None) -> socket.socket:

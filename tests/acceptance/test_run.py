@@ -45,11 +45,13 @@ api = Endpoint(name="pets", cpu="any")
 
 @api.get("/pets/{number}")
 def pet(number: int, kind: str = "cat") -> dict:
+    "One of them."
     return {"number": number, "kind": kind}
 
 
 @api.post("/pets")
 def add(pet: dict) -> dict:
+    "One more."
     return {"added": pet}
 
 
@@ -151,7 +153,12 @@ def test_a_project_is_served_and_loaded_again_when_it_is_saved(tmp_path: Path) -
         assert "live-shout" in told
         assert "POST /worker/runsync" in told
         assert "Says it louder." in told
-        assert "GET /web/api/pets/{number}" in told
+        abouts = [" ".join(line.split()[1:]) for line in told.splitlines() if line.startswith("live-pets")]
+        assert abouts == [
+            "GET /web/api/pets/{number} One of them.",
+            "POST /web/api/pets One more.",
+            "GET /web/api/slow",
+        ]
         assert made.port >= 8888
 
         # Functions at their files' addresses, and at Runpod's
@@ -191,7 +198,7 @@ def test_a_project_is_served_and_loaded_again_when_it_is_saved(tmp_path: Path) -
         )
         project = tmp_path / "project"
         (project / "worker.py").write_text(WORKER.replace("text.upper()", "text.lower()"))
-        made.until("reloaded in ")
+        assert made.until("reloaded in ").rstrip().endswith(" s: live-shout")
         assert made.ask("POST", "/worker/runsync", {"input": {"text": "HI"}})[1]["output"] == "hi"
         (project / "web/api.py").write_text(API.replace("as it was", "as it is"))
         made.until("reloaded in ", 2)
@@ -311,6 +318,55 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path) -> None:
     with running(tmp_path / "b", {"worker.py": WORKER}, "--host", "0.0.0.0") as beyond:
         assert beyond.process.wait(60) == 2
         assert "one's own machine" in beyond.told()
+
+
+def test_a_project_that_is_broken_at_first_or_calls_while_it_is_imported(tmp_path: Path) -> None:
+    """Given files that cannot be imported yet, expect that to be said, and a save to serve them."""
+    with running(tmp_path, {"worker.py": "from flashq import Endpoint\ndef broken(:\n"}) as made:
+        made.until("nothing is served yet")
+        assert "served last" not in made.told()
+        file = tmp_path / "project/worker.py"
+        file.write_text(f"{WORKER}\nprint('imported')\nshout.remote('at once')\n")
+        told = made.until("it calls an endpoint while it is imported")
+        assert "worker.py:11" in told
+        file.write_text(f"{WORKER}\nprint('imported')\n")
+        assert made.until("reloaded in ").rstrip().endswith(": live-shout")
+        assert "\nimported\n" in made.told()
+        assert made.ask("POST", "/worker/runsync", {"input": {"text": "a"}})[1]["output"] == "A"
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    """Given the same project served twice, expect the end of one to take nothing away from the other."""
+    with running(tmp_path, {"worker.py": WORKER}) as made:
+        made.until("serving at ")
+        other_out = tmp_path / "other"
+        with other_out.open("wb") as out:
+            other = subprocess.Popen(
+                [sys.executable, "-m", "flashq", "run"],
+                cwd=tmp_path / "project",
+                env=made.environ,
+                stdout=out,
+                stderr=out,
+            )
+        wait_until(lambda: "serving at " in other_out.read_text(), 60, "the other")
+        other.send_signal(signal.SIGINT)
+        other.wait(40)
+        assert made.ask("POST", "/worker/runsync", {"input": {"text": "a"}})[1]["output"] == "A"
+
+
+def test_ctrl_c_while_files_are_imported(tmp_path: Path) -> None:
+    """Given an import that takes a minute, expect the end at once, and nothing of it to go on."""
+    slow = (
+        "import flashq, os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    with running(tmp_path, {"worker.py": slow}) as made:
+        pid = tmp_path / "project/pid"
+        wait_until(lambda: pid.exists() and pid.read_text() != "", 60, "the import")
+        began = time.monotonic()
+        made.end()
+        assert time.monotonic() - began < 20
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid.read_text()), 0)
 
 
 LIVE = (
