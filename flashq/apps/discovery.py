@@ -6,10 +6,12 @@ Decides what is a module of the project and what is said of one that cannot be i
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +23,7 @@ from flashq.errors import BuildError
 from flashq.settings import users_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 log = logging.getLogger("flashq")
 IMPORT_S = 120.0
@@ -49,7 +51,8 @@ def discover(project: Path, files: Iterable[str], *, timeout_s: float = IMPORT_S
     roots, modules = modules_of(project, files)
     if not modules:
         raise BuildError(f"{project} has no Python files: what is to be built?")
-    told = _ask({"project": str(project), "roots": roots, "modules": modules}, timeout_s)
+    order = {"project": str(project), "roots": roots, "modules": modules}
+    told, _ = ask("flashq.apps.finder", order, timeout_s, users_variables())
     for line in told.get("notices", ()):
         log.warning("%s", line)
     problems, skipped = list(told["problems"]), {}
@@ -109,20 +112,26 @@ def may_define(file: Path) -> bool:
     return False
 
 
-def _ask(order: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-    """Have the finder do it. Its answer comes on a pipe of its own: user code prints what it likes."""
+def ask(
+    program: str, order: dict[str, Any], timeout_s: float, variables: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], str]:
+    """Have a program do it that imports the project's files (see `finder.Asked`); None: with this one's variables.
+
+    Returns what it says, and what was printed: its answer comes on a pipe of its own, and user code prints what it
+    likes. Raises BuildError.
+    """
     answer, theirs = os.pipe()
     lifeline, ours = os.pipe()  # at whose end it ends, whatever becomes of this process
     process = None
     told: list[bytes] = []
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flashq.apps.finder", str(theirs), str(lifeline)],
+            [sys.executable, "-m", program, str(theirs), str(lifeline)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             pass_fds=(theirs, lifeline),
-            env=users_variables(),
+            env=variables,
             start_new_session=True,
         )
         os.close(theirs)
@@ -137,19 +146,21 @@ def _ask(order: dict[str, Any], timeout_s: float) -> dict[str, Any]:
             " belongs under `if __name__ == '__main__':`"
         ) from None
     finally:
-        if process is not None and process.poll() is None:
-            process.kill()
+        if process is not None and process.poll() is None:  # it, and what the files have started
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
         for end in (lifeline, ours, *((theirs,) if theirs >= 0 else ())):
             os.close(end)
+    printed = output.decode("utf-8", "replace")
     try:
         found: dict[str, Any] = json.loads(b"".join(told))
     except ValueError:
-        tail = "\n".join(output.decode("utf-8", "replace").splitlines()[-_TAIL_LINES:])
+        tail = "\n".join(printed.splitlines()[-_TAIL_LINES:])
         raise BuildError(
             f"the process that imports the project's files ended before it was done\n{tail}"
         ) from None
-    return found
+    return found, printed
 
 
 def _all_of(descriptor: int) -> bytes:

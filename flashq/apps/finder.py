@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flashq import class_identity, client, codec, local_modules, signature
 from flashq.classes import EndpointClass, EndpointInstance
@@ -64,28 +64,40 @@ class Notices(logging.Handler):
         self.said.append(record.getMessage())
 
 
+class Asked:
+    """What `discovery.ask` has asked this process, which is the project's from now on: it is in its folder, finds its
+    modules, and ends when whoever asked does.
+    """
+
+    def __init__(self) -> None:
+        self._answer, lifeline = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8"), int(sys.argv[2])
+        threading.Thread(target=lambda: os.read(lifeline, 1) or os._exit(1), daemon=True).start()
+        self.order = json.load(sys.stdin)
+        sys.stdin = io.StringIO()
+        sys.argv = [""]
+        sys.path[0] = self.order["project"]
+        sys.path[1:1] = [str(Path(self.order["project"], root)) for root in self.order["roots"] if root]
+        sys.dont_write_bytecode = True
+        os.chdir(self.order["project"])
+        self._notices = Notices()
+        logging.getLogger("flashq").addHandler(self._notices)
+
+    def answer(self, told: dict[str, Any]) -> NoReturn:
+        """The last that this process does."""
+        json.dump({**told, "notices": self._notices.said}, self._answer)
+        self._answer.close()
+        sys.stderr.flush()
+        os._exit(0)  # threads of the user's code may hold the end up
+
+
 def main() -> None:
     """`python -m flashq.apps.finder ANSWER LIFELINE` (descriptors), with the order as JSON on stdin."""
-    answer, lifeline = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8"), int(sys.argv[2])
-    threading.Thread(target=lambda: os.read(lifeline, 1) or os._exit(1), daemon=True).start()
-    order = json.load(sys.stdin)
-    sys.stdin = io.StringIO()
+    asked = Asked()
     client.use_client(Refusing())  # type: ignore[arg-type]
-    sys.argv = [""]
-    sys.path[0] = order["project"]
-    sys.path[1:1] = [str(Path(order["project"], root)) for root in order["roots"] if root]
-    sys.dont_write_bytecode = True
-    os.chdir(order["project"])
-    notices = Notices()
-    logging.getLogger("flashq").addHandler(notices)
     install(Choices(sizes=True))  # a project that is written for runpod_flash is built as it is
     with contextlib.redirect_stdout(sys.stderr):
-        found = look(order["modules"])
-    found["notices"] = notices.said
-    json.dump(found, answer)
-    answer.close()
-    sys.stderr.flush()
-    os._exit(0)  # threads of the user's code may hold the end up
+        found = look(asked.order["modules"])
+    asked.answer(found)
 
 
 def look(modules: Mapping[str, str]) -> dict[str, Any]:

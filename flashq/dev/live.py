@@ -1,17 +1,13 @@
-"""`python -m flashq.dev.live DESCRIPTOR`: imports a project's files, and registers what they define as live endpoints.
+"""`python -m flashq.dev.live ANSWER LIFELINE`: imports a project's files, and registers what they define as live ones.
 
 A program of the user's like any other that calls endpoints. It is told what to do as JSON on stdin, and says what came
-of it as one line of JSON on the descriptor; what the user's code prints goes to stderr.
+of it as one line of JSON on the first descriptor; what the user's code prints goes to stderr.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import io
-import json
-import logging
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -38,17 +34,9 @@ PREFIX = "live-"
 
 def main() -> None:
     """See the module."""
-    answer = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
-    order = json.load(sys.stdin)
-    sys.stdin = io.StringIO()
-    sys.argv = [""]
-    sys.path[0] = order["project"]
-    sys.path[1:1] = [str(Path(order["project"], root)) for root in order["roots"] if root]
-    sys.dont_write_bytecode = True
-    os.chdir(order["project"])
+    asked = finder.Asked()
+    order = asked.order
     endpoints.use_changes(lambda spec: changed(spec, provision=order["provision"]))
-    notices = finder.Notices()
-    logging.getLogger("flashq").addHandler(notices)
     with contextlib.redirect_stdout(sys.stderr):
         if order["compat"]:
             from flashq import compat
@@ -57,11 +45,7 @@ def main() -> None:
             variables.load(Path(order["project"]))
             compat.install(compat.Choices())
         told = load(order["modules"])
-    told["notices"] = notices.said
-    json.dump(told, answer)
-    answer.close()
-    sys.stderr.flush()
-    os._exit(0)  # threads of the user's code may hold the end up
+    asked.answer(told)
 
 
 def changed(spec: EndpointSpec, *, provision: bool) -> EndpointSpec:

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
-import signal
-import subprocess
-import sys
-import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flashq.apps import discovery
 from flashq.apps.ignore import Ignored
@@ -22,7 +15,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flashq")
 LOAD_S = 120.0
-_TAIL_LINES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +58,7 @@ class Project:
             "provision": self._provision,
             "compat": self._compat,
         }
-        told, self.printed = _ask(order)
+        told, self.printed = discovery.ask("flashq.dev.live", order, LOAD_S)
         for line in told["notices"]:
             if line not in self._told:  # else it was said when the files were loaded before
                 self._told.add(line)
@@ -76,50 +68,3 @@ class Project:
         if not told["endpoints"]:
             raise BuildError(f"{self.folder} defines no endpoint: decorate a function with @Endpoint(...)")
         return tuple(LiveEndpoint(**row) for row in told["endpoints"])
-
-
-def _ask(order: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Have `live` do it; its answer, and what was printed. Like any program it has this process's own settings."""
-    answer, theirs = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flashq.dev.live", str(theirs)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=(theirs,),
-        start_new_session=True,
-    )
-    os.close(theirs)
-    with os.fdopen(answer, "rb") as said:
-        told: list[bytes] = []
-        reader = threading.Thread(target=lambda: told.append(said.read()), daemon=True)
-        reader.start()
-        try:
-            output, _ = process.communicate(json.dumps(order).encode(), timeout=LOAD_S)
-        except subprocess.TimeoutExpired:
-            _end(process)
-            raise BuildError(
-                f"importing the project's files took longer than {LOAD_S:g} s: what a file does when it is run belongs"
-                " under `if __name__ == '__main__':`"
-            ) from None
-        except BaseException:  # Ctrl-C: what they are doing ends too
-            _end(process)
-            raise
-        finally:
-            reader.join(5.0)
-    printed = output.decode("utf-8", "replace")
-    try:
-        found: dict[str, Any] = json.loads(b"".join(told))
-    except ValueError:
-        tail = "\n".join(printed.splitlines()[-_TAIL_LINES:])
-        raise BuildError(
-            f"the process that imports the project's files ended before it was done\n{tail}"
-        ) from None
-    return found, printed
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """It, and what the files started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
