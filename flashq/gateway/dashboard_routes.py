@@ -7,43 +7,41 @@ jobs is data to the page: it puts it into text nodes.
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
-from dataclasses import asdict
-from datetime import datetime
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request  # noqa: TC002 — FastAPI reads it at run time
 from starlette.responses import Response
 
-from flashq.errors import FlashqError, JobNotFound
+from flashq.gateway import dashboard_view
 from flashq.gateway.bodies import Answer
 from flashq.gateway.problems import Problem
 from flashq.model.job_id import endpoint_of
-from flashq.model.lifecycle import Status
-from flashq.store import queries_jobs, queries_why
+from flashq.model.lifecycle import Status  # noqa: TC001 — FastAPI reads it at run time
+from flashq.store import queries_dashboard
 from flashq.store.failed import purge_waiting
 
 if TYPE_CHECKING:
     from flashq.gateway.state import State
-    from flashq.model.causes import Why
-    from flashq.store.api_keys import ApiKey
-    from flashq.store.broker import Broker
 
 router = APIRouter(include_in_schema=False)
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_FILES = {"dashboard.js": "text/javascript", "dashboard.css": "text/css"}
-_MOST_JOBS = 200
-_EXPLAINED = 20
-"""Of the jobs that wait, the first so many are told why: each costs the broker some questions."""
+_FILES = {
+    **dict.fromkeys(("app.js", "charts.js", "dom.js", "feed.js", "views.js"), "text/javascript"),
+    "style.css": "text/css",
+    "icon.svg": "image/svg+xml",
+}
+_MOST_JOBS = 1000
 
 
 def _state(request: Request) -> State:
@@ -57,7 +55,7 @@ async def page() -> Response:
     return _file("index.html", "text/html")
 
 
-@router.get("/-/{name}", include_in_schema=False)
+@router.get("/-/{name}")
 async def part(name: str) -> Response:
     """What the page is made of."""
     if name not in _FILES:
@@ -69,22 +67,23 @@ async def part(name: str) -> Response:
 
 
 @router.get("/-/view/now")
-async def now(request: Request, since: float = 0.0) -> Response:
-    """Endpoints, workers and hosts, as of the last second; and how they were before, later than `since`."""
+async def now(request: Request, since: float = 0.0) -> Answer:
+    """Endpoints, workers and hosts, as of the last second; and how they were before, later than `since` (ms)."""
     state = _state(request)
     key = await state.access.key_of(request)
+
+    def allows(endpoint: str) -> bool:
+        return key is None or key.allows(endpoint)
+
     seen = await state.snapshots.now()
-    told = asdict(seen)
-    told["endpoints"] = [row for row in told["endpoints"] if _allowed(key, row["endpoint"])]
-    told["workers"] = [row for row in told["workers"] if _allowed(key, row["endpoint"])]
-    if key is not None and key.endpoints:  # what is of all is not for it
-        told["hosts"] = []
+    told = dashboard_view.now(seen, allows, whole=key is None or not key.endpoints)
     history = [
-        {"at": at, "of": {name: values for name, values in of.items() if _allowed(key, name)}}
+        {"at": at, "of": {name: values for name, values in of.items() if allows(name)}}
         for at, of in state.snapshots.history
         if at > since
     ]
-    return _answer({**told, "history": history, "signed_in": key is not None})
+    access = {"signed_in": key is not None, "key": key.name if key else None}
+    return Answer({**told, **access, "history": history}, headers=_HEADERS)
 
 
 @router.get("/-/view/jobs")
@@ -92,48 +91,37 @@ async def jobs(
     request: Request,
     endpoint: str = "",
     status: Status | None = None,
-    limit: Annotated[int, Query(ge=1, le=_MOST_JOBS)] = 50,
-) -> Response:
-    """Jobs, those in progress first; the first that wait with why they do."""
+    limit: Annotated[int, Query(ge=1, le=_MOST_JOBS)] = 100,
+) -> Answer:
+    """Jobs, those in progress first, each with why it stands as it does."""
     state = _state(request)
     if endpoint:
         await state.access.check(request, endpoint)
     else:
         await state.access.check_all(request)
-    rows = await state.core.ask(_jobs, endpoint or None, status, limit)
-    return _answer(rows)
-
-
-def _jobs(broker: Broker, endpoint: str | None, status: Status | None, limit: int) -> list[dict[str, Any]]:
-    found = []
-    explained = 0
-    for row in queries_jobs.jobs(broker, endpoint=endpoint, status=status, limit=limit):
-        told = asdict(row)
-        if row.status is Status.IN_QUEUE and explained < _EXPLAINED:
-            explained += 1
-            with suppress(FlashqError):  # it has ended or gone meanwhile
-                told["why"] = _said(queries_why.why(broker, row.id))
-        found.append(told)
-    return found
-
-
-def _said(why: Why) -> dict[str, str]:
-    return {"cause": why.cause.value, "detail": why.detail, "advice": why.advice}
+    rows = await state.snapshots.ask(queries_dashboard.jobs_with_why, endpoint or None, status, limit)
+    return Answer(dashboard_view.jobs(rows), headers=_HEADERS)
 
 
 @router.get("/-/view/jobs/{job}")
-async def one(request: Request, job: str) -> Response:
+async def one(request: Request, job: str) -> Answer:
     """All about one job: why it stands where it does, where its time went, its last lines."""
     state = _state(request)
-    await state.access.check(request, endpoint_of(job))
-    return _answer(await state.core.ask(_one, job))
+    await state.access.key_of(
+        request
+    )  # whoever has none is told nothing, not even whether there is such a job
+    found = await state.snapshots.ask(queries_dashboard.job_page, job)
+    await state.access.check(request, found.detail.endpoint)
+    return Answer(dashboard_view.job(found), headers=_HEADERS)
 
 
-def _one(broker: Broker, job: str) -> dict[str, Any]:
-    found = queries_jobs.job(broker, job)
-    if found.endpoint != endpoint_of(job):
-        raise JobNotFound(f"no job {job} of that endpoint", job_id=job)
-    return {**asdict(found), "why": _said(queries_why.why(broker, job))}
+@router.get("/-/view/endpoints/{name}")
+async def endpoint_past(request: Request, name: str) -> Answer:
+    """What happened to an endpoint, and how its last cold starts went."""
+    state = _state(request)
+    await state.access.check(request, name)
+    found = await state.snapshots.ask(queries_dashboard.past, name)
+    return Answer(dashboard_view.plain(found), headers=_HEADERS)
 
 
 # -- acting ------------------------------------------------------------------------------------------
@@ -171,21 +159,6 @@ async def _acting(request: Request, endpoint: str) -> State:
     return state
 
 
-def _allowed(key: ApiKey | None, endpoint: str) -> bool:
-    return key is None or key.allows(endpoint)
-
-
 def _file(name: str, kind: str) -> Response:
     content = files("flashq.gateway").joinpath("static", name).read_bytes()
     return Response(content, media_type=f"{kind}; charset=utf-8", headers=_HEADERS)
-
-
-def _answer(content: Any) -> Response:
-    text = json.dumps(content, default=_plain, ensure_ascii=False, separators=(",", ":"))
-    return Response(text.encode("utf-8", "backslashreplace"), media_type="application/json", headers=_HEADERS)
-
-
-def _plain(value: object) -> Any:
-    if isinstance(value, datetime):
-        return value.timestamp()
-    raise TypeError(f"{type(value).__name__} is nothing that the page knows")

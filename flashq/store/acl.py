@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: What every connection needs: `select` for a database by number, `role` behind Sentinel, `info` for its durability.
 _ALL = frozenset({"fcall", "info", "ping", "role", "select", "time"})
 _READS = frozenset(
-    "exists getrange hget hgetall hlen hmget llen lrange smembers xlen xread xrange xrevrange zcard zcount zrange"
+    "exists getrange hget hgetall hlen hmget llen lpos lrange smembers xlen xread xrange xrevrange zcard zcount zrange"
     " zrangebyscore zrevrange zscore".split()
 )
 _LISTS = frozenset(NAMES) - {

@@ -1,4 +1,4 @@
-"""Endpoints, workers and hosts at one moment, the busiest first: for `flashq top` and the dashboard. Reads only."""
+"""Endpoints, workers and hosts at one moment, the busiest first: for `flashq top`. Reads only."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Gateway:
         self.client = Client(rig.settings)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        app = create_app(self.client, rig.settings, options)
+        self.app = app = create_app(self.client, rig.settings, options)
         config = uvicorn.Config(
             app,
             "127.0.0.1",

@@ -377,6 +377,11 @@ def test_the_gateway_does_all_that_it_does(users: Users) -> None:
             assert made.get("/v2/acl/health").status == 200
             assert made.post("/v2/acl/purge-queue").status == 200
             assert made.get("/metrics").status == 200
+            waiting = made.post("/v2/acl/run", {"input": {"n": 1}, "policy": {"lowPriority": True}}).body[
+                "id"
+            ]
+            for path in ("now", "jobs", f"jobs/{failed}", f"jobs/{waiting}", "endpoints/acl"):
+                assert made.get(f"/-/view/{path}").status == 200, path
             assert made.get("/readyz").status == 200
             assert "/v2/acl/run" in made.get("/openapi.json").body["paths"]
             with closing(users.broker("flashq-viewer")) as viewer:
