@@ -116,4 +116,10 @@ def revoke(key: str) -> None:
     with connected() as broker:
         if not api_keys.revoke(broker, number):
             raise Stop(f"no API key {number[:40]} is on record: see `flashq apikeys list`", Exit.NOT_FOUND)
+        left = api_keys.listed(broker)
     click.echo(f"revoked {number}")
+    if not left:
+        click.echo(
+            "no key is left: gateways that listen on their machine alone take calls of everybody there again",
+            err=True,
+        )

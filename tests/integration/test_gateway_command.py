@@ -118,7 +118,9 @@ def test_keys_are_made_listed_and_revoked(rig: Rig, tmp_path: Path) -> None:
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 ask(address, "/v2/gcli/runsync", {"input": "b"})
     finally:
-        assert "revoked" in command("apikeys", "revoke", made["id"]).stdout
+        revoked = command("apikeys", "revoke", made["id"])
+        assert "revoked" in revoked.stdout
+        assert "no key is left" in revoked.stderr
     command("apikeys", "revoke", made["id"], code=3)
     command("apikeys", "make", "x", "--endpoint", "no-such", code=3)
     command("apikeys", "make", "x", "--expires", "soon", code=2)
