@@ -169,6 +169,7 @@ def test_a_large_input_keeps_nobody_else_waiting(shop: Gateway, item: object, st
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as pool:
+        first = time.monotonic()
         large = pool.submit(shop.post, "/http-shop/sum", [item] * 300_000)
         slowest = 0.0
         while not large.done():
@@ -176,7 +177,7 @@ def test_a_large_input_keeps_nobody_else_waiting(shop: Gateway, item: object, st
             assert shop.get("/healthz").status == 200
             slowest = max(slowest, time.monotonic() - began)
         assert large.result().status == status
-    assert slowest < 0.8
+        assert slowest < (time.monotonic() - first) / 2
 
 
 def running(rig_: Rig) -> str:
