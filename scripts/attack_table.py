@@ -178,7 +178,15 @@ ATTACKS = (
             f"{JUNK}::test_junk_in_a_record_stops_no_listing",
         ),
     ),
-    Attack(attack="HTML in names and descriptions", unmet="there is no page that shows them in this version"),
+    Attack(
+        attack="HTML in names, descriptions, errors and output",
+        becomes="The dashboard shows it as text; its policy allows no script but its own, nor HTML made of strings.",
+        tests=(
+            "integration/test_dashboard_at_scale.py::test_the_files_have_no_way_for_data_to_become_code",
+            "integration/test_dashboard_at_scale.py::test_the_policy_is_strict_on_all_of_it",
+            "engines/test_dashboard_browser.py::test_a_hundred_endpoints_a_thousand_jobs_and_hostile_names",
+        ),
+    ),
     Attack(
         attack="hostile msgpack: extension types, huge lengths, depth, a key twice",
         becomes="MalformedEnvelope, within the limits of size and depth.",

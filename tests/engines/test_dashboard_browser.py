@@ -150,6 +150,10 @@ def test_it_shows_what_there_is_and_a_key_acts(
     )
     page.get_by_role("button", name="Sign out page").click()
     door.wait_for()
+    page.locator("#leave").click()
+    page.get_by_text("Sign in to look").wait_for()
+    page.wait_for_timeout(1500)  # what is to be shown is that it does not come back by itself
+    assert not door.is_visible()
 
     # Nothing of what anybody wrote was taken for more than text
     page.problems = [one for one in page.problems if "401" not in one]

@@ -85,6 +85,7 @@ export function table(columns, key, empty) {
 export function span(seconds) {
   if (seconds === null || seconds === undefined) return "";
   const s = Math.max(0, seconds);
+  if (s > 0 && s < 0.0005) return "< 1 ms";
   if (s < 0.0995) return `${Math.round(s * 1000)} ms`;
   if (s < 9.95) return `${s.toFixed(1)} s`;
   if (s < 120) return `${Math.round(s)} s`;
