@@ -135,7 +135,9 @@ class _Walk:
         if name is not None:
             self.uses(getattr(value, "__module__", None), optional=True)
             self.endpoints.append(value)
-            self.show(function_block(getattr(value, "code", None)))  # for its `local`
+            code = getattr(value, "code", None)
+            if isinstance(code, types.FunctionType):  # for its `local`
+                self.show(function_text(code, function_block(code)))
             return word(f"endpoint {name}")
         if isinstance(value, types.FunctionType | type):
             reference = self._reference(value)
@@ -244,9 +246,9 @@ def _endpoint_name(value: Any) -> str | None:
 
 
 def _function(walk: _Walk, function: types.FunctionType) -> Node:
-    code, block = function.__code__, function_block(function)
-    text = function_text(function, block)
+    code, block = function.__code__, function_text(function, function_block(function))
     walk.show(block)
+    text = None if block is None else block.lines
     node = Node(
         word("function"),
         [walk.item(text), walk.item(code), walk.item(function.__defaults__)],

@@ -46,8 +46,11 @@ def function_block(function: Any) -> Text | None:
     return Text(code.co_filename, code.co_firstlineno, "".join(block)) if block else None
 
 
-def function_text(function: FunctionType, text: Text | None) -> str | None:
-    """The lines of a function's block from `def` on, without its decorators; None for a lambda or without a block."""
+def function_text(function: FunctionType, text: Text | None) -> Text | None:
+    """A function's block from `def` on, without its decorators, which may hold what nobody is to see (`env=`).
+
+    None for a lambda or without a block.
+    """
     code = function.__code__
     if text is None or not code.co_name.isidentifier():
         return None
@@ -61,7 +64,8 @@ def function_text(function: FunctionType, text: Text | None) -> str | None:
     node = body[0] if body else None
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name != code.co_name:
         return None
-    return _text(block, node, first=2 if inside else 1)
+    first = 2 if inside else 1
+    return Text(text.file, text.line + node.lineno - first, _text(block, node, first=first))
 
 
 def class_text(cls: type) -> str | None:

@@ -18,8 +18,8 @@ def once(what: str, text: str) -> None:
 
 
 def in_worker() -> bool:
-    """Whether this is a process that loads functions and runs jobs: there, a program is no file."""
-    return _EXECUTOR in sys.modules and not hasattr(sys.modules.get("__main__"), "__file__")
+    """Whether this is a process that loads functions and runs jobs."""
+    return getattr(sys.modules.get(_EXECUTOR), "is_this_process", False) is True
 
 
 def forget() -> None:

@@ -93,6 +93,7 @@ class DevServer:
             options = Options(hosts=LOOPBACK_NAMES | {host.lower()}, on_job=self._follow)
             app = create_app(self._client, self._settings, options)
             app.openapi = lambda: self._openapi(app)  # type: ignore[method-assign]
+            self._forget = app.state.gateway.core.forget
             self._aliased = Aliased(app)
             self._alias()
             config = uvicorn.Config(
@@ -144,6 +145,7 @@ class DevServer:
         self._live, self._current = live, current
         self._ever |= {one.name for one in live}
         if not first:
+            self._forget()
             self._alias()
             self._take_away(gone)
             self._tell.reloaded(changed, time.monotonic() - began)

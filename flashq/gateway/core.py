@@ -152,6 +152,10 @@ class Core:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._checkers, signature.arguments, given, where)
 
+    def forget(self) -> None:
+        """What is registered has changed: the next call of each endpoint reads it. From any thread."""
+        self._known = {}
+
     # -- calls ---------------------------------------------------------------------------------------
     async def submit(
         self,

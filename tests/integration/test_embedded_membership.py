@@ -339,8 +339,8 @@ def test_a_broker_that_dies_again_and_again_is_given_up(rig: EmbeddedRig) -> Non
     wait_until(killed, 30, "the stack ends")
 
     assert len(pids) == 5
-    assert "the private broker ended (signal SIGKILL)" in embedded.last_problem(rig.settings)
     rig.await_nothing_left()
+    assert "the private broker ended (signal SIGKILL)" in embedded.last_problem(rig.settings)
 
 
 def test_a_broker_that_cannot_start_says_why(rig: EmbeddedRig) -> None:

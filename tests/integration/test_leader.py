@@ -228,7 +228,9 @@ def test_two_autoscalers_at_once_never_have_more_workers_than_max() -> None:
                 wait_until(lambda turn=turn: len(stack.rig.events("leader")) == turn, what="one leads")  # type: ignore[misc]
                 holder = stack.rig.events("leader")[-1]["subject"]
                 (leader,) = [process for process in both if f"-{process.pid}-" in holder]
-                jobs += [crowd.spawn(0.2) for _ in range(6)]
+                jobs += [
+                    crowd.spawn(0.6) for _ in range(8)
+                ]  # more than a start takes, whatever it takes here
                 halt(leader.pid)
                 for job in jobs:
                     job.result(30)

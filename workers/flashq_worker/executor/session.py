@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from flashq_worker.executor.frames import Frame
 
 
+is_this_process = False
+"""Whether this process is an executor: for modules of ours that are imported by what it loads."""
+
 _ASYNC = ("async", "async_generator")
 _WORTH_NOTING_MS = 20
 _OOM = Path("/proc/self/oom_score_adj")
@@ -51,6 +54,8 @@ class Executor:
 
     def __init__(self, sock_fd: int, lifeline: int, pulse: int, *, forked: bool = False) -> None:
         """Take this process over: it ends with its supervisor from now on. `forked`: by a zygote."""
+        global is_this_process
+        is_this_process = True
         for fd in (sock_fd, lifeline, pulse):
             os.set_inheritable(fd, False)
         self._forked = forked
