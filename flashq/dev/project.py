@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,9 +44,22 @@ class Project:
         self.printed = ""
         """What the files printed while they were imported last."""
 
+    def _files(self) -> list[str]:
+        return [self._only] if self._only else list(Ignored(self.folder).files())
+
+    def stamp(self) -> frozenset[tuple[str, int, int]]:
+        """Its Python files as they are now: when each was written, and its size."""
+        found = set()
+        for path in self._files():
+            with suppress(OSError):  # it goes at this moment
+                if path.endswith(".py"):
+                    told = (self.folder / path).stat()
+                    found.add((path, told.st_mtime_ns, told.st_size))
+        return frozenset(found)
+
     def load(self) -> tuple[LiveEndpoint, ...]:
         """Import its files and register what they define. Raises BuildError, a line for each problem."""
-        files = [self._only] if self._only else list(Ignored(self.folder).files())
+        files = self._files()
         roots, modules = discovery.modules_of(self.folder, files)
         if not modules:
             raise BuildError(f"{self.folder} has no Python files")

@@ -42,6 +42,8 @@ DEFAULT_PORT = 8888
 _PORTS_TRIED = 50
 _SAVED_MS = 50
 """A save is often several writes: for so long nothing more must come."""
+_BEGINS_MS = 300
+"""After this long it watches for certain."""
 _FOLLOWED = 32
 """Jobs whose output is shown at the same time."""
 _END_S = 10.0
@@ -80,6 +82,7 @@ class DevServer:
         self._ever: set[str] = set()
         self._followers = ThreadPoolExecutor(_FOLLOWED, "flashq-output")
         self._ends = threading.Event()
+        self._stamp: frozenset[tuple[str, int, int]] = frozenset()  # of the files as they were loaded last
         self._presence = Presence(settings.home / "run" / "live")
 
     def run(self, host: str, port: int | None, *, reload: bool) -> None:
@@ -129,6 +132,7 @@ class DevServer:
     def _load(self, *, first: bool = False) -> None:
         began = time.monotonic()
         try:
+            self._stamp = self._project.stamp()
             live = self._project.load()
             self._presence.hold(one.name for one in live)
             broker, keys = self._client.broker, self._client.keyring
@@ -155,15 +159,21 @@ class DevServer:
         self._aliased.aliases = Aliases(self._live, targets)
 
     def _watch(self) -> None:
-        for _ in watch(
+        begun = False
+        for changes in watch(
             self._project.folder,
             watch_filter=PythonFilter(extra_extensions=(".flashqignore",)),
             step=_SAVED_MS,
             debounce=10 * _SAVED_MS,
             stop_event=self._ends,
             raise_interrupt=False,
+            rust_timeout=_BEGINS_MS,
+            yield_on_timeout=True,
         ):
-            self._load()
+            # What was saved before it began to watch it does not tell.
+            if changes or (not begun and self._project.stamp() != self._stamp):
+                self._load()
+            begun = True
 
     def _take_away(self, names: set[str]) -> None:
         """Endpoints that are live no more: what waits for them is cancelled."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -89,9 +88,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        beats = asyncio.create_task(_beat(state, told.address))
+        ends = asyncio.Event()
+        beats = asyncio.create_task(_beat(state, told.address, ends))
         yield
-        beats.cancel()
+        ends.set()
+        await beats  # one that is on its way would say again that this gateway lives
         with suppress(FlashqError):
             await core.ask(gateways.leave, client.id, told.address)
         state.close()
@@ -127,16 +128,19 @@ def create_app(
     return app
 
 
-async def _beat(state: State, address: str) -> None:
+async def _beat(state: State, address: str, ends: asyncio.Event) -> None:
     """Say that this gateway lives, and look after what those had to tell that do not."""
-    for number in itertools.count():
+    number = 0
+    while not ends.is_set():
         try:
             await state.core.ask(gateways.beat, state.core.client.id, address)
             if number % _TAKE_OVER_EACH == 0:
                 await state.webhooks.take_over()
         except FlashqError as error:
             log.warning("the broker could not be told that this gateway lives: %s", error)
-        await asyncio.sleep(gateways.BEAT_S)
+        number += 1
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ends.wait(), gateways.BEAT_S)
 
 
 async def _on_problem(request: Request, problem: Exception) -> Answer:

@@ -153,7 +153,7 @@ def test_descriptors_of_the_zygote_are_not_inherited(tmp_path: Path) -> None:
     held = tmp_path / "held"
     held.write_text("")
     with (
-        ZygoteProcess(tmp_path, code=f"import os; os.dup2(os.open({str(held)!r}, 0), 77)") as zygote,
+        ZygoteProcess(tmp_path, code=f"import os; os.dup2(os.open({str(held)!r}, 0), 977)") as zygote,
         Rig(zygote=zygote.place) as first,
         Rig(zygote=zygote.place) as second,
     ):
