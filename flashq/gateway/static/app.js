@@ -16,7 +16,7 @@ const SLOWER = 3; // lists of jobs and the past are asked for every so many look
 const PAUSE_MS = 1000, LONGEST_PAUSE_MS = 10000, SILENCE_MS = 6000, KEPT = 600;
 let shown = null; // { page, part, query, view, ticks }
 let past = []; // how everything was, oldest first: { at, of: { endpoint: [waiting, in progress, workers…] } }
-let signedIn = false, turnedAway = false, lastAt = 0, turn = 0, timer = 0, failures = 0;
+let signedIn = false, shutOut = false, turnedAway = false, lastAt = 0, turn = 0, timer = 0, failures = 0;
 
 // -- where we are ------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ function take(one, found) {
   const { now } = found;
   lastAt = performance.now();
   signedIn = now.signed_in;
-  turnedAway = false;
+  shutOut = turnedAway = false;
   changed(sign, [signedIn, now.key], () => (signedIn ? `Sign out ${now.key}` : "Sign in"));
   const known = one.known;
   past = [...past, ...now.history].slice(-KEPT);
@@ -169,6 +169,7 @@ function say(words) {
 // -- signing in --------------------------------------------------------------------------------------
 
 function shut(words) {
+  shutOut = true;
   signedIn = false;
   changed(sign, [false], () => "Sign in");
   say(hasKey() ? words : "Sign in to look: an API key is needed.");
@@ -212,7 +213,8 @@ sign.addEventListener("click", () => {
 });
 document.getElementById("enter").addEventListener("click", enter);
 document.getElementById("leave").addEventListener("click", () => door.close());
-door.addEventListener("close", () => (turnedAway = true)); // the button opens it again; it does not come by itself
+// Whoever was asked and said no opens it again by the button: it does not come by itself.
+door.addEventListener("close", () => (turnedAway = shutOut));
 door.querySelector("form").addEventListener("submit", (event) => {
   event.preventDefault();
   enter();
